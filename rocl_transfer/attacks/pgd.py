@@ -1,0 +1,84 @@
+"""Projected gradient ascent (Madry et al. 2018): one mechanism for attacks on labels and on instances."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rocl_transfer.attacks.frozen import frozen
+from rocl_transfer.attacks.threat_models import ThreatModel, threat_model
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """Random start in the ball, then ``steps`` of: a step uphill, clamp to [0, 1], project to the ball.
+
+    Args:
+        threat: The ball.
+        step_size: Length of a step in the ball's norm.
+        steps: Number of steps.
+    """
+
+    threat: ThreatModel
+    step_size: float
+    steps: int
+
+    def __call__(self, images: Tensor, loss: Callable[[Tensor], Tensor], generators: Sequence[torch.Generator]) -> Tensor:
+        """Perturb ``images`` to raise ``loss``, a scalar in which each image's gradient must not depend on the others' perturbation.
+
+        Args:
+            images: (N, C, H, W), float32 in [0, 1].
+            loss: Of the perturbed images; call it with the networks :func:`frozen`.
+            generators: Each draws the random start of an equal part of the batch, in order: one a batch, a group or a sample.
+
+        Returns:
+            Adversarial images, detached, float32, in the ball and in [0, 1].
+        """
+        adversarial = self.threat.random(images, generators).clamp_(0, 1)
+        for _ in range(self.steps):
+            adversarial.requires_grad_(True)
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(loss(adversarial), adversarial)
+            with torch.no_grad():
+                stepped = adversarial + self.step_size * self.threat.direction(gradient)
+                # Clamp, then project: the projection moves towards an image in [0, 1], so both hold afterwards.
+                adversarial = self.threat.project(stepped.clamp_(0, 1), images)
+        return adversarial.detach()
+
+
+class PGD:
+    """The untargeted attack on a classifier's cross-entropy; the last iterate is the adversarial image.
+
+    Args:
+        epsilon: Radius in [0, 1] pixel units.
+        steps: Gradient steps.
+        step_size: Length of a step (default: epsilon / 10, the RoCL paper's test attack).
+        norm: linf or l2.
+
+    Raises:
+        UserError: There is no such norm, or the radius is not above 0.
+    """
+
+    def __init__(self, epsilon: float, steps: int = 20, step_size: float | None = None, norm: str = "linf") -> None:
+        self.epsilon, self.steps, self.norm = epsilon, steps, norm
+        self.step_size = epsilon / 10 if step_size is None else step_size
+        self.ascent = Ascent(threat_model(norm, epsilon), self.step_size, steps)
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, generators: Sequence[torch.Generator] | None = None
+    ) -> Tensor:  # fmt: skip
+        """Adversarial images for ``model``.
+
+        Args:
+            model: Images (N, C, H, W) in [0, 1] -> logits (N, K). Attacked in eval mode with frozen parameters and left as it came in.
+            images: (N, C, H, W), float32 in [0, 1].
+            labels: (N,), int64.
+            generators: See :meth:`Ascent.__call__` (default: one, seeded from torch's global generator).
+        """
+        if generators is None:
+            generators = [torch.Generator(images.device).manual_seed(int(torch.randint(2**31, ())))]
+        with frozen(model):
+            # The sum keeps one image's gradient independent of the batch size.
+            return self.ascent(images, lambda x: F.cross_entropy(model(x).float(), labels, reduction="sum"), generators)

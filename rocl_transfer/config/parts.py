@@ -1,0 +1,235 @@
+"""The parts that recipes' configurations are made of.
+
+A part checks itself as soon as it is built, so a wrong or ineffective option ends a recipe before any data, model or device is touched.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rocl_transfer.config.checks import require, require_untouched
+from rocl_transfer.config.number import Number
+
+Range = tuple[Number, Number]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images.
+
+    Args:
+        name: A Hub dataset id, a local folder (images, or parquet files), or ``digits`` (scikit-learn's, bundled).
+        config: Configuration of a Hub dataset, where it has several.
+        revision: Branch, tag or commit of a Hub dataset.
+        image_column: Column of images, where more than one could be meant.
+        label_column: Column of labels, where more than one could be meant.
+        train_split: Split to train on (default: train).
+        test_split: Split to test on (default: test; where there is none, 20 % of train).
+        image_size: Side of the square images in pixels (default: the data's own).
+        validation_fraction: Share of train held out for validation where the data has no such split.
+        split_seed: Seed of the splits cut from train. Apart from ``--seed``: runs that differ in seed must not train on each other's test images.
+        in_memory: Decode all images once into device memory (default: up to 96 px and 8 GiB), else stream them.
+        workers: Processes that decode streamed images.
+    """
+
+    name: str
+    config: str | None = None
+    revision: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    train_split: str | None = None
+    test_split: str | None = None
+    image_size: int | None = None
+    validation_fraction: Number = Number(0.1)
+    split_seed: int = 0
+    in_memory: bool | None = None
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        require(bool(self.name), "--data.name is empty: give a Hub dataset id, a folder, or digits")
+        require(self.image_size is None or self.image_size > 0, f"--data.image_size is {self.image_size}: give pixels, such as 32")
+        require(0 <= self.validation_fraction < 1, f"--data.validation_fraction is {self.validation_fraction}: give a share in [0, 1)")
+        require(self.workers > 0, f"--data.workers is {self.workers}: give 1 or more")
+        if self.name == "digits":
+            columns = ("config", "revision", "image_column", "label_column", "train_split", "test_split")
+            require_untouched(self, columns, "with the bundled digits", "data.")
+        if self.in_memory:
+            require_untouched(self, ("workers",), "with --data.in_memory true", "data.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which network.
+
+    Args:
+        name: A timm name (ours: resnet18_cifar, resnet34_cifar, resnet50_cifar, resnet8_cifar), a run folder, ``hf-hub:USER/NAME`` or ``local-dir:FOLDER``.
+        pretrained: For a timm name, start from its published weights (default: no in pre-training, yes in adaptation where it has any).
+    """
+
+    name: str
+    pretrained: bool | None = None
+
+    def __post_init__(self) -> None:
+        require(bool(self.name), "--model.name is empty: give a timm name, a run folder or hf-hub:USER/NAME")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsConfig:
+    """How a view of an image is drawn; the defaults are RoCL's at 32 px (section 4 and official code). Views are a property of the data.
+
+    Args:
+        brightness: Range of the brightness factor.
+        contrast: Range of the contrast factor.
+        saturation: Range of the saturation factor.
+        hue: Range of the hue shift in turns.
+        jitter_probability: Share of views whose colours are jittered.
+        grey_probability: Share of views turned grey.
+        flip_probability: Share of views mirrored left to right.
+        crop_area: Range of the random resized crop's area as a share of the image; ``[1, 1]`` for no crop.
+        crop_aspect: Range of the crop's width over height.
+        rotation: Range of the rotation in degrees, counter-clockwise.
+        scale: Range of the zoom factor.
+        shift: Largest shift as a share of the side, in each direction.
+    """
+
+    brightness: Range = (Number(0.6), Number(1.4))
+    contrast: Range = (Number(0.6), Number(1.4))
+    saturation: Range = (Number(0.6), Number(1.4))
+    hue: Range = (Number(-0.1), Number(0.1))
+    jitter_probability: Number = Number(0.8)
+    grey_probability: Number = Number(0.2)
+    flip_probability: Number = Number(0.5)
+    crop_area: Range = (Number(0.08), Number(1))
+    crop_aspect: Range = (Number(3 / 4), Number(4 / 3))
+    rotation: Range = (Number(0), Number(0))
+    scale: Range = (Number(1), Number(1))
+    shift: Number = Number(0)
+
+    def __post_init__(self) -> None:
+        for option in dataclasses.fields(self):
+            value = getattr(self, option.name)
+            if isinstance(value, tuple):
+                require(value[0] <= value[1], f"--views.{option.name} is {list(value)}: give the smaller number first")
+            if option.name.endswith("probability"):
+                require(0 <= value <= 1, f"--views.{option.name} is {value}: give a probability in [0, 1]")
+        for name in ("brightness", "contrast", "saturation", "crop_aspect", "scale"):
+            require(getattr(self, name)[0] >= 0, f"--views.{name} is {list(getattr(self, name))}: give factors of 0 or more")
+        for name in ("crop_aspect", "scale"):
+            require(getattr(self, name)[0] > 0, f"--views.{name} is {list(getattr(self, name))}: give factors above 0")
+        require(-0.5 <= self.hue[0] and self.hue[1] <= 0.5, f"--views.hue is {list(self.hue)}: give turns in [-0.5, 0.5]")
+        require(0 < self.crop_area[0] and self.crop_area[1] <= 1, f"--views.crop_area is {list(self.crop_area)}: give shares in (0, 1]")
+        require(0 <= self.shift < 1, f"--views.shift is {self.shift}: give a share of the side in [0, 1)")
+        if self.crop_area == (1, 1):
+            require_untouched(self, ("crop_aspect",), "without a crop (--views.crop_area [1, 1])", "views.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackConfig:
+    """The attack trained against, in [0, 1] pixel units. The defaults are RoCL's.
+
+    Args:
+        norm: Ball: linf or l2.
+        epsilon: Radius, a number or a fraction such as 8/255.
+        step_size: Length of a step (default: RoCL's share of the radius, 0.007 / 0.0314 of it).
+        steps: Number of gradient steps.
+    """
+
+    norm: Literal["linf", "l2"] = "linf"
+    epsilon: Number = Number(0.0314)
+    step_size: Number | None = None
+    steps: int = 7
+
+    def __post_init__(self) -> None:
+        require(math.isfinite(self.epsilon) and self.epsilon > 0, f"an attack's epsilon is {self.epsilon}: give a radius above 0, such as 8/255")
+        require(self.norm != "linf" or self.epsilon <= 1, f"an attack's epsilon is {self.epsilon}: pixels are in [0, 1], so write 8/255 rather than 8")
+        require(self.step_size is None or self.step_size > 0, f"an attack's step_size is {self.step_size}: give a length above 0")
+        require(self.steps > 0, f"an attack's steps is {self.steps}: give 1 or more")
+
+    @property
+    def step(self) -> float:
+        """The step size in force; not resolved in place, so that an override of epsilon alone also moves the step."""
+        return self.step_size if self.step_size is not None else round(self.epsilon * 0.007 / 0.0314, 9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoCLConfig:
+    """The pre-training objective.
+
+    Args:
+        method: rocl, or simclr (the same without the attack: the control).
+        attack: The instance-wise attack.
+        temperature: Of the softmax over similarities.
+        regularizer_weight: Weight of the contrastive loss of the adversarial pair alone.
+        group_size: Images that are each other's negatives in the attack and the regulariser (default: the batch of one process).
+    """
+
+    method: Literal["rocl", "simclr"] = "rocl"
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    temperature: Number = Number(0.5)
+    regularizer_weight: Number = Number(1 / 256)
+    group_size: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, f"--objective.temperature is {self.temperature}: give a number above 0")
+        require(self.regularizer_weight >= 0, f"--objective.regularizer_weight is {self.regularizer_weight}: give 0 or more")
+        if self.method == "simclr":
+            require_untouched(self, ("attack", "regularizer_weight"), "with --objective.method simclr, which has no attack", "objective.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Optimiser and learning rate; constant within an epoch.
+
+    Args:
+        name: timm's name of an optimiser: lars, momentum (SGD), adamw, ... (timm's ``sgd`` is Nesterov's).
+        lr: Peak learning rate.
+        weight_decay: On every parameter, biases and norms included, as in the paper.
+        momentum: For the optimisers that have one.
+        schedule: cosine (after the warm-up), or steps (times 0.1 at each milestone).
+        warmup_epochs: Epochs of linear warm-up from ``warmup_lr``.
+        warmup_lr: Where the warm-up starts.
+        milestones: Shares of all epochs after which ``steps`` lowers the rate.
+    """
+
+    name: str = "lars"
+    lr: Number = Number(1.5)
+    weight_decay: Number = Number(1e-6)
+    momentum: Number = Number(0.9)
+    schedule: Literal["cosine", "steps"] = "cosine"
+    warmup_epochs: int = 10
+    warmup_lr: Number = Number(0.1)
+    milestones: tuple[Number, ...] = (Number(1 / 5), Number(1 / 3), Number(2 / 3))
+
+    def __post_init__(self) -> None:
+        require(math.isfinite(self.lr) and self.lr > 0, f"--optimizer.lr is {self.lr}: give a number above 0")
+        require(self.weight_decay >= 0, f"--optimizer.weight_decay is {self.weight_decay}: give 0 or more")
+        require(0 <= self.momentum < 1, f"--optimizer.momentum is {self.momentum}: give a number in [0, 1)")
+        require(self.warmup_epochs >= 0, f"--optimizer.warmup_epochs is {self.warmup_epochs}: give 0 or more")
+        ordered = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
+        require(ordered and all(0 < m < 1 for m in self.milestones), "--optimizer.milestones must be rising shares of the epochs in (0, 1)")
+        if self.schedule == "cosine":
+            require_untouched(self, ("milestones",), "with --optimizer.schedule cosine", "optimizer.")
+        if self.warmup_epochs == 0:
+            require_untouched(self, ("warmup_lr",), "without a warm-up (--optimizer.warmup_epochs 0)", "optimizer.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How robustness is measured: PGD with steps of epsilon / 10 and a random start, on the whole test split.
+
+    Args:
+        norm: Ball: linf or l2.
+        epsilons: Radii; by default the paper's two (seen and larger) and 8/255 between them.
+        steps: Gradient steps of PGD.
+        batch_size: Images attacked at once; the verdicts do not depend on it.
+    """
+
+    norm: Literal["linf", "l2"] = "linf"
+    epsilons: tuple[Number, ...] = (Number(0.0314), Number(8 / 255), Number(0.0627))
+    steps: int = 20
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        require(len(self.epsilons) > 0 and all(e > 0 for e in self.epsilons), "--evaluation.epsilons must be radii above 0, such as [8/255]")
+        require(self.steps > 0 and self.batch_size > 0, "--evaluation.steps and --evaluation.batch_size must be 1 or more")

@@ -1,0 +1,156 @@
+"""Views of images, drawn in batches on the device, every sample with its own parameters.
+
+The same distribution as the per-image torchvision pipeline ColorJitter, RandomGrayscale, RandomHorizontalFlip, RandomResizedCrop, with one
+difference: the order of the four colour operations is drawn once a group of images instead of once an image. Parameters are drawn on the CPU, so
+a seed gives the same views on every device.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LUMA = (0.2989, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Draws a view of each image: colours, then flip, crop, rotation, zoom and shift in one resampling (bilinear; outside is black).
+
+    Args:
+        brightness: Range of the factor; so are ``contrast`` and ``saturation``.
+        contrast: See ``brightness``.
+        saturation: See ``brightness``.
+        hue: Range of the shift in turns.
+        jitter_probability: Share of views whose colours are jittered.
+        grey_probability: Share of views turned grey.
+        flip_probability: Share of views mirrored left to right.
+        crop_area: Range of the crop's share of the image.
+        crop_aspect: Range of the crop's width over height, log-uniform.
+        rotation: Range in degrees, counter-clockwise.
+        scale: Range of the zoom factor.
+        shift: Largest shift as a share of the side.
+    """
+
+    brightness: tuple[float, float] = (0.6, 1.4)
+    contrast: tuple[float, float] = (0.6, 1.4)
+    saturation: tuple[float, float] = (0.6, 1.4)
+    hue: tuple[float, float] = (-0.1, 0.1)
+    jitter_probability: float = 0.8
+    grey_probability: float = 0.2
+    flip_probability: float = 0.5
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    rotation: tuple[float, float] = (0.0, 0.0)
+    scale: tuple[float, float] = (1.0, 1.0)
+    shift: float = 0.0
+
+    def __call__(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """One view of each image.
+
+        Args:
+            images: (N, 3, H, W), float in [0, 1].
+            generators: CPU generators, each of an equal, contiguous group of the batch.
+        """
+        groups = images.chunk(len(generators))
+        return torch.cat([self._warp(self._colour(group, g), g) for group, g in zip(groups, generators, strict=True)])
+
+    def _colour(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        n = len(images)
+
+        def draw(low: float, high: float, neutral: float) -> Tensor:
+            values = torch.where(jittered, _uniform(n, low, high, generator), neutral)
+            return values.view(n, 1, 1, 1).to(images.device, images.dtype, non_blocking=True)
+
+        jittered = torch.rand(n, generator=generator) < self.jitter_probability
+        operations = [
+            (_brightness, draw(*self.brightness, 1.0), self.brightness != (1, 1)),
+            (_contrast, draw(*self.contrast, 1.0), self.contrast != (1, 1)),
+            (_saturation, draw(*self.saturation, 1.0), self.saturation != (1, 1)),
+            (_hue, draw(*self.hue, 0.0), self.hue != (0, 0)),
+        ]
+        for index in torch.randperm(len(operations), generator=generator).tolist():
+            operation, amounts, changes = operations[index]
+            images = operation(images, amounts) if changes and self.jitter_probability else images
+        grey = (torch.rand(n, generator=generator) < self.grey_probability).view(n, 1, 1, 1).to(images.device, non_blocking=True)
+        return torch.where(grey, _grey(images), images) if self.grey_probability else images
+
+    def _warp(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        n, _, height, width = images.shape
+        flip = torch.where(torch.rand(n, generator=generator) < self.flip_probability, -1.0, 1.0)
+        top, left, rows, columns = self._crops(n, height, width, generator)
+        angle = _uniform(n, *self.rotation, generator) * (math.pi / 180)
+        zoom = _uniform(n, *self.scale, generator)
+        shift = _uniform(2 * n, -self.shift, self.shift, generator).view(2, n, 1, 1)
+        parameters = torch.stack([flip, top, left, rows, columns, angle.cos() / zoom, angle.sin() / zoom])
+        parameters = parameters.to(images.device, non_blocking=True).view(7, n, 1, 1)
+        flip, top, left, rows, columns, cosine, sine = parameters
+        dy, dx = shift.to(images.device, non_blocking=True)
+
+        # An output pixel is mapped back to where it is read, in pixels of the source.
+        x = ((torch.arange(width, device=images.device) + 0.5) / width).view(1, 1, width)
+        y = ((torch.arange(height, device=images.device) + 0.5) / height).view(1, height, 1)
+        x = 0.5 + flip * (x - 0.5)
+        # Kept inside the crop, its border is repeated: exactly crop, then resize.
+        x = left + (x * columns - 0.5).clamp(min=0).minimum(columns - 1) + 0.5
+        y = top + (y * rows - 0.5).clamp(min=0).minimum(rows - 1) + 0.5
+        x, y = x - width / 2 - dx * width, y - height / 2 - dy * height
+        x, y = cosine * x - sine * y, sine * x + cosine * y
+        grid = torch.stack([x * (2 / width), y * (2 / height)], dim=-1)
+        return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
+
+    def _crops(self, n: int, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Top, left, rows and columns of random resized crops: torchvision's ten tries for a box that fits, else the largest centred one."""
+        if self.crop_area == (1, 1):
+            return torch.zeros(n), torch.zeros(n), torch.full((n,), float(height)), torch.full((n,), float(width))
+        area = _uniform(10 * n, *self.crop_area, generator) * height * width
+        aspect = _uniform(10 * n, math.log(self.crop_aspect[0]), math.log(self.crop_aspect[1]), generator).exp()
+        columns, rows = (area * aspect).sqrt().round().view(n, 10), (area / aspect).sqrt().round().view(n, 10)
+        fits = (columns > 0) & (columns <= width) & (rows > 0) & (rows <= height)
+        first = fits.int().argmax(1, keepdim=True)  # the first that fits
+        none = ~fits.any(1)
+        columns, rows = columns.gather(1, first)[:, 0], rows.gather(1, first)[:, 0]
+        ratio = min(max(width / height, self.crop_aspect[0]), self.crop_aspect[1])
+        columns = torch.where(none, min(float(width), float(round(height * ratio))), columns)
+        rows = torch.where(none, min(float(height), float(round(width / ratio))), rows)
+        top = (torch.rand(n, generator=generator) * (height - rows + 1)).floor()
+        left = (torch.rand(n, generator=generator) * (width - columns + 1)).floor()
+        top, left = torch.where(none, ((height - rows) / 2).floor(), top), torch.where(none, ((width - columns) / 2).floor(), left)
+        return top, left, rows, columns
+
+
+def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(n, generator=generator)
+
+
+def _grey(images: Tensor) -> Tensor:
+    return (images * images.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def _brightness(images: Tensor, factor: Tensor) -> Tensor:
+    return (images * factor).clamp(0, 1)
+
+
+def _contrast(images: Tensor, factor: Tensor) -> Tensor:
+    mean = _grey(images).mean((2, 3), keepdim=True)
+    return (mean + factor * (images - mean)).clamp(0, 1)
+
+
+def _saturation(images: Tensor, factor: Tensor) -> Tensor:
+    grey = _grey(images)
+    return (grey + factor * (images - grey)).clamp(0, 1)
+
+
+def _hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Turn the hue in HSV by ``shift`` turns, with Smith's (1978) conversions in their branch-free form."""
+    red, green, blue = images.unbind(1)
+    value, chroma = images.amax(1), images.amax(1) - images.amin(1)
+    safe = torch.where(chroma > 0, chroma, 1)
+    sixths = torch.where(value == red, (green - blue) / safe, torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe))
+    sixths = sixths + 6 * shift[:, 0]
+    offsets = images.new_tensor([5.0, 3.0, 1.0]).view(3, 1, 1)
+    k = (offsets + sixths[:, None]) % 6
+    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)

@@ -1,0 +1,59 @@
+"""Any image to a square of uint8 RGB."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from rocl_transfer.errors import UserError
+
+Encoded = bytes | Path | np.ndarray
+
+
+def open_image(encoded: Encoded, where: str) -> Image.Image:
+    """Open an image file's bytes, its path or a (H, W) or (H, W, 3) uint8 array; pixels are not read yet.
+
+    Raises:
+        UserError: It is no image, naming ``where``.
+    """
+    try:
+        if isinstance(encoded, np.ndarray):
+            return Image.fromarray(encoded)
+        return Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+    except FileNotFoundError as error:
+        raise UserError(f"{where}: there is no such file; correct the path or remove the row") from error
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{where} is not a readable image ({str(error)[:120]}): repair or remove it") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Upright 8-bit RGB from any mode: transparency on white, 16-bit greys scaled, CMYK and palettes converted."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        # Pillow's own conversion clips at 255. "I;16" is 16-bit; "I" holds 16-bit PNGs too; floats are in [0, 1] or in [0, 255].
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if image.mode != "F" and (values.max() > 255 or ";16" in image.mode) else (1.0 if values.max() <= 1 else 255.0)
+        image = Image.fromarray((values.clip(0, top) / top * 255).round().astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def decode(encoded: Encoded, size: int, where: str) -> Tensor:
+    """A (3, ``size``, ``size``) uint8 tensor: shorter side scaled to ``size`` (bilinear, antialiased), centre crop.
+
+    Raises:
+        UserError: It is no image or a broken one, naming ``where``.
+    """
+    image = open_image(encoded, where)
+    try:
+        rgb = to_rgb(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{where} is not a readable image ({str(error)[:120]}): repair or remove it") from error
+    if rgb.size != (size, size):
+        rgb = ImageOps.fit(rgb, (size, size), method=Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()

@@ -1,0 +1,115 @@
+"""Hub datasets, and local folders of parquet or of anything else ``datasets.load_dataset`` opens."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rocl_transfer.data.decode import Encoded
+from rocl_transfer.data.sources import RawSplit, Source
+from rocl_transfer.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class ColumnRows:
+    """An undecoded image column of one split."""
+
+    dataset: Any
+    column: str
+    split: str
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def encoded(self, index: int) -> Encoded:
+        """See :class:`~rocl_transfer.data.sources.Rows`."""
+        value = self.dataset[index][self.column]
+        if value is None or (value["bytes"] is None and value["path"] is None):
+            raise UserError(f"{self.where(index)} has no image in column {self.column!r}: remove the row")
+        return value["bytes"] if value["bytes"] is not None else Path(value["path"])
+
+    def where(self, index: int) -> str:
+        """See :class:`~rocl_transfer.data.sources.Rows`."""
+        return f"row {index} of split {self.split!r}"
+
+
+def open_dataset(name: str, config: str | None, revision: str | None, image_column: str | None, label_column: str | None) -> Source:
+    """Open ``name`` with ``datasets`` and find its columns by their feature types.
+
+    Args:
+        name: A Hub id or a local folder.
+        config: Configuration of the dataset, where it has several.
+        revision: Branch, tag or commit.
+        image_column: Column of images; None: the only one there is.
+        label_column: Column of labels; None: the only ClassLabel, else a column called label or labels.
+
+    Raises:
+        UserError: It cannot be opened, or a column cannot be found or could be one of several.
+    """
+    import datasets  # 1 s of import that training from other data does without
+
+    datasets.disable_progress_bars()
+    local = Path(name).is_dir()
+    try:
+        opened = datasets.load_dataset(name, config, revision=None if local else revision)
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        where = f"the folder {name}" if local else f"{name!r}, taken for a Hub dataset since no such folder exists,"
+        raise UserError(f"{where} cannot be opened: {reason}") from error
+
+    first = opened[next(iter(opened))]
+    image = _image_column(first.features, image_column)
+    label = _label_column(first.features, label_column, image)
+    feature = first.features[label] if label else None
+    names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+    found = {}
+    for split, dataset in opened.items():
+        undecoded = dataset.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+        found[split] = RawSplit(ColumnRows(undecoded, image, split), list(dataset[label]) if label else None)
+    return Source(found, names, revision if local else _commit(name, revision))
+
+
+def _is_image(feature: Any) -> bool:
+    import datasets
+
+    # Parquet written without datasets' metadata stores images as bare {bytes, path} structs.
+    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
+
+
+def _image_column(features: Any, wanted: str | None) -> str:
+    images = [name for name, feature in features.items() if _is_image(feature)]
+    if wanted is not None:
+        if wanted not in features:
+            raise UserError(f"there is no column {wanted!r}{did_you_mean(wanted, features)}: the columns are {', '.join(features)}")
+        if wanted not in images:
+            raise UserError(f"column {wanted!r} does not hold images: give --data.image_column one of {', '.join(images) or '(there is none)'}")
+        return wanted
+    if len(images) != 1:
+        which = f"more than one image column: {', '.join(images)}" if images else f"no image column among {', '.join(features)}"
+        raise UserError(f"the data has {which}; name one with --data.image_column")
+    return images[0]
+
+
+def _label_column(features: Any, wanted: str | None, image: str) -> str | None:
+    import datasets
+
+    if wanted is not None:
+        if wanted not in features or wanted == image:
+            others = [name for name in features if name != image]
+            raise UserError(f"there is no label column {wanted!r}{did_you_mean(wanted, others)}: the columns are {', '.join(others)}")
+        return wanted
+    labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    labels = labels or [name for name in ("label", "labels") if name in features]
+    if len(labels) > 1:
+        raise UserError(f"the data has more than one label column ({', '.join(labels)}): name one with --data.label_column")
+    return labels[0] if labels else None
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        sha: str | None = HfApi().dataset_info(name, revision=revision).sha
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+        return revision  # opened from the local cache
+    return sha

@@ -1,0 +1,208 @@
+"""A user's data, whatever it is, as train, validation and test splits of images with labels 0 .. K-1."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rocl_transfer.data.decode import open_image
+from rocl_transfer.data.hub import open_dataset
+from rocl_transfer.data.sources import Rows, Source, open_digits, open_image_folder
+from rocl_transfer.data.splits import stratified_cut
+from rocl_transfer.errors import UserError, did_you_mean
+
+TEST_FRACTION = 0.2
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One split: image ``indices[i]`` of ``rows`` with ``labels[i]``, which is None where there are no labels."""
+
+    rows: Rows
+    indices: np.ndarray
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def subset(self, chosen: np.ndarray) -> "ImageSet":
+        """The images at positions ``chosen``."""
+        return ImageSet(self.rows, self.indices[chosen], None if self.labels is None else self.labels[torch.from_numpy(chosen)])
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Everything a recipe needs to know of its data.
+
+    Attributes:
+        name: As the user gave it.
+        revision: Commit of a Hub dataset.
+        class_names: One a label; empty where there are no labels.
+        image_size: Side of the decoded images in pixels.
+        train: Images to train on.
+        validation: Held out for monitors and for choosing; None where none was wanted.
+        test: Held out for the results; empty where there are no labels and no such split.
+        test_split: What the test split is, in words that go beside its numbers.
+        notes: What was decided by itself, a sentence each, for the log and the card.
+    """
+
+    name: str
+    revision: str | None
+    class_names: tuple[str, ...]
+    image_size: int
+    train: ImageSet
+    validation: ImageSet | None
+    test: ImageSet
+    test_split: str
+    notes: tuple[str, ...]
+
+
+def load_images(
+    name: str,
+    *,
+    config: str | None = None,
+    revision: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    image_size: int | None = None,
+    validation_fraction: float = 0.1,
+    split_seed: int = 0,
+    labels_needed: bool = True,
+) -> ImageData:
+    """Open ``name``, find columns, splits, class names and size by itself, and cut the splits that are missing.
+
+    Args:
+        name: ``digits``, a local folder, or a Hub dataset id.
+        config: Configuration of a Hub dataset.
+        revision: Of a Hub dataset.
+        image_column: Where more than one could be meant.
+        label_column: Where more than one could be meant.
+        train_split: Its name (default: train, or the only one there is).
+        test_split: Its name (default: test, or 20 % of train).
+        image_size: In pixels (default: the data's own; where sizes differ, their median shorter side, at most 224).
+        validation_fraction: Share of train held out where there is no validation split.
+        split_seed: Of the splits cut from train.
+        labels_needed: Refuse data without labels, of one class, or with a class that has no training image.
+
+    Raises:
+        UserError: Something is missing, wrong, or could mean more than one thing.
+    """
+    source = _open(name, config, revision, image_column, label_column)
+    notes = list(source.notes)
+    train_name = _train_split(source, train_split)
+    validation_name = next((s for s in ("validation", "valid", "val", "dev") if s in source.splits and s not in (train_name, test_split)), None)
+    test_name = test_split or ("test" if "test" in source.splits and train_name != "test" else None)
+    if test_name is not None and test_name not in source.splits:
+        raise UserError(f"there is no split {test_name!r}{did_you_mean(test_name, source.splits)}: the splits are {', '.join(source.splits)}")
+
+    used = [s for s in (train_name, validation_name, test_name) if s is not None]
+    class_names, sets = _labelled(source, used, labels_needed)
+    train, validation = sets[train_name], sets.get(validation_name or "")
+    words = test_name or "none"
+    if train.labels is None:
+        notes.append("the images have no labels: all of them are trained on")
+        test = sets[test_name] if test_name is not None else train.subset(np.arange(0))
+    elif test_name is None:
+        kept, held = _cut(train, TEST_FRACTION, split_seed)
+        train, test = train.subset(kept), train.subset(held)
+        words = f"{TEST_FRACTION:.0%} of {train_name}, stratified, split seed {split_seed}"
+        notes.append(f"there is no test split: {len(test)} images are held out as one ({words})")
+    else:
+        test = sets[test_name]
+    if validation is None and validation_fraction > 0 and train.labels is not None:
+        kept, held = _cut(train, validation_fraction, split_seed + 1)
+        train, validation = train.subset(kept), train.subset(held)
+        notes.append(f"there is no validation split: {len(validation)} images of {train_name} are held out as one (stratified, split seed {split_seed})")
+    if not len(train) or (labels_needed and not len(test)):
+        raise UserError(f"{name} has {len(train)} images to train on and {len(test)} to test on: give more images, or name the splits")
+    if labels_needed:
+        _require_classes(name, train, class_names)
+    size = image_size or _natural_size(train, notes)
+    return ImageData(name, source.revision, tuple(class_names), size, train, validation, test, words, tuple(notes))
+
+
+def _open(name: str, config: str | None, revision: str | None, image_column: str | None, label_column: str | None) -> Source:
+    if name == "digits":
+        return open_digits()
+    path = Path(name).expanduser()
+    if path.is_dir():
+        tables = {".parquet", ".arrow", ".csv", ".json", ".jsonl", ".tar"}
+        if any(p.suffix in tables or p.name.startswith("metadata.") for p in path.rglob("*") if p.is_file()):
+            return open_dataset(str(path), config, revision, image_column, label_column)
+        if given := [k for k, v in {"config": config, "revision": revision, "image_column": image_column, "label_column": label_column}.items() if v]:
+            raise UserError(f"--data.{given[0]} has no effect with an image folder, where folders are the classes: leave it out")
+        return open_image_folder(path)
+    if path.exists():
+        raise UserError(f"{name} is a file: give the folder that it is in")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
+        raise UserError(f"there is no folder {name}: check --data.name")
+    return open_dataset(name, config, revision, image_column, label_column)
+
+
+def _train_split(source: Source, wanted: str | None) -> str:
+    if wanted is not None and wanted not in source.splits:
+        raise UserError(f"there is no split {wanted!r}{did_you_mean(wanted, source.splits)}: the splits are {', '.join(source.splits)}")
+    if wanted is None and "train" not in source.splits:
+        if len(source.splits) > 1:
+            raise UserError(f"there is no split 'train': name one of {', '.join(source.splits)} with --data.train_split")
+        return next(iter(source.splits))
+    return wanted or "train"
+
+
+def _labelled(source: Source, used: list[str], labels_needed: bool) -> tuple[list[str], dict[str, ImageSet]]:
+    """Labels as 0 .. K-1 over all used splits, and their names; a split without usable labels has None."""
+    labels: dict[str, Sequence[Any]] = {}
+    for split in used:
+        found = source.splits[split].labels
+        if found is not None and not any(_means_none(label, source.class_names) for label in found):
+            labels[split] = found
+        elif labels_needed:
+            remedy = "put the images of each class into a folder of its own, or name the column with --data.label_column"
+            raise UserError(f"labels are needed, and images of split {split!r} have none: {remedy}")
+    values = {label for found in labels.values() for label in found}
+    if source.class_names is not None and all(isinstance(value, int) for value in values):
+        names = list(source.class_names)
+        numbers: dict[Any, int] = {value: value for value in values}
+    else:
+        ordered = source.class_names or sorted(values, key=lambda value: (isinstance(value, str), value))
+        names = [str(value) for value in ordered]
+        numbers = {value: number for number, value in enumerate(ordered)}
+    sets = {}
+    for split in used:
+        rows = source.splits[split].rows
+        encoded = torch.tensor([numbers[label] for label in labels[split]], dtype=torch.int64) if split in labels else None
+        sets[split] = ImageSet(rows, np.arange(len(rows)), encoded)
+    return names, sets
+
+
+def _means_none(label: Any, class_names: Sequence[str] | None) -> bool:
+    """A missing label, or the number that stands for one where the classes are numbered."""
+    return label is None or (class_names is not None and isinstance(label, int) and not 0 <= label < len(class_names))
+
+
+def _cut(images: ImageSet, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    return stratified_cut(None if images.labels is None else images.labels.numpy(), len(images), fraction, seed)
+
+
+def _require_classes(name: str, train: ImageSet, class_names: list[str]) -> None:
+    assert train.labels is not None
+    counts = torch.bincount(train.labels, minlength=len(class_names))
+    if len(class_names) < 2:
+        raise UserError(f"{name} has only one class ({class_names[0]}): a classifier needs images of two or more")
+    if missing := [class_names[i] for i in torch.nonzero(counts == 0).flatten().tolist()]:
+        raise UserError(f"class {missing[0]!r} has no image to train on: add images or remove the class")
+
+
+def _natural_size(images: ImageSet, notes: list[str]) -> int:
+    chosen = images.indices[np.linspace(0, len(images) - 1, min(256, len(images))).astype(int)]
+    shorter = [min(open_image(images.rows.encoded(i), images.rows.where(i)).size) for i in chosen.tolist()]
+    size = min(int(np.median(shorter)), 224)
+    if min(shorter) != max(shorter) or size != shorter[0]:
+        notes.append(f"image sizes differ or are large (shorter sides {min(shorter)} to {max(shorter)} px): {size} px are used; --data.image_size sets it")
+    return size

@@ -1,0 +1,148 @@
+"""From what a user calls data to encoded images with their raw labels, split by split."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from rocl_transfer.data.decode import Encoded
+from rocl_transfer.errors import UserError
+
+
+class Rows(Protocol):
+    """Encoded images by number."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def encoded(self, index: int) -> Encoded:
+        """Bytes, path or pixels of one image."""
+
+    def where(self, index: int) -> str:
+        """How an error names the image."""
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """Image files."""
+
+    paths: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def encoded(self, index: int) -> Encoded:
+        """See :class:`Rows`."""
+        return self.paths[index]
+
+    def where(self, index: int) -> str:
+        """See :class:`Rows`."""
+        return str(self.paths[index])
+
+
+@dataclass(frozen=True)
+class ArrayRows:
+    """Pixels in memory, (N, H, W) or (N, H, W, 3), uint8."""
+
+    arrays: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def encoded(self, index: int) -> Encoded:
+        """See :class:`Rows`."""
+        return np.asarray(self.arrays[index])
+
+    def where(self, index: int) -> str:
+        """See :class:`Rows`."""
+        return f"image {index}"
+
+
+@dataclass(frozen=True)
+class RawSplit:
+    """Images and labels as they were found; ``labels`` is None where there are none."""
+
+    rows: Rows
+    labels: Sequence[Any] | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything found under one name. ``class_names`` is None where the labels' own values are to be the names."""
+
+    splits: dict[str, RawSplit]
+    class_names: Sequence[str] | None = None
+    revision: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def open_digits() -> Source:
+    """scikit-learn's 1,797 scans of handwritten digits, 8 x 8, bundled with it.
+
+    Raises:
+        UserError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise UserError("the bundled digits come with scikit-learn: pip install 'rocl-transfer[digits]'") from error
+    digits = load_digits()
+    pixels = (digits.images * (255 / 16)).round().astype(np.uint8)
+    return Source({"train": RawSplit(ArrayRows(pixels), digits.target.tolist())}, [str(name) for name in digits.target_names])
+
+
+_SPLIT_FOLDERS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
+                  "dev": "validation", "test": "test", "testing": "test"}  # fmt: skip
+
+
+def open_image_folder(folder: Path) -> Source:
+    """Images below ``folder``: split folders (train, validation, test) if there is a train one, then one folder a class, or none for no labels.
+
+    Raises:
+        UserError: There is no image.
+    """
+    roots = {_SPLIT_FOLDERS[entry.name]: entry for entry in sorted(folder.iterdir()) if entry.is_dir() and entry.name in _SPLIT_FOLDERS}
+    if "train" not in roots:
+        roots = {"train": folder}
+    extensions = set(Image.registered_extensions())
+    splits, others, empty = {}, [], []
+    for split, root in roots.items():
+        files = _files(root, set())
+        images = [path for path in files if path.suffix.lower() in extensions]
+        others += [path for path in files if path.suffix.lower() not in extensions]
+        parts = [path.relative_to(root).parts for path in images]
+        labelled = bool(parts) and all(len(part) > 1 for part in parts)
+        labels = [part[0] for part in parts] if labelled else None
+        if labels is not None:
+            classes = {entry.name for entry in root.iterdir() if entry.is_dir() and not _hidden(entry)}
+            empty += sorted(classes - set(labels))
+        splits[split] = RawSplit(FileRows(images), labels)
+    if not len(splits["train"].rows):
+        raise UserError(f"{roots['train']} has no images ({', '.join(sorted(extensions)[:6])}, ...): put images or parquet files into it")
+    notes = [f"{len(others)} files are not images by their extension and are left out, such as {others[0].name}"] if others else []
+    notes += [f"class folder {name!r} has no image" for name in empty]
+    names = sorted({label for split in splits.values() for label in split.labels or ()} | set(empty))
+    return Source(splits, names or None, notes=tuple(notes))
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith((".", "__MACOSX"))
+
+
+def _files(folder: Path, seen: set[Path]) -> list[Path]:
+    """Files below ``folder`` in sorted order; links are followed, each real folder once."""
+    if (real := folder.resolve()) in seen:
+        return []
+    seen.add(real)
+    found: list[Path] = []
+    for entry in sorted(folder.iterdir()):
+        if _hidden(entry):
+            continue
+        if entry.is_dir():
+            found += _files(entry, seen)
+        elif entry.is_file():
+            found.append(entry)
+    return found

@@ -1,0 +1,91 @@
+"""The results record: every number that a card prints, with what made it."""
+
+import datetime
+import hashlib
+import json
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from rocl_transfer.version import __version__
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One accuracy and what it was measured under; lengths in [0, 1] pixel units."""
+
+    name: str
+    norm: str | None = None
+    epsilon: float | None = None
+    steps: int | None = None
+    step_size: float | None = None
+    restarts: int | None = None
+    accuracy: float
+    interval: tuple[float, float]
+    n: int
+    seconds: float
+
+
+@dataclass
+class Results:
+    """What :func:`~rocl_transfer.evaluation.evaluate` measured.
+
+    Attributes:
+        evaluations: In the order they were made.
+        verdicts: For each sample its label and, for each evaluation, whether the model was right.
+        device: What it ran on.
+        seed: Of every random start.
+    """
+
+    evaluations: list[Evaluation]
+    verdicts: list[dict[str, Any]] = field(repr=False)
+    device: str
+    seed: int
+
+    def __getitem__(self, key: str | tuple[str, float]) -> Evaluation:
+        """By name, or by name and epsilon."""
+        name, epsilon = (key, None) if isinstance(key, str) else key
+        return next(e for e in self.evaluations if e.name == name and (epsilon is None or e.epsilon == epsilon))
+
+    def write(self, folder: str | Path, *, model: Mapping[str, Any], dataset: Mapping[str, Any], config: Mapping[str, Any]) -> Path:
+        """Write ``results.json`` and, a line a sample, ``verdicts.jsonl`` into ``folder``."""
+        record = {
+            "model": dict(model),
+            "dataset": dict(dataset),
+            "evaluations": [{k: v for k, v in asdict(e).items() if v is not None} for e in self.evaluations],
+            "environment": {
+                "rocl_transfer": __version__,
+                "torch": torch.__version__,
+                "timm": timm.__version__,
+                "python": platform.python_version(),
+                "device": self.device,
+            },
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "seed": self.seed,
+            "config": dict(config),
+        }
+        verdicts = Path(folder) / "verdicts.jsonl"
+        verdicts.write_text("".join(json.dumps(line) + "\n" for line in self.verdicts), encoding="utf-8")
+        path = Path(folder) / "results.json"
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        return path
+
+
+def sha256(path: str | Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def wilson_interval(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % score interval of a share (Wilson 1927), which stays sensible near 0 and 1."""
+    share = right / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return round(max(0.0, centre - half), 6), round(min(1.0, centre + half), 6)

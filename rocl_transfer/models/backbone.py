@@ -1,0 +1,147 @@
+"""timm networks in pixel space: images in [0, 1] go in, the normalisation the weights were trained with stands inside, once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from rocl_transfer.errors import UserError, did_you_mean
+
+_SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 288, 336, 384, 448, 512)
+
+
+class PixelModel(nn.Module):
+    """A timm network behind its own normalisation: an epsilon means the same for every model.
+
+    Without classes it is a backbone, images (N, 3, H, W) in [0, 1] -> features (N, D); with classes a classifier -> logits (N, K).
+
+    Args:
+        net: The timm network.
+        architecture: Its timm name, without a tag.
+        input_size: Side of the images in pixels that it was made for.
+        mean: Per channel, subtracted first.
+        std: Per channel, divided by next.
+        model_args: What ``timm.create_model`` needs besides the name to build ``net`` again.
+        class_names: One a logit; empty for a backbone.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        architecture: str,
+        input_size: int,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        model_args: dict[str, Any] | None = None,
+        class_names: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.architecture = architecture
+        self.input_size = input_size
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.model_args = dict(model_args or {})
+        self.class_names = tuple(class_names)
+        self.register_buffer("_shift", torch.tensor(self.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("_scale", torch.tensor(self.std).view(3, 1, 1), persistent=False)
+        self._normalizes = self.mean != (0.0, 0.0, 0.0) or self.std != (1.0, 1.0, 1.0)
+        self.num_features = self._width()
+
+    def _width(self) -> int:
+        """D, read off one forward pass: timm's ``num_features`` is not the width before the head in every family."""
+        mode = self.net.training
+        self.net.eval()
+        with torch.no_grad():
+            width = self.features(torch.zeros(1, 3, self.input_size, self.input_size)).shape[1]
+        self.net.train(mode)
+        return int(width)
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        return (images - self._shift) / self._scale if self._normalizes else images
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, D) of a backbone, logits (N, K) of a classifier."""
+        output: Tensor = self.net(self._normalized(images))
+        return output
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head sees: (N, D)."""
+        maps = self.net.forward_features(self._normalized(images))
+        pooled: Tensor = self.net.forward_head(maps, pre_logits=True)
+        return pooled
+
+    @property
+    def head(self) -> nn.Module:
+        """The last, linear layer of a classifier."""
+        head: nn.Module = self.net.get_classifier()
+        return head
+
+
+def _build(name: str, image_size: int, pretrained: bool) -> PixelModel:
+    cfg = timm.get_pretrained_cfg(name)
+    model_args = {"img_size": image_size} if cfg is not None and cfg.fixed_input_size else {}
+    net = timm.create_model(name, pretrained=pretrained, num_classes=0, **model_args)
+    own = net.pretrained_cfg
+    mean, std = (own["mean"], own["std"]) if pretrained else ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return PixelModel(net, own["architecture"], image_size, mean, std, model_args)
+
+
+def _fits(name: str, image_size: int) -> bool:
+    try:
+        _build(name, image_size, pretrained=False)
+    except (RuntimeError, ValueError, AssertionError, ZeroDivisionError):
+        return False
+    return True
+
+
+def has_weights(name: str) -> bool:
+    """Whether timm knows published weights for ``name``."""
+    cfg = timm.get_pretrained_cfg(name)
+    return cfg is not None and cfg.has_weights
+
+
+def create_backbone(name: str, image_size: int, pretrained: bool = False) -> PixelModel:
+    """Any timm network without its head, for square RGB images of ``image_size`` pixels.
+
+    Raises:
+        UserError: timm has no such network, or no weights for it, or it cannot take images this small.
+    """
+    if not timm.is_model(name):
+        raise UserError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}; a local folder must exist to be taken for one")
+    if pretrained and not has_weights(name):
+        raise UserError(f"timm has no published weights for {name!r}: leave out --model.pretrained true")
+    try:
+        return _build(name, image_size, pretrained)
+    except (RuntimeError, ValueError, AssertionError, ZeroDivisionError) as error:
+        larger = next((size for size in _SIZES if size > image_size and _fits(name, size)), None)
+        if larger is None:
+            raise
+        raise UserError(f"{name} cannot take images of {image_size} px: the smallest size that works is --data.image_size {larger}") from error
+
+
+def add_head(model: PixelModel, class_names: Sequence[str]) -> PixelModel:
+    """Give ``model`` a new linear head, in place, in timm's own position so that the export is timm's classifier.
+
+    Raises:
+        UserError: The family's classifier is not one linear layer on the pooled features.
+    """
+    net = model.net
+    net.reset_classifier(len(class_names))
+    model.class_names = tuple(class_names)
+    head = net.get_classifier()
+    if not isinstance(head, nn.Linear):
+        raise UserError(f"{model.architecture} has no linear classifier ({type(head).__name__}): choose a model whose head is one linear layer")
+    head.reset_parameters()
+    device = next(net.parameters()).device
+    head.to(device)
+    probe = torch.rand(2, 3, model.input_size, model.input_size, device=device)
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        same = torch.allclose(model(probe), head(model.features(probe)), atol=1e-4)
+    model.train(training)
+    if not same:
+        raise UserError(f"{model.architecture} does more than a linear layer after its pooled features: choose another model for a linear head")
+    return model

@@ -1,0 +1,100 @@
+"""RoCL (Kim, Tack, Hwang, NeurIPS 2020): robust representations without labels; and SimCLR, the same without the adversary."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rocl_transfer.attacks import Ascent, frozen
+from rocl_transfer.data import Batch, generators
+from rocl_transfer.objectives.contrastive import gather_keys, nt_xent
+
+Views = Callable[[Tensor, Sequence[torch.Generator]], Tensor]
+
+
+class RoCL(nn.Module):
+    """The pre-training objective, and the module that is prepared: attack, forward passes of all views and losses are one ``forward``.
+
+    The negatives of the main loss are the global batch of all processes; those of the attack and the regulariser are the images of one group
+    (a batch brings one seed a group), so that one process with two groups computes what two processes with one group each would.
+
+    Args:
+        encoder: Images (N, 3, H, W) in [0, 1] -> features (N, D).
+        projector: Features -> the space in which views are compared.
+        views: Draws a view of each image, in pixel space.
+        attack: The instance-wise attack; None for SimCLR.
+        temperature: Of the softmax over similarities.
+        regularizer_weight: Weight of the contrastive loss between the adversarial and the second view alone.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        projector: nn.Module,
+        views: Views,
+        attack: Ascent | None,
+        temperature: float = 0.5,
+        regularizer_weight: float = 1 / 256,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.projector = encoder, projector
+        self.views, self.attack = views, attack
+        self.temperature, self.regularizer_weight = temperature, regularizer_weight
+
+    def project(self, images: Tensor) -> Tensor:
+        """Where images are compared: unit vectors (N, 128), float32."""
+        return F.normalize(self.projector(self.encoder(images)).float(), dim=-1)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of one step; ``loss`` is what is minimised.
+
+        Args:
+            batch: uint8 images; the labels are not looked at.
+        """
+        images = batch.inputs.float() / 255
+        draws = generators(batch.seeds, "views")
+        first, second = self.views(images, draws), self.views(images, draws)
+        if self.attack is None:
+            loss = self._main(first, second)
+            return {"loss": loss, "main": loss.detach()}
+
+        adversarial = self.perturb(first, second, batch.seeds)
+        # The regulariser's forward comes first: BatchNorm's running statistics depend on the order (official code).
+        regularizer = self._pair(adversarial, second, len(batch.seeds))
+        main = self._main(first, second, adversarial)
+        return {"loss": main + self.regularizer_weight * regularizer, "main": main.detach(), "regularizer": regularizer.detach()}
+
+    def perturb(self, images: Tensor, target: Tensor, seeds: Sequence[int]) -> Tensor:
+        """The instance-wise attack: move ``images`` away from their other view ``target`` among the images of their group (section 3.1).
+
+        In eval mode and with detached keys, an image's gradient comes from its own row alone. So the target is encoded once, and of the loss
+        only the rows of the attacked view are computed.
+        """
+        assert self.attack is not None
+        groups = len(seeds)
+        with frozen(self.encoder, self.projector):
+            with torch.no_grad():
+                keys = _grouped(self.project(target), groups)
+
+            def loss(adversarial: Tensor) -> Tensor:
+                anchors = _grouped(self.project(adversarial), groups)
+                return nt_xent(anchors, torch.cat([anchors.detach(), keys], dim=-3), self.temperature)
+
+            return self.attack(images, loss, generators(seeds, "attack", images.device))
+
+    def _pair(self, adversarial: Tensor, second: Tensor, groups: int) -> Tensor:
+        """Mean over groups of the 2-view loss with the group's negatives, from one train-mode forward of 2N images."""
+        z = torch.cat([_grouped(part, groups) for part in self.project(torch.cat([adversarial, second])).chunk(2)], dim=-3)
+        return nt_xent(z, z, self.temperature) / groups
+
+    def _main(self, *views: Tensor) -> Tensor:
+        """The V-view loss with the negatives of all processes, from one train-mode forward of all views."""
+        z = self.project(torch.cat(views)).unflatten(0, (len(views), -1))
+        keys, offset = gather_keys(z)
+        return nt_xent(z, keys, self.temperature, offset)
+
+
+def _grouped(z: Tensor, groups: int) -> Tensor:
+    """(N, D) -> (groups, 1 view, N / groups, D)."""
+    return z.unflatten(0, (groups, 1, -1))

@@ -1,0 +1,8 @@
+"""How an objective is trained: runtime, optimiser and learning rate, the loop, checkpoints, metrics."""
+
+from rocl_transfer.training.checkpoints import Checkpoints
+from rocl_transfer.training.loop import Cadence, Trained, train
+from rocl_transfer.training.optimization import Schedule, create_optimizer
+from rocl_transfer.training.runtime import finish, shutdown, start
+
+__all__ = ["Cadence", "Checkpoints", "Schedule", "Trained", "create_optimizer", "finish", "shutdown", "start", "train"]

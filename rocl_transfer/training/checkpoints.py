@@ -1,0 +1,128 @@
+"""Checkpoints that are complete or absent, and hold no pickle: tensors in safetensors, everything else in JSON."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rocl_transfer.errors import UserError
+
+
+class Checkpoints:
+    """The ``checkpoints/step-N`` folders of a run.
+
+    Args:
+        run_folder: Where ``checkpoints`` is.
+        keep: How many of the last ones stay.
+        identity: Options that must not change between the parts of one run.
+    """
+
+    def __init__(self, run_folder: str | Path, keep: int, identity: Mapping[str, Any]) -> None:
+        self.folder = Path(run_folder) / "checkpoints"
+        self.keep = keep
+        self.identity = json.loads(json.dumps(identity))
+
+    def save(self, step: int, objective: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> Path:
+        """Write ``step-N`` aside, flush it to the disk, then rename it into place; drop all but the last few.
+
+        Raises:
+            UserError: A weight is not finite: such a checkpoint would replace good ones.
+        """
+        weights = {name: tensor.detach().contiguous().cpu() for name, tensor in objective.state_dict().items()}
+        if bad := [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]:
+            raise UserError(f"training stopped at step {step}: {bad[0]} is not finite; the last good checkpoint is {self.latest() or 'none'}")
+        tensors, scalars = _split_state(optimizer.state_dict()["state"])
+        target, aside = self.folder / f"step-{step}", self.folder / f".step-{step}.writing"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        save_file(weights, aside / "objective.safetensors")
+        save_file(tensors, aside / "optimizer.safetensors")
+        content = {"format": 1, "step": step, "identity": self.identity, "optimizer": scalars, **state}
+        (aside / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        for path in (*aside.iterdir(), aside):
+            _flush(path)
+        shutil.rmtree(target, ignore_errors=True)
+        aside.rename(target)
+        _flush(self.folder)
+        for old in self._steps()[: -self.keep]:
+            shutil.rmtree(self.folder / f"step-{old}")
+        return target
+
+    def _steps(self) -> list[int]:
+        names = [path.name.removeprefix("step-") for path in self.folder.glob("step-*")]
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint of this run, or None."""
+        steps = self._steps()
+        return self.folder / f"step-{steps[-1]}" if steps else None
+
+    def find(self, resume: str) -> Path | None:
+        """The checkpoint that ``--resume`` means: ``auto``, ``none``, a checkpoint, or a run folder.
+
+        Raises:
+            UserError: There is none where a path was given, or one stands in the way where ``none`` was.
+        """
+        if resume == "none":
+            if (standing := self.latest()) is not None:
+                raise UserError(f"{standing.parent.parent} already holds a run ({standing.name}): choose another --output_dir, or --resume auto to go on")
+            return None
+        if resume == "auto":
+            return self.latest()
+        path = Path(resume)
+        found = path if (path / "state.json").is_file() else Checkpoints(path, self.keep, {}).latest()
+        if found is None:
+            raise UserError(f"--resume {resume} is neither a checkpoint nor a run folder with one: give auto, none or such a path")
+        return found
+
+    def load(self, path: Path, objective: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+        """Put a checkpoint's tensors back, strictly, and return its state.
+
+        Raises:
+            UserError: It is damaged, or the run it belongs to had other options.
+        """
+        try:
+            state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            weights, tensors = load_file(path / "objective.safetensors"), load_file(path / "optimizer.safetensors")
+        except Exception as error:  # safetensors raises its own kind on damage
+            raise UserError(f"the checkpoint {path} cannot be read ({error}): remove it to go on from the one before") from error
+        for option, value in self.identity.items():
+            if (before := state["identity"].get(option)) != value:
+                raise UserError(f"--{option} was {before} in the run that {path} belongs to and is {value} now: set it back, or choose another --output_dir")
+        try:
+            objective.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UserError(f"the checkpoint {path} is of another network: {str(error).splitlines()[-1].strip()}") from error
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": _join_state(tensors, state["optimizer"]), "param_groups": groups})
+        return state
+
+
+def _split_state(state: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's per-parameter state as tensors and as everything else, under ``parameter.name``."""
+    flat = {f"{parameter}.{name}": value for parameter, values in state.items() for name, value in values.items()}
+    tensors = {key: value.detach().contiguous().cpu() for key, value in flat.items() if isinstance(value, Tensor)}
+    return tensors, {key: value for key, value in flat.items() if key not in tensors}
+
+
+def _join_state(tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **scalars}.items():
+        parameter, name = key.split(".", 1)
+        state.setdefault(int(parameter), {})[name] = value
+    return state
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

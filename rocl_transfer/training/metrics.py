@@ -1,0 +1,59 @@
+"""What a run says of itself: running means, and ``metrics.jsonl`` without gap or double over a resume."""
+
+import json
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Mean:
+    """The mean of named numbers over steps; its state is two plain values, so that a checkpoint can hold it."""
+
+    def __init__(self, sums: dict[str, float] | None = None, count: int = 0) -> None:
+        self.sums, self.count = dict(sums or {}), count
+
+    def add(self, values: dict[str, float]) -> None:
+        """Count one step."""
+        self.count += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call."""
+        means = {name: total / self.count for name, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+
+class MetricsFile:
+    """Appends one JSON object a line.
+
+    Args:
+        path: The file.
+        writes: Whether this process is the one that writes.
+    """
+
+    def __init__(self, path: Path, writes: bool) -> None:
+        self.path, self.writes = path, writes
+
+    def rewind(self, step: int) -> None:
+        """Forget what a killed run wrote after the checkpoint of ``step``."""
+        if self.writes and self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line."""
+        if self.writes:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+def peak_memory() -> int:
+    """Largest memory so far in bytes: the GPU's where there is one, else this process's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,67 @@
+"""The only place that builds an Accelerator, and the run folder's first files."""
+
+import logging
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import LoggerType, set_seed
+
+from rocl_transfer.errors import UserError, did_you_mean
+
+log = logging.getLogger("rocl_transfer")
+
+
+def start(output_dir: str | Path, seed: int, log_with: str | None = None, options: Mapping[str, Any] | None = None) -> Accelerator:
+    """Devices, processes, precision and trackers, as ``accelerate launch`` or torchrun set them up.
+
+    Args:
+        output_dir: The run folder; created.
+        seed: Of the weights' initial values, the same on every process.
+        log_with: One of Accelerate's trackers.
+        options: What the tracker records as the run's configuration.
+
+    Raises:
+        UserError: There is no such tracker, its package is not installed, or the folder cannot be written.
+    """
+    _check_tracker(log_with)
+    folder = Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the run folder {folder} cannot be made ({error.strerror}): choose another --output_dir") from error
+    accelerator = Accelerator(log_with=log_with, project_dir=str(folder))
+    if accelerator.is_main_process and not log.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+    log.setLevel(logging.INFO if accelerator.is_main_process else logging.ERROR)
+    set_seed(seed)
+    if log_with is not None:
+        plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in (options or {}).items()}
+        accelerator.init_trackers(folder.name or "run", config=plain)
+    return accelerator
+
+
+def _check_tracker(name: str | None) -> None:
+    known = [item.value for item in LoggerType if item.value != "all"]
+    if name is not None and name not in known:
+        raise UserError(f"there is no tracker {name!r}{did_you_mean(name, known)}: Accelerate has {', '.join(known)}")
+    if name is not None and find_spec({"comet_ml": "comet_ml", "dvclive": "dvclive"}.get(name, name)) is None:
+        raise UserError(f"--log_with {name} needs a package that is not installed: pip install {name}")
+
+
+def finish(accelerator: Accelerator) -> None:
+    """Close trackers; the processes stay together, so that another run can follow."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
+def shutdown() -> None:
+    """Part the processes, last of all: two-process runs that skip it sometimes abort at exit."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
