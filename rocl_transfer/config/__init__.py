@@ -3,9 +3,9 @@
 from rocl_transfer.config.cli import command_line, parse, write_config
 from rocl_transfer.config.number import Number
 from rocl_transfer.config.parts import AttackConfig, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig, RoCLConfig, ViewsConfig
-from rocl_transfer.config.recipes import PretrainConfig, ProbeConfig, RunConfig
+from rocl_transfer.config.recipes import PretrainConfig, ProbeConfig, QuickstartConfig, RunConfig
 
 __all__ = [
-    "AttackConfig", "DataConfig", "EvaluationConfig", "ModelConfig", "Number", "OptimizerConfig", "PretrainConfig", "ProbeConfig", "RoCLConfig",
-    "RunConfig", "ViewsConfig", "command_line", "parse", "write_config",
+    "AttackConfig", "DataConfig", "EvaluationConfig", "ModelConfig", "Number", "OptimizerConfig", "PretrainConfig", "ProbeConfig", "QuickstartConfig",
+    "RoCLConfig", "RunConfig", "ViewsConfig", "command_line", "parse", "write_config",
 ]  # fmt: skip

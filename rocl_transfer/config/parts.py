@@ -6,10 +6,13 @@ A part checks itself as soon as it is built, so a wrong or ineffective option en
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+import timm.optim
 
 from rocl_transfer.config.checks import require, require_untouched
 from rocl_transfer.config.number import Number
+from rocl_transfer.errors import did_you_mean
 
 Range = tuple[Number, Number]
 
@@ -30,7 +33,7 @@ class DataConfig:
         validation_fraction: Share of train held out for validation where the data has no such split.
         split_seed: Seed of the splits cut from train. Apart from ``--seed``: runs that differ in seed must not train on each other's test images.
         in_memory: Decode all images once into device memory (default: up to 96 px and 8 GiB), else stream them.
-        workers: Processes that decode streamed images.
+        workers: Threads that decode images in memory, or processes that decode streamed ones.
     """
 
     name: str
@@ -54,8 +57,11 @@ class DataConfig:
         if self.name == "digits":
             columns = ("config", "revision", "image_column", "label_column", "train_split", "test_split")
             require_untouched(self, columns, "with the bundled digits", "data.")
-        if self.in_memory:
-            require_untouched(self, ("workers",), "with --data.in_memory true", "data.")
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """Which images, without how they are held: the arguments of ``rocl_transfer.data.load_images``."""
+        return {option.name: getattr(self, option.name) for option in dataclasses.fields(self) if option.name not in ("in_memory", "workers")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +208,10 @@ class OptimizerConfig:
     milestones: tuple[Number, ...] = (Number(1 / 5), Number(1 / 3), Number(2 / 3))
 
     def __post_init__(self) -> None:
+        known = timm.optim.list_optimizers()
+        require(self.name in known, f"--optimizer.name {self.name} is none of timm's optimisers{did_you_mean(self.name, known)}")
+        if not timm.optim.get_optimizer_info(self.name).has_momentum:
+            require_untouched(self, ("momentum",), f"with {self.name}", "optimizer.")
         require(math.isfinite(self.lr) and self.lr > 0, f"--optimizer.lr is {self.lr}: give a number above 0")
         require(self.weight_decay >= 0, f"--optimizer.weight_decay is {self.weight_decay}: give 0 or more")
         require(0 <= self.momentum < 1, f"--optimizer.momentum is {self.momentum}: give a number in [0, 1)")

@@ -1,10 +1,25 @@
 """The configuration of each recipe: a run folder's worth of options."""
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from rocl_transfer.config.checks import require, require_untouched
 from rocl_transfer.config.number import Number
 from rocl_transfer.config.parts import AttackConfig, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig, RoCLConfig, ViewsConfig
+
+
+# What may change when a run goes on: where, how far, how often, how fast; and what is measured afterwards.
+_FREE = ("output_dir", "max_steps", "checkpoint_every", "keep_checkpoints", "log_every", "monitor_every", "resume", "log_with", "data.in_memory",
+         "data.workers", "evaluation.")  # fmt: skip
+
+
+def _dotted(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        flat.update(_dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+    return flat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +35,7 @@ class RunConfig:
         checkpoint_every: Steps between checkpoints (default: one an epoch).
         keep_checkpoints: How many of the last checkpoints to keep.
         log_every: Steps between lines of metrics.jsonl.
+        monitor_every: Epochs between looks at the validation split.
         resume: auto (go on where the run folder stands), a checkpoint or run folder, or none.
         log_with: One of Accelerate's trackers, such as tensorboard.
     """
@@ -32,15 +48,26 @@ class RunConfig:
     checkpoint_every: int | None = None
     keep_checkpoints: int = 2
     log_every: int = 10
+    monitor_every: int = 10
     resume: str = "auto"
     log_with: str | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.output_dir), "--output_dir is empty: name a folder, such as runs/pre")
-        for name in ("epochs", "max_steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every"):
+        for name in ("epochs", "max_steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "monitor_every"):
             value = getattr(self, name)
             require(value is None or value > 0, f"--{name} is {value}: give 1 or more")
         require(0 <= self.seed < 2**32, f"--seed is {self.seed}: give 0 or more, below 2**32")
+
+    def identity(self, processes: int) -> dict[str, Any]:
+        """The options that must not change between the parts of one run, under their dotted names.
+
+        The batch counts as a whole, so that a run may go on with another number of processes.
+        """
+        options = _dotted(dataclasses.asdict(self))
+        del options["batch_size"]
+        options["batch_size over all processes"] = self.batch_size * processes
+        return {name: value for name, value in options.items() if not name.startswith(_FREE)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +80,6 @@ class PretrainConfig(RunConfig):
         views: How a view of an image is drawn.
         objective: What is learned.
         optimizer: How.
-        monitor_every: Epochs between kNN accuracies on the validation split.
     """
 
     data: DataConfig
@@ -63,11 +89,9 @@ class PretrainConfig(RunConfig):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     epochs: int = 1000
     batch_size: int = 256
-    monitor_every: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.monitor_every > 0, f"--monitor_every is {self.monitor_every}: give 1 or more")
         size = self.objective.group_size
         if size is not None:
             divides = 1 < size <= self.batch_size and self.batch_size % size == 0
@@ -108,3 +132,15 @@ class ProbeConfig(RunConfig):
         super().__post_init__()
         if not self.robust:
             require_untouched(self, ("attack",), "with --robust false")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartConfig(RunConfig):
+    """RoCL beside SimCLR on the bundled digits: pre-training, LE and r-LE of each, one table.
+
+    Options given here go to every part; --epochs, if given, to the two pre-trainings.
+    """
+
+    output_dir: str = "runs/quickstart"
+    epochs: int = 0
+    batch_size: int = 256

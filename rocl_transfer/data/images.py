@@ -60,6 +60,10 @@ class ImageData:
     test_split: str
     notes: tuple[str, ...]
 
+    def facts(self, images: ImageSet, split: str) -> dict[str, Any]:
+        """What a results record says of the data that ``images``, its split ``split``, were measured on."""
+        return {"name": self.name, "revision": self.revision, "split": split, "n": len(images), "classes": len(self.class_names), "notes": list(self.notes)}
+
 
 def load_images(
     name: str,

@@ -4,20 +4,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rocl_transfer.attacks import frozen
 from rocl_transfer.data import Store
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.models import PixelModel
 
 
 @torch.no_grad()
-def compute_features(model: PixelModel, images: Store, batch_size: int = 512) -> Tensor:
-    """Features (N, D) of all ``images``, float32, in eval mode; the model's mode is as before afterwards."""
-    training = model.training
-    model.eval()
-    with full_precision():
-        features = [model.features(batch.float() / 255) for batch in images.stream(torch.arange(len(images)).split(batch_size))]
-    model.train(training)
-    return torch.cat(features)
+def compute_features(model: PixelModel, images: Store, positions: Tensor | None = None, batch_size: int = 512) -> Tensor:
+    """Features (N, D) of the images at ``positions`` (default: all), float32, in eval mode; the model is left as it came in."""
+    positions = torch.arange(len(images)) if positions is None else positions
+    with frozen(model), full_precision():
+        return torch.cat([model.features(batch.float() / 255) for batch in images.stream(positions.split(batch_size))])
 
 
 def knn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, neighbours: int = 20, temperature: float = 0.07) -> float:

@@ -46,15 +46,23 @@ class Results:
     evaluations: list[Evaluation]
     verdicts: list[dict[str, Any]] = field(repr=False)
     device: str
-    seed: int
+    seed: int = 0
 
     def __getitem__(self, key: str | tuple[str, float]) -> Evaluation:
         """By name, or by name and epsilon."""
         name, epsilon = (key, None) if isinstance(key, str) else key
         return next(e for e in self.evaluations if e.name == name and (epsilon is None or e.epsilon == epsilon))
 
-    def write(self, folder: str | Path, *, model: Mapping[str, Any], dataset: Mapping[str, Any], config: Mapping[str, Any]) -> Path:
-        """Write ``results.json`` and, a line a sample, ``verdicts.jsonl`` into ``folder``."""
+    def write(
+        self,
+        folder: str | Path,
+        *,
+        model: Mapping[str, Any],
+        dataset: Mapping[str, Any],
+        training: Mapping[str, Any],
+        config: Mapping[str, Any],
+    ) -> Path:
+        """Write ``results.json`` and, where there are verdicts, a line a sample in ``verdicts.jsonl`` into ``folder``."""
         record = {
             "model": dict(model),
             "dataset": dict(dataset),
@@ -67,11 +75,13 @@ class Results:
                 "device": self.device,
             },
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "training": dict(training),
             "seed": self.seed,
             "config": dict(config),
         }
-        verdicts = Path(folder) / "verdicts.jsonl"
-        verdicts.write_text("".join(json.dumps(line) + "\n" for line in self.verdicts), encoding="utf-8")
+        if self.verdicts:
+            verdicts = Path(folder) / "verdicts.jsonl"
+            verdicts.write_text("".join(json.dumps(line) + "\n" for line in self.verdicts), encoding="utf-8")
         path = Path(folder) / "results.json"
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return path

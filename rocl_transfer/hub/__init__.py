@@ -1,0 +1,7 @@
+"""What leaves and what comes in: export in timm's layout, loading by name, the model card."""
+
+from rocl_transfer.hub.card import render_card
+from rocl_transfer.hub.export import export
+from rocl_transfer.hub.load import find_model, load_backbone, load_classifier, native_size
+
+__all__ = ["export", "find_model", "load_backbone", "load_classifier", "native_size", "render_card"]

@@ -1,0 +1,104 @@
+"""Train a linear head on a frozen backbone and measure the classifier: LE (clean images) or, with --robust true, r-LE (adversarial images).
+
+    accelerate launch recipes/linear_probe.py --model.name runs/pre --data.name DATA --robust true --output_dir runs/probe
+
+Leaves a run folder: config.yaml, metrics.jsonl, checkpoints/, model.safetensors + config.json (timm layout), results.json, verdicts.jsonl,
+README.md, figures/.
+"""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import torch
+
+from rocl_transfer.attacks import PGD
+from rocl_transfer.config import ProbeConfig, command_line, write_config
+from rocl_transfer.data import Batches, Resident, Sampler, load_images, store_images
+from rocl_transfer.evaluation import compute_features, evaluate, sha256
+from rocl_transfer.evaluation.figures import can_draw, draw_adversarial, draw_robustness, draw_training
+from rocl_transfer.hub import export, find_model, load_backbone, native_size, render_card
+from rocl_transfer.models import add_head
+from rocl_transfer.objectives import LinearProbe, RobustProbe
+from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, finish, start, train
+
+log = logging.getLogger("rocl_transfer")
+TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
+
+
+def main(config: ProbeConfig) -> Path:
+    folder = Path(config.output_dir)
+    accelerator = start(folder, config.seed, config.log_with, config.identity(1))
+    device, processes = accelerator.device, accelerator.num_processes
+
+    size = config.data.image_size or native_size(config.model.name)
+    data = load_images(**{**config.data.selection, "image_size": size})
+    for note in data.notes:
+        log.info("data: %s", note)
+    sampler = Sampler(len(data.train), config.batch_size, config.seed, rank=accelerator.process_index, world=processes)
+    classifier = add_head(load_backbone(config.model.name, data.image_size, config.model.pretrained), data.class_names).to(device)
+
+    checkpoints = Checkpoints(folder, config.keep_checkpoints, config.identity(processes))
+    checkpoints.find(config.resume)  # refuse before anything is written
+    if accelerator.is_main_process:
+        write_config(config, folder / "config.yaml")
+    store, test = (store_images(part, data.image_size, device, config.data.in_memory, config.data.workers) for part in (data.train, data.test))
+    if config.robust:
+        attack = config.attack
+        objective = RobustProbe(classifier, PGD(attack.epsilon, attack.steps, attack.step, attack.norm))
+        batches = Batches(store, data.train.labels, sampler)
+    else:
+        objective = LinearProbe(classifier.head)
+        batches = Batches(Resident(compute_features(classifier, store)), data.train.labels, sampler)
+    options = config.optimizer
+    optimizer = create_optimizer(objective, options.name, options.lr, options.weight_decay, options.momentum)
+    schedule = Schedule(options.lr, config.epochs, options.schedule, options.warmup_epochs, options.warmup_lr, options.milestones)
+
+    monitor = None
+    if data.validation is not None:
+        # The backbone is frozen, so the held-out features are as well.
+        held_out = compute_features(classifier, store_images(data.validation, data.image_size, device, config.data.in_memory, config.data.workers))
+        truth = data.validation.labels.to(device)
+
+        def monitor() -> dict[str, float]:
+            with torch.no_grad():
+                return {"validation_accuracy": (classifier.head(held_out).argmax(1) == truth).float().mean().item()}
+
+    trained = train(
+        accelerator, objective, optimizer, schedule, batches, checkpoints, max_steps=config.max_steps, resume=config.resume, monitor=monitor,
+        cadence=Cadence(config.log_every, config.checkpoint_every, config.monitor_every),
+    )  # fmt: skip
+
+    if accelerator.is_main_process:
+        classifier.eval()
+        measured = config.evaluation
+        attacks = [PGD(epsilon, measured.steps, norm=measured.norm) for epsilon in measured.epsilons]
+        log.info("evaluating on %d test images: clean, and PGD-%d at %d epsilons", len(test), measured.steps, len(attacks))
+        results = evaluate(classifier, test, data.test.labels, attacks=attacks, batch_size=measured.batch_size, seed=config.seed, progress=True)
+        source = find_model(config.model.name)
+        backbone = {"name": config.model.name, "sha256": source and sha256(source / "model.safetensors")}
+        sha = export(classifier, folder, {"method": "r-LE" if config.robust else "LE", "backbone": backbone})
+        name = f"{classifier.architecture}.{'r_le' if config.robust else 'le'}_{Path(data.name).name}"
+        results.write(
+            folder, model={"name": name, "sha256": sha, "backbone": backbone}, dataset=data.facts(data.test, data.test_split),
+            training={**dataclasses.asdict(trained), "processes": processes, "device": device.type}, config=dataclasses.asdict(config),
+        )  # fmt: skip
+        if can_draw():
+            (folder / "figures").mkdir(exist_ok=True)
+            draw_training(folder / "metrics.jsonl", folder / "figures" / "training.png")
+            draw_robustness(results, folder / "figures" / "robustness.png")
+            few = torch.linspace(0, len(test) - 1, min(8, len(test))).long()
+            images = next(iter(test.stream([few]))).float() / 255
+            draw_adversarial(classifier, images, data.test.labels[few].to(device), attacks[-1], data.class_names, folder / "figures" / "adversarial.png")
+        render_card(folder, TEMPLATE)
+        for entry in results.evaluations:
+            at = f" {entry.norm} {entry.epsilon:.4g}" if entry.epsilon else ""
+            log.info("%s%s: %.2f %% [%.2f, %.2f], n = %d", entry.name, at, 100 * entry.accuracy, *(100 * x for x in entry.interval), entry.n)
+    finish(accelerator)
+    accelerator.wait_for_everyone()
+    log.info("classifier, results and card: %s", folder)
+    return folder
+
+
+if __name__ == "__main__":
+    command_line(main, ProbeConfig)

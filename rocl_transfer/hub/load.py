@@ -1,0 +1,115 @@
+"""Models by name: a run folder, a timm folder, the Hub, or timm itself. Only safetensors is read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from rocl_transfer.errors import UserError
+from rocl_transfer.hub.export import CONFIG, WEIGHTS
+from rocl_transfer.models import PixelModel, create_backbone, has_weights
+
+
+def find_model(name: str) -> Path | None:
+    """The local folder that ``name`` means, downloaded if it is on the Hub; None if it is to be a timm name.
+
+    Args:
+        name: ``hf-hub:USER/NAME`` (with ``@REVISION`` if wanted), ``local-dir:FOLDER``, a folder, or a timm name.
+
+    Raises:
+        UserError: The folder or repository does not exist or holds no exported model.
+    """
+    if name.startswith("hf-hub:"):
+        return _download(name.removeprefix("hf-hub:"))
+    folder = Path(name.removeprefix("local-dir:")).expanduser()
+    if folder.is_dir():
+        for file in (CONFIG, WEIGHTS):
+            if not (folder / file).is_file():
+                raise UserError(f"{folder} has no {file}: it holds no exported model; a run exports one when its training has ended")
+        return folder
+    if name.startswith(("local-dir:", ".", "~")) or "/" in name:
+        raise UserError(f"there is no folder {folder}: check the path, or write hf-hub:USER/NAME for a model on the Hub")
+    return None
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    repo, _, revision = name.partition("@")
+    try:
+        folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=[CONFIG, WEIGHTS]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, EntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise UserError(f"the model hf-hub:{name} cannot be fetched ({reason}): check its name, your network and your access") from error
+    return find_model(str(folder))  # type: ignore[return-value]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{folder / CONFIG} is no JSON ({error}): export or download the model again") from error
+    return content
+
+
+def native_size(name: str) -> int | None:
+    """The image size in pixels that an exported model was made for; None for a timm name."""
+    folder = find_model(name)
+    return None if folder is None else int(_config(folder)["pretrained_cfg"]["input_size"][-1])
+
+
+def _load(folder: Path) -> PixelModel:
+    content = _config(folder)
+    architecture = content.get("architecture")
+    if not timm.is_model(architecture):
+        raise UserError(f"{folder} is of architecture {architecture!r}, which neither timm {timm.__version__} nor this package knows")
+    try:
+        net = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except Exception as error:
+        raise UserError(f"{folder / WEIGHTS} does not fit {architecture} or is damaged ({str(error).strip().splitlines()[0][:200]})") from error
+    cfg = content["pretrained_cfg"]
+    names = content.get("label_names") or [str(i) for i in range(content.get("num_classes") or 0)]
+    return PixelModel(net, architecture, cfg["input_size"][-1], cfg["mean"], cfg["std"], content.get("model_args"), names).eval()
+
+
+def load_classifier(name: str) -> PixelModel:
+    """A classifier by name: images (N, 3, H, W) in [0, 1] -> logits (N, K), in eval mode, with ``class_names`` and ``input_size``.
+
+    Args:
+        name: See :func:`find_model`.
+
+    Raises:
+        UserError: There is no such model, it is damaged, or it has no classes.
+    """
+    folder = find_model(name)
+    model = _load(folder) if folder is not None else None
+    if model is None or not model.class_names:
+        raise UserError(f"{name} is no classifier: give a run of linear_probe, or another exported model that has classes")
+    return model
+
+
+def load_backbone(name: str, image_size: int | None = None, pretrained: bool | None = None) -> PixelModel:
+    """A backbone by name: images (N, 3, H, W) in [0, 1] -> features (N, D), in eval mode. A classifier's head is taken off.
+
+    Args:
+        name: See :func:`find_model`.
+        image_size: Side in pixels; needed for a timm name.
+        pretrained: For a timm name, with its published weights (default: where it has any).
+
+    Raises:
+        UserError: There is no such model, it is damaged, or it does not take such images.
+    """
+    folder = find_model(name)
+    if folder is None:
+        if pretrained is None:
+            pretrained = timm.is_model(name) and has_weights(name)
+        return create_backbone(name, image_size or 224, pretrained).eval()
+    if pretrained is not None:
+        raise UserError(f"--model.pretrained has no effect with {name}, which always brings its weights: leave it out")
+    model = _load(folder)
+    if model.class_names:
+        model.net.reset_classifier(0)
+        model.class_names = ()
+    return model
