@@ -136,11 +136,14 @@ class ProbeConfig(RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class QuickstartConfig(RunConfig):
-    """RoCL beside SimCLR on the bundled digits: pre-training, LE and r-LE of each, one table.
+    """RoCL beside SimCLR on the bundled digits: pre-training, LE and r-LE of each, one table. Options given here go to every part.
 
-    Options given here go to every part; --epochs, if given, to the two pre-trainings.
+    Args:
+        output_dir: Where the six run folders go.
+        epochs: Of the two pre-trainings.
+        batch_size: Of the two pre-trainings.
     """
 
     output_dir: str = "runs/quickstart"
-    epochs: int = 0
-    batch_size: int = 256
+    epochs: int = 28
+    batch_size: int = 128

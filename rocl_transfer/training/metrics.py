@@ -37,6 +37,8 @@ class MetricsFile:
 
     def __init__(self, path: Path, writes: bool) -> None:
         self.path, self.writes = path, writes
+        if writes:
+            path.parent.mkdir(parents=True, exist_ok=True)
 
     def rewind(self, step: int) -> None:
         """Forget what a killed run wrote after the checkpoint of ``step``."""

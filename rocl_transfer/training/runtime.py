@@ -1,12 +1,14 @@
 """The only place that builds an Accelerator, and the run folder's first files."""
 
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import LoggerType, set_seed
@@ -40,11 +42,21 @@ def start(output_dir: str | Path, seed: int, log_with: str | None = None, option
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
     log.setLevel(logging.INFO if accelerator.is_main_process else logging.ERROR)
+    if accelerator.device.type == "cpu":
+        _use_all_cores()
     set_seed(seed)
     if log_with is not None:
         plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in (options or {}).items()}
         accelerator.init_trackers(folder.name or "run", config=plain)
     return accelerator
+
+
+def _use_all_cores() -> None:
+    """``accelerate launch`` and torchrun give each CPU process one thread unless told otherwise: half the speed on two cores."""
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "LOCAL_WORLD_SIZE" in os.environ
+    if launched and os.environ.get("OMP_NUM_THREADS") == "1":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def _check_tracker(name: str | None) -> None:

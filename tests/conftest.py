@@ -1,0 +1,64 @@
+"""Shared: small images in every layout a user may bring, and recipes run as a user runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+torch.set_num_threads(2)
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Run ``python recipes/NAME.py WORDS`` (or another launcher) in an empty folder; the repository's recipes by absolute path."""
+
+    def run(recipe, *words, launcher=(sys.executable,), check=None):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "TQDM_DISABLE": "1"}
+        done = subprocess.run(
+            [*launcher, str(ROOT / "recipes" / recipe), *map(str, words)],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False,
+        )  # fmt: skip
+        if check is not None:
+            assert done.returncode == check, done.stderr[-3000:]
+        return done
+
+    return run
+
+
+def _noise_image(seed, size=(20, 20), mode="RGB"):
+    """An image whose colour tells its seed modulo 2, so that a class can be learned."""
+    rng = np.random.default_rng(seed)
+    base = np.array([200, 60, 60]) if seed % 2 else np.array([60, 60, 200])
+    pixels = (base + rng.integers(-40, 40, (size[1], size[0], 3))).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+@pytest.fixture
+def noise_image():
+    return _noise_image
+
+
+@pytest.fixture
+def flat_folder(tmp_path):
+    """40 images, no labels."""
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for i in range(40):
+        _noise_image(i).save(folder / f"photo_test_{i}.png")  # "test" in a name means nothing
+    return folder
+
+
+@pytest.fixture
+def class_folder(tmp_path):
+    """Two classes of 20 images, no splits."""
+    folder = tmp_path / "classes"
+    for i in range(40):
+        (folder / "br"[i % 2]).mkdir(parents=True, exist_ok=True)
+        _noise_image(i).save(folder / "br"[i % 2] / f"{i}.png")
+    return folder

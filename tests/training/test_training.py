@@ -1,0 +1,200 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch import nn
+
+from rocl_transfer import UserError
+from rocl_transfer.data import Batches, Resident, Sampler
+from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, train
+
+
+class Toy(nn.Module):
+    """Regression with dropout and BatchNorm: state in weights, buffers, optimiser and random draws."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.ReLU(), nn.Linear(8, 1))
+        self.explode_at = None
+        self.calls = 0
+
+    def forward(self, batch):
+        self.calls += 1
+        noise = torch.rand(len(batch.inputs), 4, generator=torch.Generator().manual_seed(batch.seeds[0]))
+        loss = (self.net(batch.inputs + noise).squeeze(1) - batch.labels).square().mean()
+        if self.explode_at == self.calls:
+            loss = loss * float("nan")
+        return {"loss": loss, "extra": loss.detach() * 2}
+
+
+def run(folder, objective=None, opt="lars", **options):
+    objective = objective or Toy()
+    optimizer = create_optimizer(objective, opt, 0.1, 1e-4)
+    inputs = torch.rand(22, 4, generator=torch.Generator().manual_seed(1))
+    batches = Batches(Resident(inputs), inputs.sum(1), Sampler(22, 4, seed=3))
+    checkpoints = Checkpoints(folder, 2, options.pop("identity", {"lr": 0.1}))
+    seen = []
+    cadence = Cadence(log=options.pop("log", 4), checkpoint=options.pop("checkpoint_every", None), monitor=2)
+
+    def monitor():
+        seen.append(1)
+        return {"seen": 1.0}
+
+    accelerator = Accelerator(cpu=True)
+    schedule = Schedule(0.1, options.pop("epochs", 4), "cosine", 1, 0.01)
+    trained = train(accelerator, objective, optimizer, schedule, batches, checkpoints, monitor=monitor, cadence=cadence, **options)
+    return objective, trained
+
+
+def lines(folder):
+    read = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("images_per_second", "memory_bytes")} for line in read]
+
+
+def test_lars_is_the_official_rule():
+    parameter = nn.Parameter(torch.linspace(-1, 1, 12))
+    module = nn.Module()
+    module.p = parameter
+    optimizer = create_optimizer(module, "lars", 0.24, 1e-6)
+    parameter.grad = torch.linspace(0.5, -0.25, 12)
+    before = parameter.detach().clone()
+    optimizer.step()
+    assert parameter[0].item() == pytest.approx(-1.000282645, abs=1e-7)
+    step = (before - parameter.detach())[0] / 0.24 / (0.5 + 1e-6 * -1)
+    assert step.item() == pytest.approx(0.002355131, rel=1e-3)
+
+
+@pytest.mark.parametrize("weight_decay", [1e-6, 0.0])
+def test_lars_adapts_every_parameter_and_takes_zeros_as_they_are(weight_decay):
+    module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))  # a bias and a norm, which timm would leave out
+    optimizer = create_optimizer(module, "lars", 1.0, weight_decay, momentum=0.0)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [weight_decay]
+    nn.init.ones_(module[0].bias)
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert module[0].bias.tolist() == pytest.approx([0.999] * 3, abs=1e-5)  # ratio 0.001 * |p| / |g|
+    assert module[1].bias.tolist() == pytest.approx([-1.0] * 3)  # |p| = 0: ratio 1
+
+
+def test_the_papers_learning_rates():
+    schedule = Schedule(1.5, 1000, "cosine", 10, 0.1)
+    table = {0: 0.24, 1: 0.38, 8: 1.36, 9: 1.5, 10: 1.5, 50: 1.4941, 100: 1.4702, 500: 0.7736, 999: 0.000448}
+    for epoch, rate in table.items():
+        assert schedule(epoch) == pytest.approx(rate, rel=2e-3, abs=1e-6)
+    for epoch in range(10):
+        assert schedule(epoch) == pytest.approx(0.1 * (1 + 1.4 * (epoch + 1)))
+    for epoch in range(10, 1000):
+        assert schedule(epoch) == pytest.approx(0.75 * (1 + math.cos(math.pi * (epoch - 10) / 1000)))
+
+
+def test_the_papers_steps():
+    schedule = Schedule(0.1, 150, "steps", milestones=(1 / 5, 1 / 3, 2 / 3))
+    assert [schedule(epoch) for epoch in (0, 29, 30, 49, 50, 99, 100, 149)] == pytest.approx([0.1, 0.1, 1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
+
+
+@pytest.mark.parametrize("opt", ["lars", "adamw", "momentum"])
+@pytest.mark.parametrize("stop", [1, 5, 6, 13])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, opt, stop):
+    whole, trained = run(tmp_path / "whole", opt=opt, checkpoint_every=1)
+    run(tmp_path / "parts", opt=opt, checkpoint_every=1, max_steps=stop)
+    torch.rand(17)  # another process's global generator stands elsewhere
+    resumed, again = run(tmp_path / "parts", opt=opt, checkpoint_every=1)
+    assert trained.steps == again.steps == 24  # 5 full batches and a partial one, 4 epochs
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    means = [{line["epoch"]: line["epoch_loss"] for line in lines(tmp_path / name) if "epoch_loss" in line} for name in ("whole", "parts")]
+    assert means[0] == means[1]
+
+
+def test_a_killed_run_leaves_no_gap_and_no_double_in_the_metrics(tmp_path):
+    run(tmp_path / "whole", checkpoint_every=3)
+    dies = Toy()
+    dies.explode_at = 12  # steps 10 and 11 are done, the last checkpoint is at 9; step 11 is past a logged one
+    with pytest.raises(UserError, match="training stopped at step 11: loss and extra not finite"):
+        run(tmp_path / "killed", dies, checkpoint_every=3, log=1)
+    run(tmp_path / "killed", checkpoint_every=3, log=1)
+    run(tmp_path / "logged", checkpoint_every=3, log=1)
+    assert lines(tmp_path / "killed") == lines(tmp_path / "logged")
+
+
+def test_running_means_go_through_a_checkpoint(tmp_path):
+    run(tmp_path / "whole", log=7)
+    dies = Toy()
+    dies.explode_at = 10
+    with pytest.raises(UserError):
+        run(tmp_path / "killed", dies, checkpoint_every=5, log=7)
+    run(tmp_path / "killed", checkpoint_every=5, log=7)
+    assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
+
+
+def test_a_non_finite_loss_stops_with_a_diagnosis_and_is_not_taken(tmp_path):
+    objective = Toy()
+    objective.explode_at = 8
+    with pytest.raises(UserError) as caught:
+        run(tmp_path, objective, checkpoint_every=3)
+    for words in ("step 7", "loss = nan", "weights were still finite", "step-6", "--optimizer.lr"):
+        assert words in str(caught.value)
+    assert all(torch.isfinite(p).all() for p in objective.parameters())
+
+
+def test_a_checkpoint_never_holds_a_non_finite_weight(tmp_path):
+    objective = Toy()
+    with torch.no_grad():
+        objective.net[1].running_mean[0] = float("nan")  # in train mode no loss would show it
+    with pytest.raises(UserError, match="running_mean is not finite"):
+        run(tmp_path, objective)
+    assert Checkpoints(tmp_path, 2, {}).latest() is None
+
+
+def test_checkpoints_are_complete_or_absent_rotated_and_without_pickle(tmp_path, monkeypatch):
+    run(tmp_path, checkpoint_every=2, max_steps=9)
+    folder = tmp_path / "checkpoints"
+    assert sorted(p.name for p in folder.iterdir()) == ["step-8", "step-9"]
+    for path in (folder / "step-9").iterdir():
+        assert path.suffix in (".safetensors", ".json")
+    assert set(load_file(folder / "step-9" / "objective.safetensors")) == set(Toy().state_dict())
+
+    def killed(path, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, checkpoint_every=2, max_steps=12)
+    monkeypatch.undo()
+    assert Checkpoints(tmp_path, 2, {}).latest().name == "step-9"
+    run(tmp_path, checkpoint_every=2, max_steps=12)
+    assert sorted(p.name for p in folder.iterdir()) == ["step-10", "step-12"]
+
+
+def test_resume_says_what_it_refuses(tmp_path):
+    run(tmp_path / "a", max_steps=4)
+    with pytest.raises(UserError, match="--lr was 0.1 .* and is 0.2 now"):
+        run(tmp_path / "a", identity={"lr": 0.2})
+    with pytest.raises(UserError, match="already holds a run"):
+        run(tmp_path / "a", resume="none")
+    with pytest.raises(UserError, match="neither a checkpoint nor a run folder"):
+        run(tmp_path / "b", resume=str(tmp_path / "nowhere"))
+    (tmp_path / "a" / "checkpoints" / "step-4" / "objective.safetensors").write_bytes(b"half")
+    with pytest.raises(UserError, match="cannot be read"):
+        run(tmp_path / "a")
+
+
+def test_resume_from_a_path(tmp_path):
+    whole, _ = run(tmp_path / "whole")
+    run(tmp_path / "a", max_steps=6)
+    for source in (tmp_path / "a", tmp_path / "a" / "checkpoints" / "step-6"):
+        resumed, _ = run(tmp_path / f"from_{source.name}", resume=str(source))
+        assert torch.equal(resumed.net[0].weight, whole.net[0].weight)
+
+
+def test_max_steps_truncates_the_schedule(tmp_path):
+    run(tmp_path / "whole", log=1)
+    run(tmp_path / "short", log=1, max_steps=8)
+    rates = [[line["lr"] for line in lines(tmp_path / name) if "lr" in line] for name in ("whole", "short")]
+    assert rates[1] == rates[0][:8]
