@@ -38,7 +38,7 @@ class _Parser(ArgumentParser):
             return f"--{found[1].split(',')[0]} is missing: give it on the command line or in --config"
         if found := re.search(r'Parser key "([\w.]+)":\s*Expected a typing.Literal\[(.*)\]. Got value: (.*)', message):
             return f"--{found[1]} is {found[3]}: give one of {found[2]}"
-        if found := re.search(r'Parser key "([\w.]+)":(?s:.*)Expected a <class \'(\w+)\'>(?s:.*)[Vv]alue: (.*)', message):
+        if found := re.search(r'Parser key "([\w.]+)":(?s:.*?)Expected a <class \'(\w+)\'>(?s:.*)[Vv]alue: (.*)', message):
             kind = {"int": "a whole number", "bool": "true or false", "float": "a number", "tuple": "a list, such as [0.5, 1]"}.get(found[2], found[2])
             return f"--{found[1]} is {found[3]}: give {kind}"
         if found := re.search(r"File does not exist: '?([^']*)'?", message):

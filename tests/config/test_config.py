@@ -1,0 +1,118 @@
+import dataclasses
+
+import pytest
+import yaml
+
+from rocl_transfer import UserError
+from rocl_transfer.config import PretrainConfig, ProbeConfig, QuickstartConfig, parse, write_config
+
+BASE = ["--output_dir", "runs/x", "--data.name", "digits", "--model.name", "resnet18_cifar"]
+
+
+def pretrain(*words):
+    return parse(PretrainConfig, [*BASE, *words])
+
+
+def test_defaults_are_the_papers():
+    config = pretrain()
+    assert (config.epochs, config.batch_size) == (1000, 256)
+    attack = config.objective.attack
+    assert (attack.norm, attack.epsilon, attack.step, attack.steps) == ("linf", 0.0314, 0.007, 7)
+    assert (config.optimizer.name, config.optimizer.lr, config.optimizer.weight_decay) == ("lars", 1.5, 1e-6)
+    probe = parse(ProbeConfig, [*BASE, "--robust", "true"])
+    assert (probe.epochs, probe.batch_size, probe.attack.steps, probe.attack.step) == (150, 1024, 10, 0.007)
+    assert (probe.optimizer.name, probe.optimizer.lr, probe.optimizer.weight_decay) == ("momentum", 0.1, 5e-4)
+
+
+def test_fractions_and_scientific_numbers(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("optimizer: {lr: 1e-3}\nobjective: {attack: {epsilon: 8/255}}\nviews: {crop_area: [1/4, 1]}\n")
+    config = pretrain("--config", str(file))
+    assert config.optimizer.lr == 1e-3
+    assert config.objective.attack.epsilon == 8 / 255
+    assert config.views.crop_area == (0.25, 1)
+
+
+def test_overrides_win_and_a_radius_moves_its_step(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("epochs: 5\nobjective: {attack: {epsilon: 0.1}}\n")
+    config = pretrain("--config", str(file), "--epochs", "7")
+    assert config.epochs == 7
+    assert config.objective.attack.step == pytest.approx(0.1 * 0.007 / 0.0314, abs=1e-8)
+
+
+@pytest.mark.parametrize("words", [(), ("--objective.attack.epsilon", "8/255", "--views.hue", "[0, 0]"), ("--objective.method", "simclr")])
+def test_a_resolved_configuration_is_fed_back_as_it_is(tmp_path, words):
+    config = pretrain(*words)
+    write_config(config, tmp_path / "config.yaml")
+    assert parse(PretrainConfig, ["--config", str(tmp_path / "config.yaml")]) == config
+    assert set(yaml.safe_load((tmp_path / "config.yaml").read_text())) == {f.name for f in dataclasses.fields(config)}
+
+
+def test_print_config(capsys):
+    with pytest.raises(SystemExit) as ended:
+        pretrain("--print_config")
+    assert ended.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["objective"]["attack"]["epsilon"] == 0.0314
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--batchsize", "3"], "unknown option --batchsize; did you mean 'batch_size'?"),
+        (["--objective.atack.epsilon", "3"], "unknown option --objective.atack.epsilon; did you mean 'objective.attack.epsilon'?"),
+        (["stray"], "unknown option stray; --help lists them all"),
+        (["--epochs", "x"], "--epochs is x: give a whole number"),
+        (["--epochs", "0"], "--epochs is 0: give 1 or more"),
+        (["--objective.attack.epsilon", "eight"], "a number or a fraction such as 8/255 is expected"),
+        (["--objective.attack.epsilon", "8"], "pixels are in [0, 1], so write 8/255 rather than 8"),
+        (["--objective.attack.epsilon", "1/0"], "a number or a fraction"),
+        (["--objective.attack.norm", "l7"], "--objective.attack.norm is l7: give one of 'linf', 'l2'"),
+        (["--objective.method", "simclr", "--objective.attack.epsilon", "8/255"], "--objective.attack has no effect with --objective.method simclr"),
+        (["--data.revision", "main"], "--data.revision has no effect with the bundled digits"),
+        (["--objective.group_size", "7"], "--objective.group_size 7 must be 2 or more and divide --batch_size 256"),
+        (["--optimizer.name", "larz"], "none of timm's optimisers; did you mean 'lars'?"),
+        (["--optimizer.name", "adamw", "--optimizer.momentum", "0.8"], "--optimizer.momentum has no effect with adamw"),
+        (["--optimizer.warmup_epochs", "0", "--optimizer.warmup_lr", "0.2"], "--optimizer.warmup_lr has no effect"),
+        (["--optimizer.milestones", "[0.3]"], "--optimizer.milestones has no effect with --optimizer.schedule cosine"),
+        (["--optimizer.schedule", "steps", "--optimizer.milestones", "[0.5, 0.3]"], "rising shares"),
+        (["--views.hue", "3"], "--views.hue is 3: give a list"),
+        (["--views.brightness", "[1.4, 0.6]"], "give the smaller number first"),
+        (["--views.crop_area", "[1, 1]", "--views.crop_aspect", "[1, 2]"], "--views.crop_aspect has no effect without a crop"),
+        (["--data.validation_fraction", "1"], "give a share in [0, 1)"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--config", "nowhere.yaml"], "there is no file"),
+        (["--data.image_size", "true"], "--data.image_size is true: give a whole number"),
+    ],
+)
+def test_mistakes_are_one_sentence_with_the_remedy(words, sentence):
+    with pytest.raises(UserError) as caught:
+        pretrain(*words)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "sentence"), [("optimiser: {lr: 1}", "unknown option optimiser.lr"), ("epoch: 3", "unknown option epoch"), ("a: [", "config")])
+def test_mistakes_in_a_file(tmp_path, text, sentence):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        pretrain("--config", str(tmp_path / "c.yaml"))
+    assert sentence in str(caught.value)
+
+
+def test_missing_options_are_named():
+    with pytest.raises(UserError, match="--data.name is missing"):
+        parse(PretrainConfig, ["--output_dir", "x"])
+    assert parse(QuickstartConfig, []).output_dir == "runs/quickstart"
+
+
+def test_an_attack_does_nothing_for_a_clean_probe():
+    with pytest.raises(UserError, match="--attack has no effect with --robust false"):
+        parse(ProbeConfig, [*BASE, "--attack.epsilon", "8/255"])
+
+
+def test_identity_leaves_out_what_may_change_on_a_resume():
+    a = pretrain().identity(2)
+    b = pretrain("--output_dir", "y", "--max_steps", "3", "--batch_size", "512", "--log_every", "3").identity(1)
+    assert a == b
+    assert pretrain("--seed", "1").identity(2) != a

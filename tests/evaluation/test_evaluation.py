@@ -1,0 +1,122 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from rocl_transfer import PGD, UserError, evaluate
+from rocl_transfer.data import Resident
+from rocl_transfer.evaluation import compute_features, knn_accuracy, wilson_interval
+from rocl_transfer.models import create_backbone
+
+
+class Half(nn.Module):
+    """Class 1 where the mean pixel is above a half: an attack of epsilon flips what is nearer than epsilon, so the truth is known."""
+
+    def forward(self, images):
+        margin = images.mean((1, 2, 3)) - 0.5
+        return torch.stack([-margin, margin], 1) * 10
+
+
+def grey_levels():
+    levels = torch.tensor([0.40, 0.45, 0.48, 0.52, 0.55, 0.60])
+    return levels.view(-1, 1, 1, 1).expand(-1, 3, 4, 4), (levels > 0.5).long()
+
+
+def test_a_model_whose_robustness_is_known():
+    images, labels = grey_levels()
+    results = evaluate(Half(), images, labels, attacks=[PGD(epsilon, 20) for epsilon in (0.01, 0.03, 0.07, 0.2)])
+    assert [e.accuracy for e in results.evaluations] == pytest.approx([1, 1, 4 / 6, 2 / 6, 0])
+    assert [line["pgd-20 linf 0.07"] for line in results.verdicts] == [True, False, False, False, False, True]
+    assert results["clean"].n == 6
+    assert results["pgd-20", 0.07].step_size == pytest.approx(0.007)
+
+
+def test_wrong_before_the_attack_is_wrong_after_it():
+    images, labels = grey_levels()
+    results = evaluate(Half(), images, 1 - labels, epsilon=0.2)
+    assert [e.accuracy for e in results.evaluations] == [0, 0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_verdicts_do_not_depend_on_the_batch_size(batch_size):
+    torch.manual_seed(0)
+    model = create_backbone("resnet8_cifar", 16)
+    model.net.reset_classifier(3)
+    images = torch.rand(20, 3, 16, 16)
+    labels = model.eval()(images).argmax(1)
+    attacks = [PGD(0.002, 5), PGD(0.02, 5, norm="l2")]
+    assert evaluate(model, images, labels, attacks=attacks, batch_size=batch_size).verdicts == evaluate(model, images, labels, attacks=attacks).verdicts
+
+
+def test_a_store_of_bytes_is_the_tensor_of_floats():
+    images, labels = (torch.rand(6, 3, 4, 4) * 255).byte(), torch.arange(6) % 2
+    from_store = evaluate(Half(), Resident(images), labels)
+    assert from_store.verdicts == evaluate(Half(), images / 255, labels).verdicts
+
+
+def test_measured_in_eval_mode_and_left_as_it_came():
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.Dropout(0.9), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images, labels = torch.rand(8, 3, 4, 4), torch.zeros(8, dtype=torch.long)
+    first, second = (evaluate(model, images, labels) for _ in range(2))
+    assert first.verdicts == second.verdicts
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("images", [torch.full((2, 3, 4, 4), 1.1), torch.full((2, 3, 4, 4), -0.1), torch.full((2, 3, 4, 4), float("nan"))])
+def test_pixels_outside_the_unit_range_are_refused(images):
+    with pytest.raises(UserError, match=r"outside \[0, 1\]"):
+        evaluate(Half(), images, torch.zeros(2, dtype=torch.long))
+
+
+def test_bad_calls_are_one_sentence():
+    images, labels = grey_levels()
+    with pytest.raises(UserError, match="one label an image"):
+        evaluate(Half(), images, labels[:-1])
+    with pytest.raises(UserError, match="did you mean 'paper'"):
+        evaluate(Half(), images, labels, attacks="papers")
+
+
+def test_record(tmp_path):
+    images, labels = grey_levels()
+    results = evaluate(Half(), images, labels, epsilon=0.07)
+    results.write(tmp_path, model={"name": "half", "sha256": "0"}, dataset={"name": "grey"}, training={}, config={"a": 1})
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert set(record) == {"model", "dataset", "evaluations", "environment", "date", "training", "seed", "config"}
+    clean, pgd = record["evaluations"]
+    assert set(clean) == {"name", "accuracy", "interval", "n", "seconds"}
+    assert {k: pgd[k] for k in ("name", "norm", "epsilon", "steps", "restarts", "n")} == {
+        "name": "pgd-20", "norm": "linf", "epsilon": 0.07, "steps": 20, "restarts": 1, "n": 6,
+    }  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert len(lines) == 6
+    assert sum(line["pgd-20 linf 0.07"] for line in lines) / 6 == pgd["accuracy"]
+
+
+@pytest.mark.parametrize(("right", "n", "low", "high"), [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605)])
+def test_wilson_interval_against_published_values(right, n, low, high):
+    # 81/263 and 15/148: Newcombe 1998, table I, method 3.
+    assert wilson_interval(right, n) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_knn_votes_by_similarity():
+    bank = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0], [0.0, 2.0]])
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    queries = torch.tensor([[5.0, 0.2], [0.1, 0.3]])
+    assert knn_accuracy(bank, labels, queries, torch.tensor([0, 1]), neighbours=2) == 1
+    assert knn_accuracy(bank, labels, queries, torch.tensor([1, 1]), neighbours=2) == 0.5
+    assert knn_accuracy(bank, labels, queries, torch.tensor([0, 1]), neighbours=5) == 1  # similarity outweighs the three others
+
+
+def test_features_leave_the_model_as_it_came():
+    model = create_backbone("resnet8_cifar", 16).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = torch.randint(0, 256, (10, 3, 16, 16), dtype=torch.uint8)
+    features = compute_features(model, Resident(images), batch_size=4)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    torch.testing.assert_close(features, model.eval()(images / 255))
+    torch.testing.assert_close(compute_features(model, Resident(images), torch.tensor([3, 1])), features[[3, 1]])

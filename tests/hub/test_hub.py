@@ -1,0 +1,123 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+
+from rocl_transfer import UserError, load_backbone, load_classifier
+from rocl_transfer.evaluation import sha256
+from rocl_transfer.hub import export, find_model, native_size
+from rocl_transfer.models import PixelModel, add_head, create_backbone
+
+FAMILIES = ["resnet8_cifar", "test_resnet", "test_vit", "test_convnext", "test_efficientnet"]
+
+
+def trained(name, classes=()):
+    torch.manual_seed(0)
+    model = create_backbone(name, 32)
+    model.net.to(memory_format=torch.channels_last)
+    if classes:
+        add_head(model, classes)
+    return model.eval()
+
+
+IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("classes", [(), ("ape", "bee", "cat")])
+def test_export_loads_back_and_in_timm_alone(tmp_path, name, classes):
+    model = trained(name, classes)
+    digest = export(model, tmp_path)
+    assert digest == sha256(tmp_path / "model.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    loaded = load_classifier(str(tmp_path)) if classes else load_backbone(str(tmp_path))
+    assert not loaded.training
+    assert loaded.class_names == classes
+    assert loaded.input_size == native_size(str(tmp_path)) == 32
+    torch.testing.assert_close(loaded(IMAGES), model(IMAGES))
+    plain = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    torch.testing.assert_close(plain(IMAGES), model(IMAGES))  # trained without normalisation
+    assert plain.pretrained_cfg["mean"] == (0.0, 0.0, 0.0) or list(plain.pretrained_cfg["mean"]) == [0, 0, 0]
+
+
+def test_a_classifier_gives_its_backbone(tmp_path):
+    model = trained("resnet8_cifar", ("a", "b"))
+    export(model, tmp_path)
+    torch.testing.assert_close(load_backbone(str(tmp_path))(IMAGES), model.features(IMAGES))
+
+
+def test_a_fresh_process_sees_the_same_features(tmp_path):
+    model = trained("resnet8_cifar")
+    export(model, tmp_path)
+    code = (
+        "import torch, timm, rocl_transfer as rt;"
+        "x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0));"
+        f"a = timm.create_model('local-dir:{tmp_path}', pretrained=True).eval()(x); b = rt.load_backbone('{tmp_path}')(x);"
+        "assert torch.equal(a, b); print(a.double().sum().item())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(model(IMAGES).double().sum().item(), rel=1e-5)
+
+
+def test_normalisation_travels(tmp_path):
+    net = timm.create_model("test_resnet", num_classes=0)
+    model = PixelModel(net, "test_resnet", 32, (0.5, 0.4, 0.3), (0.2, 0.2, 0.3)).eval()
+    export(model, tmp_path)
+    torch.testing.assert_close(load_backbone(str(tmp_path))(IMAGES), model(IMAGES))
+    cfg = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).pretrained_cfg
+    assert tuple(cfg["mean"]) == (0.5, 0.4, 0.3)
+
+
+def test_the_pretrained_cfg_is_our_own(tmp_path):
+    export(trained("test_vit"), tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert content["pretrained_cfg"]["input_size"] == [3, 32, 32]
+    assert content["model_args"] == {"img_size": 32}
+    assert not {"hf_hub_id", "tag", "license", "test_input_size", "url"} & set(content["pretrained_cfg"])
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_what_cannot_be_loaded_is_one_sentence(tmp_path):
+    export(trained("resnet8_cifar"), tmp_path)
+    (tmp_path / "run").mkdir()
+    cases = [
+        (lambda: load_backbone(str(tmp_path / "nowhere")), "there is no folder"),
+        (lambda: load_backbone(str(tmp_path / "run")), "no config.json.*training has ended"),
+        (lambda: load_backbone(f"local-dir:{tmp_path}/nowhere"), "there is no folder"),
+        (lambda: load_backbone("resnet18_cifr"), "did you mean 'resnet18_cifar'"),
+        (lambda: load_classifier(str(tmp_path)), "is no classifier"),
+        (lambda: load_classifier("resnet18"), "is no classifier"),
+        (lambda: load_backbone(str(tmp_path), pretrained=True), "has no effect"),
+    ]
+    for call, words in cases:
+        with pytest.raises(UserError, match=words):
+            call()
+    assert find_model("resnet18") is None
+
+
+def test_a_folder_with_only_a_pickle_is_refused(tmp_path):
+    export(trained("resnet8_cifar"), tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"no model\.safetensors"):
+        load_backbone(str(tmp_path))
+
+
+def test_damage_is_noticed(tmp_path):
+    export(trained("resnet8_cifar"), tmp_path)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(UserError, match="damaged"):
+        load_backbone(str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="no JSON"):
+        load_backbone(str(tmp_path))
+    export(trained("resnet8_cifar"), tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**content, "architecture": "os.system"}))
+    with pytest.raises(UserError, match="neither timm"):
+        load_backbone(str(tmp_path))

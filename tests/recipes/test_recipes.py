@@ -1,0 +1,199 @@
+"""The recipes as a user runs them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+import rocl_transfer as rt
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+TINY = [
+    "--model.name", "resnet8_cifar", "--data.image_size", "16", "--batch_size", "8", "--objective.attack.steps", "2", "--optimizer.name", "adamw",
+    "--optimizer.lr", "1e-3", "--epochs", "2", "--log_every", "1", "--optimizer.warmup_epochs", "1", "--monitor_every", "1",
+]  # fmt: skip
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("images_per_second", "memory_bytes")} for line in lines]
+
+
+def test_a_flat_folder_of_images_is_pretrained_on_without_labels(command, flat_folder, tmp_path):
+    done = command("pretrain.py", *TINY, "--data.name", flat_folder, "--output_dir", "runs/pre", check=0)
+    run = tmp_path / "runs" / "pre"
+    assert {"config.yaml", "metrics.jsonl", "checkpoints", "model.safetensors", "config.json", "results.json", "README.md"} <= {p.name for p in run.iterdir()}
+    assert "kNN monitor is off" in done.stderr
+    assert "no labels" in done.stderr
+    assert [line["step"] for line in metrics(run) if "lr" in line] == list(range(1, 11))
+    assert rt.load_backbone(str(run))(torch.rand(2, 3, 16, 16)).shape == (2, 64)
+    assert "not evaluated" in (run / "README.md").read_text()
+    pickled = [path for path in run.rglob("*") if path.is_file() and path.suffix not in (".yaml", ".jsonl", ".json", ".safetensors", ".md", ".png")]
+    assert not pickled
+
+
+def test_pretrain_then_probe_then_load(command, class_folder, tmp_path):
+    command("pretrain.py", *TINY, "--data.name", class_folder, "--output_dir", "runs/pre", check=0)
+    assert "knn_accuracy" in metrics(tmp_path / "runs" / "pre")[-1]
+    before = load_file(tmp_path / "runs" / "pre" / "model.safetensors")
+    probe = ["--model.name", "runs/pre", "--data.name", class_folder, "--epochs", "5", "--batch_size", "8", "--evaluation.epsilons", "[4/255, 0.5]"]
+    for robust in ("false", "true"):
+        folder = tmp_path / "runs" / robust
+        command("linear_probe.py", *probe, "--robust", robust, "--output_dir", folder, check=0)
+        record = json.loads((folder / "results.json").read_text())
+        clean, small, huge = record["evaluations"]
+        assert clean["accuracy"] >= 0.9  # red against blue
+        assert clean["accuracy"] >= small["accuracy"] >= huge["accuracy"]
+        assert huge["accuracy"] < 0.6
+        assert record["dataset"]["n"] == 8
+        model = rt.load_classifier(str(folder))
+        assert model.class_names == ("b", "r")
+        assert model.input_size == 16
+        # What was frozen left bit for bit as it came, BatchNorm's buffers included.
+        after = load_file(folder / "model.safetensors")
+        assert set(after) == {*before, "fc.weight", "fc.bias"}
+        assert all(torch.equal(after[name], value) for name, value in before.items())
+        plain = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        images = torch.rand(2, 3, 16, 16)
+        assert torch.equal(plain(images), model(images))
+        card = (folder / "README.md").read_text()
+        assert f"{100 * small['accuracy']:.2f}" in card
+        assert {path.name for path in (folder / "figures").iterdir()} == {"training.png", "robustness.png", "adversarial.png"}
+
+
+def test_a_card_is_what_its_record_renders(command, class_folder, tmp_path):
+    from rocl_transfer.hub import render_card
+
+    probe = ["--model.name", "resnet8_cifar", "--data.name", class_folder, "--epochs", "1", "--data.image_size", "16"]
+    command("linear_probe.py", *probe, "--output_dir", "runs/le", check=0)
+    run = tmp_path / "runs" / "le"
+    card = (run / "README.md").read_text()
+    assert render_card(run, ROOT / "model_cards" / "template.md").read_text() == card
+    record = json.loads((run / "results.json").read_text())
+    record["evaluations"][0]["accuracy"] = 0.123456
+    (run / "results.json").write_text(json.dumps(record))
+    assert "12.35" in render_card(run, ROOT / "model_cards" / "template.md").read_text()
+    from huggingface_hub import ModelCard
+
+    loaded = ModelCard.load(run / "README.md")
+    assert loaded.data.library_name == "timm"
+    assert loaded.data.eval_results[0].metric_value == 0.123456
+    assert loaded.data.eval_results[1].metric_args["steps"] == 20
+
+
+@pytest.mark.parametrize("launcher", [(sys.executable,), (str(BIN / "accelerate"), "launch")], ids=["python", "accelerate"])
+def test_resumed_training_equals_the_uninterrupted(command, class_folder, tmp_path, launcher):
+    words = [*TINY, "--data.name", class_folder]
+    command("pretrain.py", *words, "--output_dir", "whole", launcher=launcher, check=0)
+    command("pretrain.py", *words, "--output_dir", "parts", "--max_steps", "2", launcher=launcher, check=0)
+    done = command("pretrain.py", *words, "--output_dir", "parts", launcher=launcher, check=0)
+    assert "resumed from parts/checkpoints/step-2" in done.stderr
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+    # the stop at step 2 wrote one more look at the validation split
+    steps = [[line for line in metrics(tmp_path / name) if "lr" in line] for name in ("whole", "parts")]
+    assert steps[0] == steps[1]
+
+
+def test_its_own_config_repeats_a_run(command, class_folder, tmp_path):
+    command("pretrain.py", *TINY, "--data.name", class_folder, "--output_dir", "a", "--max_steps", "3", check=0)
+    command("pretrain.py", "--config", "a/config.yaml", "--output_dir", "b", check=0)
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
+def test_two_processes_equal_one_with_the_whole_batch(command, class_folder, tmp_path, name):
+    words = ["--model.name", name, "--data.name", class_folder, "--data.image_size", "32", "--data.validation_fraction", "0", "--max_steps", "3",
+             "--objective.group_size", "8", "--objective.attack.steps", "3", "--log_every", "1"]  # fmt: skip
+    command("pretrain.py", *words, "--batch_size", "16", "--output_dir", "one", check=0)
+    torchrun = (str(BIN / "torchrun"), "--nproc_per_node", "2", "--master_port", "29713" if name == "test_vit" else "29714")
+    command("pretrain.py", *words, "--batch_size", "8", "--output_dir", "two", launcher=torchrun, check=0)
+    a, b = (load_file(tmp_path / folder / "model.safetensors") for folder in ("one", "two"))
+    assert max((value - b[key]).abs().max().item() for key, value in a.items()) < 1e-5
+    for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert one == pytest.approx(two, abs=1e-4)
+    # and the one can go on where the two stood
+    command("pretrain.py", *words, "--batch_size", "16", "--output_dir", "two", "--max_steps", "4", check=0)
+
+
+def test_trackers_log_what_the_metrics_say(command, class_folder, tmp_path):
+    pytest.importorskip("tensorboard")
+    command("pretrain.py", *TINY, "--data.name", class_folder, "--max_steps", "1", "--log_with", "tensorboard", "--output_dir", "a", check=0)
+    assert list((tmp_path / "a").rglob("events.out.tfevents*"))
+
+
+def test_a_diverging_run_stops_and_says_so(command, class_folder, tmp_path):
+    words = [*TINY, "--data.name", class_folder, "--optimizer.warmup_epochs", "0", "--optimizer.lr", "1e30", "--output_dir", "a"]
+    done = command("pretrain.py", *words)
+    assert done.returncode == 2
+    assert "not finite" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "a" / "model.safetensors").exists()
+
+
+MISTAKES = {
+    "a wrong column": ("linear_probe.py", ["--data.name", "{parquet}", "--data.label_column", "lable"], "no label column 'lable'; did you mean 'label'?"),
+    "an unknown model": ("pretrain.py", ["--model.name", "resnet18_cifr"], "timm has no model 'resnet18_cifr'; did you mean 'resnet18_cifar'?"),
+    "an empty folder": ("pretrain.py", ["--data.name", "{empty}"], "has no images"),
+    "one class": ("linear_probe.py", ["--data.name", "{one}"], "only one class (cat)"),
+    "fewer images than a batch": ("pretrain.py", ["--batch_size", "64"], "28 images are fewer than a batch of 64: give a smaller --batch_size"),
+    "a label without images": ("linear_probe.py", ["--data.name", "{hole}"], "class 'green' has no image to train on"),
+    "a missing file": ("pretrain.py", ["--config", "nowhere.yaml"], "there is no file"),
+    "a missing folder": ("pretrain.py", ["--data.name", "./nowhere"], "there is no folder ./nowhere"),
+    "a missing run": ("linear_probe.py", ["--model.name", "runs/nowhere"], "there is no folder runs/nowhere"),
+    "a Hub dataset without network": ("pretrain.py", ["--data.name", "someone/something"], "someone/something"),
+    "an unknown option": ("pretrain.py", ["--epoch", "3"], "unknown option --epoch; did you mean 'epochs'?"),
+    "an unknown tracker": ("pretrain.py", ["--log_with", "tensorbord"], "there is no tracker 'tensorbord'; did you mean 'tensorboard'?"),
+    "an image too small for the network": ("pretrain.py", ["--model.name", "test_convnext"], "smallest size that works is --data.image_size"),
+    "a file where the run folder should be": ("pretrain.py", ["--output_dir", "{file}"], "the run folder"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence_and_status_2(command, class_folder, tmp_path, noise_image, mistake):
+    import datasets
+
+    places = {name: tmp_path / name for name in ("empty", "one", "hole", "parquet", "file")}
+    (places["empty"]).mkdir()
+    places["file"].write_text("")
+    for folder in (places["one"] / "cat", places["hole"] / "red", places["hole"] / "blue", places["hole"] / "green", places["parquet"]):
+        folder.mkdir(parents=True)
+    for i in range(10):
+        noise_image(i).save(places["one"] / "cat" / f"{i}.png")
+        noise_image(i).save(places["hole"] / ("blue", "red")[i % 2] / f"{i}.png")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = {"image": [noise_image(i) for i in range(8)], "label": [i % 2 for i in range(8)]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(places["parquet"] / "train.parquet")
+
+    recipe, words, sentence = MISTAKES[mistake]
+    base = TINY if recipe == "pretrain.py" else ["--model.name", "resnet8_cifar"]
+    words = [word.format(**places) for word in words]
+    done = command(recipe, *base, "--data.name", class_folder, "--output_dir", "runs/x", *words)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2
+    assert last.startswith("error: ")
+    assert sentence in last
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "runs").rglob("config.yaml"))
+
+
+@pytest.mark.slow
+def test_quickstart_shows_robustness_without_labels(tmp_path):
+    done = subprocess.run(
+        [BIN / "accelerate", "launch", ROOT / "recipes" / "quickstart.py", "--output_dir", tmp_path], capture_output=True, text=True, check=True
+    )
+    assert "RoCL    r-LE" in done.stdout
+    results = {
+        (method, probe): json.loads((tmp_path / method / probe / "results.json").read_text())["evaluations"]
+        for method in ("rocl", "simclr") for probe in ("le", "r-le")
+    }  # fmt: skip
+    at = {key: {entry.get("epsilon", 0): entry["accuracy"] for entry in value} for key, value in results.items()}
+    assert at["rocl", "r-le"][0] >= 0.95
+    assert at["rocl", "r-le"][0.1] >= 0.5
+    assert at["simclr", "r-le"][0.1] <= 0.15
