@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import torch.distributed as dist
 import yaml
 from jsonargparse import ArgumentParser
 
@@ -52,7 +53,7 @@ def parse(config_class: Callable[..., Config], words: Sequence[str] | None = Non
     Raises:
         UserError: An option is unknown, ineffective, missing or has a value that cannot be meant.
     """
-    parser = _Parser(description=(config_class.__doc__ or "").split("\n")[0], exit_on_error=True)
+    parser = _Parser(description=(config_class.__doc__ or "").split("\n")[0], exit_on_error=True, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of options; options given after it win.")
     parser.add_class_arguments(config_class)
     values = vars(parser.instantiate(parser.parse_args(words)))
@@ -82,4 +83,6 @@ def command_line(main: Callable[[Config], Any], config_class: Callable[..., Conf
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    if dist.is_initialized():  # two-process runs that do not part sometimes abort at exit
+        dist.destroy_process_group()
     sys.exit(0)

@@ -3,6 +3,6 @@
 from rocl_transfer.training.checkpoints import Checkpoints
 from rocl_transfer.training.loop import Cadence, Trained, train
 from rocl_transfer.training.optimization import Schedule, create_optimizer
-from rocl_transfer.training.runtime import finish, shutdown, start
+from rocl_transfer.training.runtime import finish, start
 
-__all__ = ["Cadence", "Checkpoints", "Schedule", "Trained", "create_optimizer", "finish", "shutdown", "start", "train"]
+__all__ = ["Cadence", "Checkpoints", "Schedule", "Trained", "create_optimizer", "finish", "start", "train"]

@@ -167,13 +167,16 @@ class _Loop:
             self.write({"step": self.step, "epoch": epoch, **self.window.take(), "lr": rate, **speed})
             self.images, self.window_seconds = 0, 0.0
         if ends_epoch or ends:
-            line = {f"epoch_{name}": value for name, value in self.epoch_mean.take().items()} if ends_epoch else {}
+            line: dict[str, float] = {}
+            if ends_epoch:
+                line = {f"epoch_{name}": value for name, value in self.epoch_mean.take().items()}
             if self.monitor is not None and ((epoch + 1) % self.cadence.monitor == 0 or ends):
                 seen = self.monitor()
                 self.prepared.train()
                 log.info("epoch %d: %s", epoch + 1, ", ".join(f"{name} {value:.4f}" for name, value in seen.items()))
                 line.update(seen)
-            self.write({"step": self.step, "epoch": epoch, **line})
+            if line:
+                self.write({"step": self.step, "epoch": epoch, **line})
         if self.step % (self.cadence.checkpoint or self.per_epoch) == 0 or ends:
             self.save()
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import LoggerType, set_seed
 
@@ -36,7 +35,8 @@ def start(output_dir: str | Path, seed: int, log_with: str | None = None, option
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the run folder {folder} cannot be made ({error.strerror}): choose another --output_dir") from error
-    accelerator = Accelerator(log_with=log_with, project_dir=str(folder))
+    # Without a GPU, torchrun's processes do not find each other unless Accelerate is told that the CPU is meant.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), log_with=log_with, project_dir=str(folder))
     if accelerator.is_main_process and not log.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(message)s"))
@@ -71,9 +71,3 @@ def finish(accelerator: Accelerator) -> None:
     """Close trackers; the processes stay together, so that another run can follow."""
     for tracker in accelerator.trackers:
         tracker.finish()
-
-
-def shutdown() -> None:
-    """Part the processes, last of all: two-process runs that skip it sometimes abort at exit."""
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
