@@ -89,7 +89,9 @@ def main(config: ProbeConfig) -> Path:
             draw_robustness(results, folder / "figures" / "robustness.png")
             few = torch.linspace(0, len(test) - 1, min(8, len(test))).long()
             images = next(iter(test.stream([few]))).float() / 255
-            draw_adversarial(classifier, images, data.test.labels[few].to(device), attacks[-1], data.class_names, folder / "figures" / "adversarial.png")
+            draw_adversarial(
+                classifier, images, data.test.labels[few].to(device), attacks[-1], data.class_names, folder / "figures" / "adversarial.png"
+            )
         render_card(folder, TEMPLATE)
         for entry in results.evaluations:
             at = f" {entry.norm} {entry.epsilon:.4g}" if entry.epsilon else ""

@@ -14,7 +14,10 @@ class ThreatModel(Protocol):
     """A ball of radius ``epsilon``; all tensors are (N, C, H, W), float32, in [0, 1] pixel units."""
 
     norm: ClassVar[str]
-    epsilon: float
+
+    @property
+    def epsilon(self) -> float:
+        """Radius."""
 
     def random(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """A uniform draw from the ball, each equal part of the batch from its own generator."""
@@ -78,7 +81,8 @@ class L2:
 
 
 def _length(delta: Tensor) -> Tensor:
-    return delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    length: Tensor = torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True)
+    return length
 
 
 def threat_model(norm: str, epsilon: float) -> ThreatModel:
@@ -89,7 +93,8 @@ def threat_model(norm: str, epsilon: float) -> ThreatModel:
     """
     if not epsilon > 0:
         raise UserError(f"epsilon is {epsilon}: give a radius above 0, such as 8/255")
-    for ball in (Linf, L2):
-        if ball.norm == norm:
-            return ball(epsilon)
+    if norm == Linf.norm:
+        return Linf(epsilon)
+    if norm == L2.norm:
+        return L2(epsilon)
     raise UserError(f"there is no threat model {norm!r}: give linf or l2")

@@ -27,7 +27,7 @@ class _Parser(ArgumentParser):
         return [action.dest for action in self._actions if action.option_strings]
 
     def sentence(self, message: str) -> str:
-        """jsonargparse's message as one sentence with a remedy."""
+        """Jsonargparse's message as one sentence with a remedy."""
         if found := re.search(r"unrecognized arguments: (.*)", message):
             word = found[1].split()[0]
             name = word.lstrip("-").split("=")[0]
@@ -40,7 +40,9 @@ class _Parser(ArgumentParser):
         if found := re.search(r'Parser key "([\w.]+)":\s*Expected a typing.Literal\[(.*)\]. Got value: (.*)', message):
             return f"--{found[1]} is {found[3]}: give one of {found[2]}"
         if found := re.search(r'Parser key "([\w.]+)":(?s:.*?)Expected a <class \'(\w+)\'>(?s:.*)[Vv]alue: (.*)', message):
-            kind = {"int": "a whole number", "bool": "true or false", "float": "a number", "tuple": "a list, such as [0.5, 1]"}.get(found[2], found[2])
+            kind = {"int": "a whole number", "bool": "true or false", "float": "a number", "tuple": "a list, such as [0.5, 1]"}.get(
+                found[2], found[2]
+            )
             return f"--{found[1]} is {found[3]}: give {kind}"
         if found := re.search(r"File does not exist: '?([^']*)'?", message):
             return f"there is no file {found[1]}: check the path given to --config"

@@ -69,7 +69,8 @@ class ModelConfig:
     """Which network.
 
     Args:
-        name: A timm name (ours: resnet18_cifar, resnet34_cifar, resnet50_cifar, resnet8_cifar), a run folder, ``hf-hub:USER/NAME`` or ``local-dir:FOLDER``.
+        name: A timm name (ours: resnet8_cifar, resnet18_cifar, resnet34_cifar, resnet50_cifar), a run folder, ``hf-hub:USER/NAME`` or
+            ``local-dir:FOLDER``.
         pretrained: For a timm name, start from its published weights (default: no in pre-training, yes in adaptation where it has any).
     """
 
@@ -123,10 +124,10 @@ class ViewsConfig:
             require(getattr(self, name)[0] >= 0, f"--views.{name} is {list(getattr(self, name))}: give factors of 0 or more")
         for name in ("crop_aspect", "scale"):
             require(getattr(self, name)[0] > 0, f"--views.{name} is {list(getattr(self, name))}: give factors above 0")
-        require(-0.5 <= self.hue[0] and self.hue[1] <= 0.5, f"--views.hue is {list(self.hue)}: give turns in [-0.5, 0.5]")
-        require(0 < self.crop_area[0] and self.crop_area[1] <= 1, f"--views.crop_area is {list(self.crop_area)}: give shares in (0, 1]")
+        require(self.hue[0] >= -0.5 and self.hue[1] <= 0.5, f"--views.hue is {list(self.hue)}: give turns in [-0.5, 0.5]")
+        require(self.crop_area[0] > 0 and self.crop_area[1] <= 1, f"--views.crop_area is {list(self.crop_area)}: give shares in (0, 1]")
         require(0 <= self.shift < 1, f"--views.shift is {self.shift}: give a share of the side in [0, 1)")
-        if self.crop_area == (1, 1):
+        if self.crop_area == (Number(1), Number(1)):
             require_untouched(self, ("crop_aspect",), "without a crop (--views.crop_area [1, 1])", "views.")
 
 
@@ -148,7 +149,10 @@ class AttackConfig:
 
     def __post_init__(self) -> None:
         require(math.isfinite(self.epsilon) and self.epsilon > 0, f"an attack's epsilon is {self.epsilon}: give a radius above 0, such as 8/255")
-        require(self.norm != "linf" or self.epsilon <= 1, f"an attack's epsilon is {self.epsilon}: pixels are in [0, 1], so write 8/255 rather than 8")
+        require(
+            self.norm != "linf" or self.epsilon <= 1,
+            f"an attack's epsilon is {self.epsilon}: pixels are in [0, 1], so write 8/255 rather than 8",
+        )
         require(self.step_size is None or self.step_size > 0, f"an attack's step_size is {self.step_size}: give a length above 0")
         require(self.steps > 0, f"an attack's steps is {self.steps}: give 1 or more")
 

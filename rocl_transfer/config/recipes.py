@@ -9,7 +9,6 @@ from rocl_transfer.config.checks import require, require_untouched
 from rocl_transfer.config.number import Number
 from rocl_transfer.config.parts import AttackConfig, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig, RoCLConfig, ViewsConfig
 
-
 # What may change when a run goes on: where, how far, how often, how fast; and what is measured afterwards.
 _FREE = ("output_dir", "max_steps", "checkpoint_every", "keep_checkpoints", "log_every", "monitor_every", "resume", "log_with", "data.in_memory",
          "data.workers", "evaluation.")  # fmt: skip

@@ -86,7 +86,7 @@ def _image_column(features: Any, wanted: str | None) -> str:
     if len(images) != 1:
         which = f"more than one image column: {', '.join(images)}" if images else f"no image column among {', '.join(features)}"
         raise UserError(f"the data has {which}; name one with --data.image_column")
-    return images[0]
+    return str(images[0])
 
 
 def _label_column(features: Any, wanted: str | None, image: str) -> str | None:

@@ -62,7 +62,14 @@ class ImageData:
 
     def facts(self, images: ImageSet, split: str) -> dict[str, Any]:
         """What a results record says of the data that ``images``, its split ``split``, were measured on."""
-        return {"name": self.name, "revision": self.revision, "split": split, "n": len(images), "classes": len(self.class_names), "notes": list(self.notes)}
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "split": split,
+            "n": len(images),
+            "classes": len(self.class_names),
+            "notes": list(self.notes),
+        }
 
 
 def load_images(
@@ -122,7 +129,9 @@ def load_images(
     if validation is None and validation_fraction > 0 and train.labels is not None:
         kept, held = _cut(train, validation_fraction, split_seed + 1)
         train, validation = train.subset(kept), train.subset(held)
-        notes.append(f"there is no validation split: {len(validation)} images of {train_name} are held out as one (stratified, split seed {split_seed})")
+        notes.append(
+            f"there is no validation split: {len(validation)} images of {train_name} are held out as one (stratified, split seed {split_seed})"
+        )
     if not len(train) or (labels_needed and not len(test)):
         raise UserError(f"{name} has {len(train)} images to train on and {len(test)} to test on: give more images, or name the splits")
     if labels_needed:
@@ -208,5 +217,7 @@ def _natural_size(images: ImageSet, notes: list[str]) -> int:
     shorter = [min(open_image(images.rows.encoded(i), images.rows.where(i)).size) for i in chosen.tolist()]
     size = min(int(np.median(shorter)), 224)
     if min(shorter) != max(shorter) or size != shorter[0]:
-        notes.append(f"image sizes differ or are large (shorter sides {min(shorter)} to {max(shorter)} px): {size} px are used; --data.image_size sets it")
+        notes.append(
+            f"image sizes differ or are large (shorter sides {min(shorter)} to {max(shorter)} px): {size} px are used; --data.image_size sets it"
+        )
     return size

@@ -112,5 +112,11 @@ def _evaluation(attack: PGD | None, right: int, n: int, seconds: float) -> Evalu
     measured: dict[str, Any] = {"accuracy": right / n, "interval": wilson_interval(right, n), "n": n, "seconds": round(seconds, 3)}
     if attack is None:
         return Evaluation(name="clean", **measured)
-    conditions = {"norm": attack.norm, "epsilon": attack.epsilon, "steps": attack.steps, "step_size": attack.step_size, "restarts": 1}
+    conditions: dict[str, Any] = {
+        "norm": attack.norm,
+        "epsilon": attack.epsilon,
+        "steps": attack.steps,
+        "step_size": attack.step_size,
+        "restarts": 1,
+    }
     return Evaluation(name=_name(attack), **conditions, **measured)

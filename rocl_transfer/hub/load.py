@@ -62,7 +62,7 @@ def native_size(name: str) -> int | None:
 
 def _load(folder: Path) -> PixelModel:
     content = _config(folder)
-    architecture = content.get("architecture")
+    architecture = str(content.get("architecture"))
     if not timm.is_model(architecture):
         raise UserError(f"{folder} is of architecture {architecture!r}, which neither timm {timm.__version__} nor this package knows")
     try:

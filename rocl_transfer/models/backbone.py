@@ -27,6 +27,10 @@ class PixelModel(nn.Module):
         class_names: One a logit; empty for a backbone.
     """
 
+    net: Any  # timm's networks share methods that nn.Module does not know
+    _shift: Tensor
+    _scale: Tensor
+
     def __init__(
         self,
         net: nn.Module,

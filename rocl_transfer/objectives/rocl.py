@@ -97,4 +97,4 @@ class RoCL(nn.Module):
 
 def _grouped(z: Tensor, groups: int) -> Tensor:
     """(N, D) -> (groups, 1 view, N / groups, D)."""
-    return z.unflatten(0, (groups, 1, -1))
+    return z.view(groups, 1, len(z) // groups, z.shape[-1])

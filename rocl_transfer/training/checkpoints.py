@@ -72,7 +72,9 @@ class Checkpoints:
         """
         if resume == "none":
             if (standing := self.latest()) is not None:
-                raise UserError(f"{standing.parent.parent} already holds a run ({standing.name}): choose another --output_dir, or --resume auto to go on")
+                raise UserError(
+                    f"{standing.parent.parent} already holds a run ({standing.name}): choose another --output_dir, or --resume auto to go on"
+                )
             return None
         if resume == "auto":
             return self.latest()
@@ -95,7 +97,9 @@ class Checkpoints:
             raise UserError(f"the checkpoint {path} cannot be read ({error}): remove it to go on from the one before") from error
         for option, value in self.identity.items():
             if (before := state["identity"].get(option)) != value:
-                raise UserError(f"--{option} was {before} in the run that {path} belongs to and is {value} now: set it back, or choose another --output_dir")
+                raise UserError(
+                    f"--{option} was {before} in the run that {path} belongs to and is {value} now: set it back, or choose another --output_dir"
+                )
         try:
             objective.load_state_dict(weights)
         except RuntimeError as error:

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 
 def create_optimizer(objective: nn.Module, name: str, lr: float, weight_decay: float, momentum: float = 0.9) -> Optimizer:
-    """timm's optimiser ``name`` on every trained parameter alike.
+    """Timm's optimiser ``name`` on every trained parameter alike.
 
     ``filter_bias_and_bn`` is off: timm would take biases and norms out of the weight decay, and its LARS adapts no parameter without one, while
     RoCL's adapts all. Where the decay is 0 for everything, LARS is told to adapt all the same.

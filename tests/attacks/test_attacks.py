@@ -87,7 +87,9 @@ def test_one_seed_a_sample_makes_the_batch_irrelevant():
     model, images, labels = small_net(), torch.rand(6, 3, 8, 8, generator=one()[0]), torch.arange(6) % 4
     attack = PGD(0.1, 5)
     whole = attack(model, images, labels, [torch.Generator().manual_seed(i) for i in range(6)])
-    parts = torch.cat([attack(model, images[i : i + 2], labels[i : i + 2], [torch.Generator().manual_seed(j) for j in (i, i + 1)]) for i in (0, 2, 4)])
+    parts = torch.cat(
+        [attack(model, images[i : i + 2], labels[i : i + 2], [torch.Generator().manual_seed(j) for j in (i, i + 1)]) for i in (0, 2, 4)]
+    )
     assert torch.allclose(whole, parts, atol=1e-6)
 
 

@@ -68,7 +68,10 @@ def test_print_config(capsys):
         (["--objective.attack.epsilon", "8"], "pixels are in [0, 1], so write 8/255 rather than 8"),
         (["--objective.attack.epsilon", "1/0"], "a number or a fraction"),
         (["--objective.attack.norm", "l7"], "--objective.attack.norm is l7: give one of 'linf', 'l2'"),
-        (["--objective.method", "simclr", "--objective.attack.epsilon", "8/255"], "--objective.attack has no effect with --objective.method simclr"),
+        (
+            ["--objective.method", "simclr", "--objective.attack.epsilon", "8/255"],
+            "--objective.attack has no effect with --objective.method simclr",
+        ),
         (["--data.revision", "main"], "--data.revision has no effect with the bundled digits"),
         (["--objective.group_size", "7"], "--objective.group_size 7 must be 2 or more and divide --batch_size 256"),
         (["--optimizer.name", "larz"], "none of timm's optimisers; did you mean 'lars'?"),
@@ -92,7 +95,9 @@ def test_mistakes_are_one_sentence_with_the_remedy(words, sentence):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "sentence"), [("optimiser: {lr: 1}", "unknown option optimiser.lr"), ("epoch: 3", "unknown option epoch"), ("a: [", "config")])
+@pytest.mark.parametrize(
+    ("text", "sentence"), [("optimiser: {lr: 1}", "unknown option optimiser.lr"), ("epoch: 3", "unknown option epoch"), ("a: [", "config")]
+)
 def test_mistakes_in_a_file(tmp_path, text, sentence):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(UserError) as caught:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as VF  # noqa: N812
+from torchvision.transforms.v2 import functional as VF
 
 from rocl_transfer.data import Augmentation, generators
 from rocl_transfer.data.augmentation import _brightness, _contrast, _grey, _hue, _saturation

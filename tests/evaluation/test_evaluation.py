@@ -46,7 +46,9 @@ def test_verdicts_do_not_depend_on_the_batch_size(batch_size):
     images = torch.rand(20, 3, 16, 16)
     labels = model.eval()(images).argmax(1)
     attacks = [PGD(0.002, 5), PGD(0.02, 5, norm="l2")]
-    assert evaluate(model, images, labels, attacks=attacks, batch_size=batch_size).verdicts == evaluate(model, images, labels, attacks=attacks).verdicts
+    assert (
+        evaluate(model, images, labels, attacks=attacks, batch_size=batch_size).verdicts == evaluate(model, images, labels, attacks=attacks).verdicts
+    )
 
 
 def test_a_store_of_bytes_is_the_tensor_of_floats():
@@ -96,7 +98,9 @@ def test_record(tmp_path):
     assert sum(line["pgd-20 linf 0.07"] for line in lines) / 6 == pgd["accuracy"]
 
 
-@pytest.mark.parametrize(("right", "n", "low", "high"), [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605)])
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"), [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605)]
+)
 def test_wilson_interval_against_published_values(right, n, low, high):
     # 81/263 and 15/148: Newcombe 1998, table I, method 3.
     assert wilson_interval(right, n) == pytest.approx((low, high), abs=1e-4)

@@ -28,7 +28,9 @@ def metrics(folder):
 def test_a_flat_folder_of_images_is_pretrained_on_without_labels(command, flat_folder, tmp_path):
     done = command("pretrain.py", *TINY, "--data.name", flat_folder, "--output_dir", "runs/pre", check=0)
     run = tmp_path / "runs" / "pre"
-    assert {"config.yaml", "metrics.jsonl", "checkpoints", "model.safetensors", "config.json", "results.json", "README.md"} <= {p.name for p in run.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "checkpoints", "model.safetensors", "config.json", "results.json", "README.md"} <= {
+        p.name for p in run.iterdir()
+    }
     assert "kNN monitor is off" in done.stderr
     assert "no labels" in done.stderr
     assert [line["step"] for line in metrics(run) if "lr" in line] == list(range(1, 11))
@@ -42,7 +44,18 @@ def test_pretrain_then_probe_then_load(command, class_folder, tmp_path):
     command("pretrain.py", *TINY, "--data.name", class_folder, "--output_dir", "runs/pre", check=0)
     assert "knn_accuracy" in metrics(tmp_path / "runs" / "pre")[-1]
     before = load_file(tmp_path / "runs" / "pre" / "model.safetensors")
-    probe = ["--model.name", "runs/pre", "--data.name", class_folder, "--epochs", "5", "--batch_size", "8", "--evaluation.epsilons", "[4/255, 0.5]"]
+    probe = [
+        "--model.name",
+        "runs/pre",
+        "--data.name",
+        class_folder,
+        "--epochs",
+        "5",
+        "--batch_size",
+        "8",
+        "--evaluation.epsilons",
+        "[4/255, 0.5]",
+    ]
     for robust in ("false", "true"):
         folder = tmp_path / "runs" / robust
         command("linear_probe.py", *probe, "--robust", robust, "--output_dir", folder, check=0)
@@ -138,11 +151,23 @@ def test_a_diverging_run_stops_and_says_so(command, class_folder, tmp_path):
 
 
 MISTAKES = {
-    "a wrong column": ("linear_probe.py", ["--data.name", "{parquet}", "--data.label_column", "lable"], "no label column 'lable'; did you mean 'label'?"),
-    "an unknown model": ("pretrain.py", ["--model.name", "resnet18_cifr"], "timm has no model 'resnet18_cifr'; did you mean 'resnet18_cifar'?"),
+    "a wrong column": (
+        "linear_probe.py",
+        ["--data.name", "{parquet}", "--data.label_column", "lable"],
+        "no label column 'lable'; did you mean 'label'?",
+    ),
+    "an unknown model": (
+        "pretrain.py",
+        ["--model.name", "resnet18_cifr"],
+        "timm has no model 'resnet18_cifr'; did you mean 'resnet18_cifar'?",
+    ),
     "an empty folder": ("pretrain.py", ["--data.name", "{empty}"], "has no images"),
     "one class": ("linear_probe.py", ["--data.name", "{one}"], "only one class (cat)"),
-    "fewer images than a batch": ("pretrain.py", ["--batch_size", "64"], "28 images are fewer than a batch of 64: give a smaller --batch_size"),
+    "fewer images than a batch": (
+        "pretrain.py",
+        ["--batch_size", "64"],
+        "28 images are fewer than a batch of 64: give a smaller --batch_size",
+    ),
     "a label without images": ("linear_probe.py", ["--data.name", "{hole}"], "class 'green' has no image to train on"),
     "a missing file": ("pretrain.py", ["--config", "nowhere.yaml"], "there is no file"),
     "a missing folder": ("pretrain.py", ["--data.name", "./nowhere"], "there is no folder ./nowhere"),
@@ -150,7 +175,11 @@ MISTAKES = {
     "a Hub dataset without network": ("pretrain.py", ["--data.name", "someone/something"], "someone/something"),
     "an unknown option": ("pretrain.py", ["--epoch", "3"], "unknown option --epoch; did you mean 'epochs'?"),
     "an unknown tracker": ("pretrain.py", ["--log_with", "tensorbord"], "there is no tracker 'tensorbord'; did you mean 'tensorboard'?"),
-    "an image too small for the network": ("pretrain.py", ["--model.name", "test_convnext"], "smallest size that works is --data.image_size"),
+    "an image too small for the network": (
+        "pretrain.py",
+        ["--model.name", "test_convnext"],
+        "smallest size that works is --data.image_size",
+    ),
     "a file where the run folder should be": ("pretrain.py", ["--output_dir", "{file}"], "the run folder"),
 }
 
@@ -186,7 +215,10 @@ def test_a_mistake_is_one_sentence_and_status_2(command, class_folder, tmp_path,
 @pytest.mark.slow
 def test_quickstart_shows_robustness_without_labels(tmp_path):
     done = subprocess.run(
-        [BIN / "accelerate", "launch", ROOT / "recipes" / "quickstart.py", "--output_dir", tmp_path], capture_output=True, text=True, check=True
+        [BIN / "accelerate", "launch", ROOT / "recipes" / "quickstart.py", "--output_dir", tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "RoCL    r-LE" in done.stdout
     results = {
