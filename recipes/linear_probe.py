@@ -81,7 +81,7 @@ def main(config: ProbeConfig) -> Path:
         name = f"{classifier.architecture}.{'r_le' if config.robust else 'le'}_{Path(data.name).name}"
         results.write(
             folder, model={"name": name, "sha256": sha, "backbone": backbone}, dataset=data.facts(data.test, data.test_split),
-            training={**dataclasses.asdict(trained), "processes": processes, "device": device.type}, config=dataclasses.asdict(config),
+            training=dataclasses.asdict(trained), config=dataclasses.asdict(config),
         )  # fmt: skip
         if can_draw():
             (folder / "figures").mkdir(exist_ok=True)

@@ -7,25 +7,21 @@ Leaves a run folder: config.yaml, metrics.jsonl, checkpoints/, model.safetensors
 
 import dataclasses
 import logging
-import time
 from pathlib import Path
-
-import torch
 
 from rocl_transfer.attacks import Ascent, threat_model
 from rocl_transfer.config import PretrainConfig, command_line, write_config
-from rocl_transfer.data import Augmentation, Batches, ImageData, Sampler, Store, load_images, store_images
+from rocl_transfer.data import Augmentation, Batches, Sampler, load_images, store_images
 from rocl_transfer.errors import UserError
-from rocl_transfer.evaluation import Evaluation, Results, compute_features, knn_accuracy, wilson_interval
+from rocl_transfer.evaluation import NeighbourMonitor, Results
 from rocl_transfer.evaluation.figures import can_draw, draw_training
 from rocl_transfer.hub import export, find_model, load_backbone, render_card
-from rocl_transfer.models import PixelModel, projector
+from rocl_transfer.models import projector
 from rocl_transfer.objectives import RoCL
 from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, finish, start, train
 
 log = logging.getLogger("rocl_transfer")
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
-BANK = 10_000  # training images that vote in the kNN monitor
 
 
 def main(config: PretrainConfig) -> Path:
@@ -60,19 +56,25 @@ def main(config: PretrainConfig) -> Path:
     if accelerator.is_main_process:
         write_config(config, folder / "config.yaml")
     store = store_images(data.train, data.image_size, device, config.data.in_memory, config.data.workers)
-    monitor = Neighbours(encoder, data, store, device, config.data.in_memory, config.data.workers)
+    monitor = None
+    if data.validation is None or data.validation.labels is None or len(data.class_names) < 2:
+        log.info("the kNN monitor is off: there is no validation split with labels of two or more classes")
+    else:
+        held_out = store_images(data.validation, data.image_size, device, config.data.in_memory, config.data.workers)
+        monitor = NeighbourMonitor(encoder, store, data.train.labels, held_out, data.validation.labels)
     trained = train(
         accelerator, objective, optimizer, schedule, Batches(store, data.train.labels, sampler), checkpoints,
-        max_steps=config.max_steps, resume=config.resume, monitor=monitor if monitor.on else None,
+        max_steps=config.max_steps, resume=config.resume, monitor=monitor,
         cadence=Cadence(config.log_every, config.checkpoint_every, config.monitor_every),
     )  # fmt: skip
 
     if accelerator.is_main_process:
         sha = export(encoder, folder, {"method": config.objective.method})
         name = f"{encoder.architecture}.{config.objective.method}_{Path(data.name).name}"
-        monitor.measure().write(
+        results = Results([monitor.measure()] if monitor else [], [], device.type, config.seed)
+        results.write(
             folder, model={"name": name, "sha256": sha}, dataset=data.facts(data.validation or data.train, "validation"),
-            training={**dataclasses.asdict(trained), "processes": processes, "device": device.type}, config=dataclasses.asdict(config),
+            training=dataclasses.asdict(trained), config=dataclasses.asdict(config),
         )  # fmt: skip
         if can_draw():
             (folder / "figures").mkdir(exist_ok=True)
@@ -82,35 +84,6 @@ def main(config: PretrainConfig) -> Path:
     accelerator.wait_for_everyone()
     log.info("pre-trained model, metrics and card: %s", folder)
     return folder
-
-
-class Neighbours:
-    """kNN accuracy on the validation split, the monitor of training without labels; off, and said so, where there are no labels to vote."""
-
-    def __init__(self, encoder: PixelModel, data: ImageData, store: Store, device: torch.device, in_memory: bool | None, workers: int) -> None:
-        self.encoder, self.data, self.bank = encoder, data, store
-        labelled = data.train.labels is not None and data.validation is not None and data.validation.labels is not None
-        self.on = labelled and len(data.class_names) > 1
-        if self.on:
-            self.queries = store_images(data.validation, data.image_size, device, in_memory, workers)
-        else:
-            reason = "there is no validation split" if data.validation is None else "the images have no labels, or one class"
-            log.info("the kNN monitor is off: %s", reason)
-
-    def __call__(self) -> dict[str, float]:
-        # Evenly spaced, so that sorted classes all have a voice.
-        positions = torch.linspace(0, len(self.bank) - 1, min(BANK, len(self.bank))).long()
-        bank, queries = compute_features(self.encoder, self.bank, positions), compute_features(self.encoder, self.queries)
-        return {"knn_accuracy": knn_accuracy(bank, self.data.train.labels[positions], queries, self.data.validation.labels)}
-
-    def measure(self) -> Results:
-        evaluations = []
-        if self.on:
-            n, began = len(self.queries), time.perf_counter()
-            accuracy = self()["knn_accuracy"]
-            interval = wilson_interval(round(accuracy * n), n)
-            evaluations = [Evaluation(name="kNN", accuracy=accuracy, interval=interval, n=n, seconds=time.perf_counter() - began)]
-        return Results(evaluations, [], next(self.encoder.parameters()).device.type)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ images (r-LE). Leaves the run folders {rocl,simclr}/{pretrain,le,r-le} and print
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,18 +26,26 @@ PROBES = {"le": "LE", "r-le": "r-LE"}
 def main(config: QuickstartConfig) -> Path:
     output = Path(config.output_dir)
     shared = list(given(config))
+    parts = iter(range(1, 7))
     for method in METHODS:
         folder = output / method
         file = CONFIGS / f"digits_{method}.yaml"
         own = ["--epochs", str(config.epochs), "--batch_size", str(config.batch_size)]
+        say(f"[{next(parts)}/6] {METHODS[method]}: pre-training without labels")
         pretrain.main(parse(PretrainConfig, ["--config", str(file), "--output_dir", str(folder / "pretrain"), *own, *shared]))
         for probe in PROBES:
             file = CONFIGS / f"digits_{probe.replace('-', '_')}.yaml"
+            say(f"[{next(parts)}/6] {METHODS[method]}: linear head, {PROBES[probe]}")
             model = ["--model.name", str(folder / "pretrain")]
             linear_probe.main(parse(ProbeConfig, ["--config", str(file), *model, "--output_dir", str(folder / probe), *shared]))
     if PartialState().is_main_process:
         print(table(output))
     return output
+
+
+def say(line: str) -> None:
+    if PartialState().is_main_process:
+        print(line, file=sys.stderr)
 
 
 def given(config: QuickstartConfig) -> Iterator[str]:

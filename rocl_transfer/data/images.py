@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rocl_transfer.data.decode import open_image
 from rocl_transfer.data.hub import open_dataset
-from rocl_transfer.data.sources import Rows, Source, open_digits, open_image_folder
+from rocl_transfer.data.sources import Rows, Source, is_image_folder, open_digits, open_image_folder
 from rocl_transfer.data.splits import stratified_cut
 from rocl_transfer.errors import UserError, did_you_mean
 
@@ -145,8 +145,7 @@ def _open(name: str, config: str | None, revision: str | None, image_column: str
         return open_digits()
     path = Path(name).expanduser()
     if path.is_dir():
-        tables = {".parquet", ".arrow", ".csv", ".json", ".jsonl", ".tar"}
-        if any(p.suffix in tables or p.name.startswith("metadata.") for p in path.rglob("*") if p.is_file()):
+        if not is_image_folder(path):
             return open_dataset(str(path), config, revision, image_column, label_column)
         if given := [k for k, v in {"config": config, "revision": revision, "image_column": image_column, "label_column": label_column}.items() if v]:
             raise UserError(f"--data.{given[0]} has no effect with an image folder, where folders are the classes: leave it out")

@@ -98,6 +98,15 @@ _SPLIT_FOLDERS = {"train": "train", "training": "train", "validation": "validati
                   "dev": "validation", "test": "test", "testing": "test"}  # fmt: skip
 
 
+def is_image_folder(folder: Path) -> bool:
+    """Whether the images' own folders are all there is to go by: neither tables of images nor ``metadata`` files, nor other data without images."""
+    files = _files(folder, set())
+    if any(path.suffix in (".parquet", ".arrow") or path.stem == "metadata" for path in files):
+        return False
+    extensions = Image.registered_extensions()
+    return any(path.suffix.lower() in extensions for path in files) or not any(path.suffix in (".csv", ".json", ".jsonl", ".tar") for path in files)
+
+
 def open_image_folder(folder: Path) -> Source:
     """Images below ``folder``: split folders (train, validation, test) if there is a train one, then one folder a class, or none for no labels.
 

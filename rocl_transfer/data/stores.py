@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rocl_transfer.data.decode import decode
 from rocl_transfer.data.images import ImageSet
+from rocl_transfer.errors import UserError
 
 RESIDENT_PIXELS = 96
 RESIDENT_BYTES = 8 * 2**30
@@ -80,8 +81,11 @@ class Streamed:
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
         )
-        for batch in loader:
-            yield batch.to(self.device, non_blocking=True)
+        try:
+            for batch in loader:
+                yield batch.to(self.device, non_blocking=True)
+        except UserError as error:  # a worker's comes with its traceback as the message; the sentence is the last line
+            raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from None
 
 
 def store_images(images: ImageSet, size: int, device: torch.device, in_memory: bool | None = None, workers: int = 2) -> Store:

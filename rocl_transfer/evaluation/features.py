@@ -1,5 +1,7 @@
 """What a frozen backbone makes of images, and how well neighbours in that space share a class."""
 
+import time
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 from rocl_transfer.attacks import frozen
 from rocl_transfer.data import Store
 from rocl_transfer.evaluation.precision import full_precision
+from rocl_transfer.evaluation.results import Evaluation, wilson_interval
 from rocl_transfer.models import PixelModel
 
 
@@ -38,3 +41,32 @@ def knn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Ten
         votes.scatter_add_(1, bank_labels.to(part.device)[nearest], (similarity / temperature).exp())
         right += int((votes.argmax(1) == truth.to(part.device)).sum())
     return right / len(queries)
+
+
+class NeighbourMonitor:
+    """kNN accuracy on held-out images: how training without labels is watched.
+
+    Args:
+        model: The backbone in training.
+        bank: Training images; at most 10,000 of them vote, evenly spaced, so that sorted classes all have a voice.
+        bank_labels: (M,).
+        queries: Held-out images.
+        labels: (N,).
+    """
+
+    def __init__(self, model: PixelModel, bank: Store, bank_labels: Tensor, queries: Store, labels: Tensor) -> None:
+        self.model, self.bank, self.queries, self.labels = model, bank, queries, labels
+        self.voters = torch.linspace(0, len(bank) - 1, min(10_000, len(bank))).long()
+        self.voters_labels = bank_labels[self.voters]
+
+    def __call__(self) -> dict[str, float]:
+        """The accuracy as it stands."""
+        bank, queries = compute_features(self.model, self.bank, self.voters), compute_features(self.model, self.queries)
+        return {"knn_accuracy": knn_accuracy(bank, self.voters_labels, queries, self.labels)}
+
+    def measure(self) -> Evaluation:
+        """The accuracy for the results record."""
+        began, n = time.perf_counter(), len(self.queries)
+        accuracy = self()["knn_accuracy"]
+        interval = wilson_interval(round(accuracy * n), n)
+        return Evaluation(name="kNN", accuracy=accuracy, interval=interval, n=n, seconds=round(time.perf_counter() - began, 3))

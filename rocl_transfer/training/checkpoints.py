@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -68,7 +69,7 @@ class Checkpoints:
         """The checkpoint that ``--resume`` means: ``auto``, ``none``, a checkpoint, or a run folder.
 
         Raises:
-            UserError: There is none where a path was given, or one stands in the way where ``none`` was.
+            UserError: There is none where a path was given, one stands in the way where ``none`` was, or the run had other options.
         """
         if resume == "none":
             if (standing := self.latest()) is not None:
@@ -76,30 +77,36 @@ class Checkpoints:
                     f"{standing.parent.parent} already holds a run ({standing.name}): choose another --output_dir, or --resume auto to go on"
                 )
             return None
-        if resume == "auto":
-            return self.latest()
         path = Path(resume)
-        found = path if (path / "state.json").is_file() else Checkpoints(path, self.keep, {}).latest()
-        if found is None:
+        found = path if (path / "state.json").is_file() else (self if resume == "auto" else Checkpoints(path, self.keep, {})).latest()
+        if found is None and resume != "auto":
             raise UserError(f"--resume {resume} is neither a checkpoint nor a run folder with one: give auto, none or such a path")
+        if found is not None:
+            before = self._state(found)["identity"]
+            for option, value in self.identity.items():
+                if before.get(option) != value:
+                    remedy = "set it back, or choose another --output_dir"
+                    raise UserError(f"--{option} was {before.get(option)} in the run that {found} belongs to and is {value} now: {remedy}")
         return found
+
+    def _state(self, path: Path) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"the checkpoint {path} cannot be read ({error}): remove it to go on from the one before") from error
+        return state
 
     def load(self, path: Path, objective: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         """Put a checkpoint's tensors back, strictly, and return its state.
 
         Raises:
-            UserError: It is damaged, or the run it belongs to had other options.
+            UserError: It is damaged, or of another network.
         """
+        state = self._state(path)
         try:
-            state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
             weights, tensors = load_file(path / "objective.safetensors"), load_file(path / "optimizer.safetensors")
-        except Exception as error:  # safetensors raises its own kind on damage
+        except (SafetensorError, OSError) as error:
             raise UserError(f"the checkpoint {path} cannot be read ({error}): remove it to go on from the one before") from error
-        for option, value in self.identity.items():
-            if (before := state["identity"].get(option)) != value:
-                raise UserError(
-                    f"--{option} was {before} in the run that {path} belongs to and is {value} now: set it back, or choose another --output_dir"
-                )
         try:
             objective.load_state_dict(weights)
         except RuntimeError as error:

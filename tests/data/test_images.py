@@ -57,10 +57,11 @@ def test_a_flat_folder_trains_without_labels_and_holds_nothing_out(flat_folder):
 
 def test_a_folder_of_classes(class_folder):
     (class_folder / "b" / "notes.txt").write_text("not an image")
+    (class_folder / "labels.csv").write_text("file,label")  # nor does a table beside the images take their place
     data = load_images(str(class_folder))
     assert data.class_names == ("b", "r")
     assert (len(data.train), len(data.validation), len(data.test)) == (28, 4, 8)
-    assert any("notes.txt" in note for note in data.notes)
+    assert any(note.startswith("2 files are not images") for note in data.notes)
     pixels = store_images(data.train, 20, CPU).inputs.float().mean((2, 3))
     assert torch.equal(pixels[:, 0] > pixels[:, 2], data.train.labels.bool())  # red images carry the label r
 
@@ -160,7 +161,7 @@ def test_a_broken_image_is_named(class_folder):
     broken.write_bytes(broken.read_bytes()[:200])
     (class_folder / "b" / "2.png").write_bytes(b"")
     for in_memory in (True, False):
-        with pytest.raises(UserError, match=r"0\.png is not a readable image|2\.png is not a readable image"):
+        with pytest.raises(UserError, match=r"^[^\n]*(0|2)\.png is not a readable image [^\n]*$"):
             store = store_images(load_images(str(class_folder), image_size=20, validation_fraction=0).train, 20, CPU, in_memory)
             list(store.stream([torch.arange(len(store))]))
 
