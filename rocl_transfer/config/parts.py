@@ -22,7 +22,8 @@ class DataConfig:
     """Which images.
 
     Args:
-        name: A Hub dataset id, a local folder (images, or parquet files), or ``digits`` (scikit-learn's, bundled).
+        name: A Hub dataset id, a local folder (images, or parquet files), a CSV of paths and labels, a safetensors file of images and labels, or
+            ``digits`` (scikit-learn's, bundled).
         config: Configuration of a Hub dataset, where it has several.
         revision: Branch, tag or commit of a Hub dataset.
         image_column: Column of images, where more than one could be meant.

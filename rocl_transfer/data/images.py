@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rocl_transfer.data.decode import open_image
+from rocl_transfer.data.files import open_csv, open_safetensors
 from rocl_transfer.data.hub import open_dataset
 from rocl_transfer.data.sources import Rows, Source, is_image_folder, open_digits, open_image_folder
 from rocl_transfer.data.splits import stratified_cut
@@ -141,20 +142,29 @@ def load_images(
 
 
 def _open(name: str, config: str | None, revision: str | None, image_column: str | None, label_column: str | None) -> Source:
-    if name == "digits":
-        return open_digits()
+    def refuse(kind: str, **options: str | None) -> None:
+        if given := [option for option, value in options.items() if value is not None]:
+            raise UserError(f"--data.{given[0]} has no effect with {kind} {name}: leave it out")
+
     path = Path(name).expanduser()
-    if path.is_dir():
-        if not is_image_folder(path):
-            return open_dataset(str(path), config, revision, image_column, label_column)
-        if given := [k for k, v in {"config": config, "revision": revision, "image_column": image_column, "label_column": label_column}.items() if v]:
-            raise UserError(f"--data.{given[0]} has no effect with an image folder, where folders are the classes: leave it out")
+    hub, columns = {"config": config, "revision": revision}, {"image_column": image_column, "label_column": label_column}
+    if name == "digits":
+        refuse("the bundled", **hub, **columns)
+        return open_digits()
+    if path.is_dir() and is_image_folder(path):
+        refuse("the image folder", **hub, **columns)
         return open_image_folder(path)
-    if path.exists():
-        raise UserError(f"{name} is a file: give the folder that it is in")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
+    if path.is_file() and path.suffix == ".csv":
+        refuse("the CSV", **hub)
+        return open_csv(path, **columns)
+    if path.is_file() and path.suffix == ".safetensors":
+        refuse("the file", **hub, **columns)
+        return open_safetensors(path)
+    if path.is_file():
+        raise UserError(f"{name} is neither a CSV nor safetensors: give the folder that it is in")
+    if not path.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name):
         raise UserError(f"there is no folder {name}: check --data.name")
-    return open_dataset(name, config, revision, image_column, label_column)
+    return open_dataset(str(path) if path.is_dir() else name, config, revision, image_column, label_column)
 
 
 def _train_split(source: Source, wanted: str | None) -> str:

@@ -145,7 +145,7 @@ def test_wrong_data_is_one_sentence(tmp_path, class_folder, noise_image):
         str(tmp_path / "empty"): "has no images",
         str(tmp_path / "one"): "only one class",
         str(tmp_path / "nowhere"): "no folder",
-        str(one / "0.png"): "is a file",
+        str(one / "0.png"): "is neither a CSV nor safetensors",
     }
     for name, words in cases.items():
         with pytest.raises(UserError, match=words):
