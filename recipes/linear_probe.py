@@ -17,7 +17,7 @@ from rocl_transfer.config import ProbeConfig, command_line, write_config
 from rocl_transfer.data import Batches, Resident, Sampler, load_images, store_images
 from rocl_transfer.evaluation import compute_features, evaluate, sha256
 from rocl_transfer.evaluation.figures import can_draw, draw_adversarial, draw_robustness, draw_training
-from rocl_transfer.hub import export, find_model, load_backbone, native_size, render_card
+from rocl_transfer.hub import export, find_model, load_backbone, native_size, provenance, render_card
 from rocl_transfer.models import add_head
 from rocl_transfer.objectives import LinearProbe, RobustProbe
 from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, finish, start, train
@@ -33,10 +33,16 @@ def main(config: ProbeConfig) -> Path:
 
     size = config.data.image_size or native_size(config.model.name)
     data = load_images(**{**config.data.selection, "image_size": size})
+    before = provenance(config.model.name).get("pretrained_on", {})
+    if before.get("data") == data.name and before["cut"] != data.cut:
+        seen = "the backbone was pre-trained with another cut of this data, so it may have seen test images (without their labels)"
+        data = dataclasses.replace(data, notes=(*data.notes, seen))
     for note in data.notes:
         log.info("data: %s", note)
     sampler = Sampler(len(data.train), config.batch_size, config.seed, rank=accelerator.process_index, world=processes)
     classifier = add_head(load_backbone(config.model.name, data.image_size, config.model.pretrained), data.class_names).to(device)
+
+    log.info("a new linear head is trained for the %d classes %s", len(data.class_names), ", ".join(data.class_names[:10]))
 
     checkpoints = Checkpoints(folder, config.keep_checkpoints, config.identity(processes))
     checkpoints.find(config.resume)  # refuse before anything is written

@@ -15,7 +15,7 @@ from rocl_transfer.data import Augmentation, Batches, Sampler, load_images, stor
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import NeighbourMonitor, Results
 from rocl_transfer.evaluation.figures import can_draw, draw_training
-from rocl_transfer.hub import export, find_model, load_backbone, render_card
+from rocl_transfer.hub import export, find_model, load_backbone, native_size, render_card
 from rocl_transfer.models import projector
 from rocl_transfer.objectives import RoCL
 from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, finish, start, train
@@ -29,7 +29,8 @@ def main(config: PretrainConfig) -> Path:
     accelerator = start(folder, config.seed, config.log_with, config.identity(1))
     device, processes = accelerator.device, accelerator.num_processes
 
-    data = load_images(**config.data.selection, labels_needed=False)
+    size = config.data.image_size or native_size(config.model.name)
+    data = load_images(**{**config.data.selection, "image_size": size}, labels_needed=False)
     for note in data.notes:
         log.info("data: %s", note)
     sampler = Sampler(len(data.train), config.batch_size, config.seed, config.objective.group_size, accelerator.process_index, processes)
@@ -57,7 +58,7 @@ def main(config: PretrainConfig) -> Path:
         write_config(config, folder / "config.yaml")
     store = store_images(data.train, data.image_size, device, config.data.in_memory, config.data.workers)
     monitor = None
-    if data.validation is None or data.validation.labels is None or len(data.class_names) < 2:
+    if data.train.labels is None or data.validation is None or data.validation.labels is None:
         log.info("the kNN monitor is off: there is no validation split with labels of two or more classes")
     else:
         held_out = store_images(data.validation, data.image_size, device, config.data.in_memory, config.data.workers)
@@ -69,11 +70,11 @@ def main(config: PretrainConfig) -> Path:
     )  # fmt: skip
 
     if accelerator.is_main_process:
-        sha = export(encoder, folder, {"method": config.objective.method})
+        sha = export(encoder, folder, {"method": config.objective.method, "pretrained_on": {"data": data.name, "cut": data.cut}})
         name = f"{encoder.architecture}.{config.objective.method}_{Path(data.name).name}"
         results = Results([monitor.measure()] if monitor else [], [], device.type, config.seed)
         results.write(
-            folder, model={"name": name, "sha256": sha}, dataset=data.facts(data.validation or data.train, "validation"),
+            folder, model={"name": name, "sha256": sha}, dataset=data.facts(*((data.validation, "validation") if monitor else (data.train, "train"))),
             training=dataclasses.asdict(trained), config=dataclasses.asdict(config),
         )  # fmt: skip
         if can_draw():

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rocl_transfer.attacks.frozen import frozen
 from rocl_transfer.attacks.threat_models import ThreatModel, threat_model
+from rocl_transfer.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,12 @@ class PGD:
             images: (N, C, H, W), float32 in [0, 1].
             labels: (N,), int64.
             generators: See :meth:`Ascent.__call__` (default: one, seeded from torch's global generator).
+
+        Raises:
+            UserError: The images are no floats in [0, 1].
         """
+        if not images.is_floating_point() or images.min() < 0 or images.max() > 1:
+            raise UserError("images to attack must be floats in [0, 1]: divide bytes by 255, and leave the normalisation to the model")
         if generators is None:
             generators = [torch.Generator(images.device).manual_seed(int(torch.randint(2**31, ())))]
         with frozen(model):

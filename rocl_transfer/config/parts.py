@@ -154,6 +154,8 @@ class AttackConfig:
             self.norm != "linf" or self.epsilon <= 1,
             f"an attack's epsilon is {self.epsilon}: pixels are in [0, 1], so write 8/255 rather than 8",
         )
+        given = self.norm != "l2" or self.epsilon != AttackConfig.epsilon
+        require(given, "the default epsilon 0.0314 is meant for linf: give a radius with l2, such as 0.5 at 32 px")
         require(self.step_size is None or self.step_size > 0, f"an attack's step_size is {self.step_size}: give a length above 0")
         require(self.steps > 0, f"an attack's steps is {self.steps}: give 1 or more")
 
@@ -215,6 +217,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         known = timm.optim.list_optimizers()
         require(self.name in known, f"--optimizer.name {self.name} is none of timm's optimisers{did_you_mean(self.name, known)}")
+        special = self.name.startswith(("adahessian", "bnb", "fused", "kron"))
+        require(not special, f"--optimizer.name {self.name} needs more than plain gradients, or state that no checkpoint holds: choose another")
         if not timm.optim.get_optimizer_info(self.name).has_momentum:
             require_untouched(self, ("momentum",), f"with {self.name}", "optimizer.")
         require(math.isfinite(self.lr) and self.lr > 0, f"--optimizer.lr is {self.lr}: give a number above 0")
@@ -247,4 +251,8 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         require(len(self.epsilons) > 0 and all(e > 0 for e in self.epsilons), "--evaluation.epsilons must be radii above 0, such as [8/255]")
+        above = self.norm == "linf" and max(self.epsilons) > 1
+        require(not above, "--evaluation.epsilons has one above 1: pixels are in [0, 1], so write 8/255 rather than 8")
+        given = self.norm != "l2" or self.epsilons != EvaluationConfig.epsilons
+        require(given, "the default --evaluation.epsilons are meant for linf: give radii with l2, such as [0.25, 0.5] at 32 px")
         require(self.steps > 0 and self.batch_size > 0, "--evaluation.steps and --evaluation.batch_size must be 1 or more")

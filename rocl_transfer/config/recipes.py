@@ -97,6 +97,10 @@ class PretrainConfig(RunConfig):
             require(divides, f"--objective.group_size {size} must be 2 or more and divide --batch_size {self.batch_size}")
         require(self.batch_size > 1, "--batch_size is 1: a contrastive loss needs 2 or more images")
 
+    def identity(self, processes: int) -> dict[str, Any]:
+        """See :class:`RunConfig`; a group is a group, also where it was left to be the batch of one process."""
+        return {**super().identity(processes), "objective.group_size": self.objective.group_size or self.batch_size}
+
 
 def probe_optimizer() -> OptimizerConfig:
     """The paper's: SGD, 0.1, lowered after 30, 50 and 100 of 150 epochs."""
@@ -131,6 +135,10 @@ class ProbeConfig(RunConfig):
         super().__post_init__()
         if not self.robust:
             require_untouched(self, ("attack",), "with --robust false")
+
+    def identity(self, processes: int) -> dict[str, Any]:
+        """See :class:`RunConfig`; the images of one process share the seed of their attack."""
+        return {**super().identity(processes), "batch_size": self.batch_size}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from rocl_transfer.errors import UserError
@@ -25,7 +25,7 @@ def open_image(encoded: Encoded, where: str) -> Image.Image:
         return Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
     except FileNotFoundError as error:
         raise UserError(f"{where}: there is no such file; correct the path or remove the row") from error
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over: OSError, struct.error, RuntimeError, ...
         raise UserError(f"{where} is not a readable image ({str(error)[:120]}): repair or remove it") from error
 
 
@@ -52,7 +52,7 @@ def decode(encoded: Encoded, size: int, where: str) -> Tensor:
     image = open_image(encoded, where)
     try:
         rgb = to_rgb(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:
         raise UserError(f"{where} is not a readable image ({str(error)[:120]}): repair or remove it") from error
     if rgb.size != (size, size):
         rgb = ImageOps.fit(rgb, (size, size), method=Image.Resampling.BILINEAR)

@@ -32,7 +32,7 @@ def open_csv(path: Path, image_column: str | None = None, label_column: str | No
     for wanted in (image_column, label_column):
         if wanted is not None and wanted not in columns:
             raise UserError(f"{path} has no column {wanted!r}{did_you_mean(wanted, columns)}: the columns are {', '.join(columns)}")
-    holding = [name for name in columns if rows[0][name] and (path.parent / rows[0][name]).is_file()]
+    holding = [name for name in columns if rows[0][name] and _is_file(path.parent / rows[0][name])]
     if image_column is None and len(holding) != 1:
         found = f"more than one column of files ({', '.join(holding)})" if holding else f"no column of files beside it among {', '.join(columns)}"
         raise UserError(f"{path} has {found}: name the column of image paths with --data.image_column")
@@ -40,8 +40,8 @@ def open_csv(path: Path, image_column: str | None = None, label_column: str | No
     others = [name for name in columns if name not in (image, "split")]
     label = label_column or next((name for name in ("label", "labels") if name in others), others[0] if len(others) == 1 else None)
     for number, row in enumerate(rows, start=2):
-        if not row[image] or (label is not None and row[label] in (None, "")):
-            raise UserError(f"line {number} of {path} has no {'path' if not row[image] else 'label'}: complete or remove it")
+        if not row[image]:
+            raise UserError(f"line {number} of {path} has no path: complete or remove it")
     splits = {}
     for split in dict.fromkeys(row.get("split") or "train" for row in rows):
         chosen = [row for row in rows if (row.get("split") or "train") == split]
@@ -50,9 +50,16 @@ def open_csv(path: Path, image_column: str | None = None, label_column: str | No
     return Source(splits)
 
 
-def _number(label: str) -> int | str:
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a caption is too long for a name
+        return False
+
+
+def _number(label: str | None) -> int | str | None:
     """Whole numbers sort as numbers: class 10 after class 9."""
-    return int(label) if label.isdecimal() and str(int(label)) == label else label
+    return int(label) if label and label.isdecimal() and str(int(label)) == label else label
 
 
 def open_safetensors(path: Path) -> Source:

@@ -49,8 +49,10 @@ def open_dataset(name: str, config: str | None, revision: str | None, image_colu
 
     datasets.disable_progress_bars()
     local = Path(name).is_dir()
+    if local and revision is not None:
+        raise UserError(f"--data.revision has no effect with the folder {name}: leave it out")
     try:
-        opened = datasets.load_dataset(name, config, revision=None if local else revision)
+        opened = datasets.load_dataset(name, config, revision=revision)
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         where = f"the folder {name}" if local else f"{name!r}, taken for a Hub dataset since no such folder exists,"
@@ -65,7 +67,7 @@ def open_dataset(name: str, config: str | None, revision: str | None, image_colu
     for split, dataset in opened.items():
         undecoded = dataset.select_columns([image]).cast_column(image, datasets.Image(decode=False))
         found[split] = RawSplit(ColumnRows(undecoded, image, split), list(dataset[label]) if label else None)
-    return Source(found, names, revision if local else _commit(name, revision))
+    return Source(found, names, None if local else _commit(name, revision))
 
 
 def _is_image(feature: Any) -> bool:

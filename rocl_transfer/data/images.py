@@ -1,5 +1,6 @@
 """A user's data, whatever it is, as train, validation and test splits of images with labels 0 .. K-1."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ class ImageData:
         validation: Held out for monitors and for choosing; None where none was wanted.
         test: Held out for the results; empty where there are no labels and no such split.
         test_split: What the test split is, in words that go beside its numbers.
+        cut: Where the test split was cut from train, a hash of which images it took; None else.
         notes: What was decided by itself, a sentence each, for the log and the card.
     """
 
@@ -59,6 +61,7 @@ class ImageData:
     validation: ImageSet | None
     test: ImageSet
     test_split: str
+    cut: str | None
     notes: tuple[str, ...]
 
     def facts(self, images: ImageSet, split: str) -> dict[str, Any]:
@@ -110,35 +113,37 @@ def load_images(
     train_name = _train_split(source, train_split)
     validation_name = next((s for s in ("validation", "valid", "val", "dev") if s in source.splits and s not in (train_name, test_split)), None)
     test_name = test_split or ("test" if "test" in source.splits and train_name != "test" else None)
+    if test_name == train_name:
+        raise UserError(f"split {train_name!r} is to be trained and tested on: name another one with --data.test_split or --data.train_split")
     if test_name is not None and test_name not in source.splits:
         raise UserError(f"there is no split {test_name!r}{did_you_mean(test_name, source.splits)}: the splits are {', '.join(source.splits)}")
 
     used = [s for s in (train_name, validation_name, test_name) if s is not None]
     class_names, sets = _labelled(source, used, labels_needed)
     train, validation = sets[train_name], sets.get(validation_name or "")
-    words = test_name or "none"
+    words, cut = test_name or "none", None
+    if not labels_needed and len(class_names) < 2:
+        train, class_names = ImageSet(train.rows, train.indices, None), []
     if train.labels is None:
-        notes.append("the images have no labels: all of them are trained on")
+        notes.append("the images have no labels, or one class: all of them are trained on")
         test = sets[test_name] if test_name is not None else train.subset(np.arange(0))
     elif test_name is None:
-        kept, held = _cut(train, TEST_FRACTION, split_seed)
-        train, test = train.subset(kept), train.subset(held)
+        train, test = _cut(train, TEST_FRACTION, split_seed)
+        cut = hashlib.sha256(test.indices.tobytes()).hexdigest()
         words = f"{TEST_FRACTION:.0%} of {train_name}, stratified, split seed {split_seed}"
         notes.append(f"there is no test split: {len(test)} images are held out as one ({words})")
     else:
         test = sets[test_name]
     if validation is None and validation_fraction > 0 and train.labels is not None:
-        kept, held = _cut(train, validation_fraction, split_seed + 1)
-        train, validation = train.subset(kept), train.subset(held)
-        notes.append(
-            f"there is no validation split: {len(validation)} images of {train_name} are held out as one (stratified, split seed {split_seed})"
-        )
+        train, held = _cut(train, validation_fraction, split_seed + 1)
+        validation = held if len(held) else None
+        notes.append(f"there is no validation split: {len(held)} images of {train_name} are held out as one (stratified, split seed {split_seed})")
     if not len(train) or (labels_needed and not len(test)):
         raise UserError(f"{name} has {len(train)} images to train on and {len(test)} to test on: give more images, or name the splits")
     if labels_needed:
         _require_classes(name, train, class_names)
     size = image_size or _natural_size(train, notes)
-    return ImageData(name, source.revision, tuple(class_names), size, train, validation, test, words, tuple(notes))
+    return ImageData(name, source.revision, tuple(class_names), size, train, validation, test, words, cut, tuple(notes))
 
 
 def _open(name: str, config: str | None, revision: str | None, image_column: str | None, label_column: str | None) -> Source:
@@ -205,11 +210,14 @@ def _labelled(source: Source, used: list[str], labels_needed: bool) -> tuple[lis
 
 def _means_none(label: Any, class_names: Sequence[str] | None) -> bool:
     """A missing label, or the number that stands for one where the classes are numbered."""
-    return label is None or (class_names is not None and isinstance(label, int) and not 0 <= label < len(class_names))
+    if label is None or label == "" or isinstance(label, (list, dict)) or label != label:  # NaN is not itself
+        return True
+    return class_names is not None and isinstance(label, int) and not 0 <= label < len(class_names)
 
 
-def _cut(images: ImageSet, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    return stratified_cut(None if images.labels is None else images.labels.numpy(), len(images), fraction, seed)
+def _cut(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    kept, held = stratified_cut(None if images.labels is None else images.labels.numpy(), len(images), fraction, seed)
+    return images.subset(kept), images.subset(held)
 
 
 def _require_classes(name: str, train: ImageSet, class_names: list[str]) -> None:

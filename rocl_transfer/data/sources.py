@@ -113,9 +113,12 @@ def open_image_folder(folder: Path) -> Source:
     Raises:
         UserError: There is no image.
     """
-    roots = {_SPLIT_FOLDERS[entry.name]: entry for entry in sorted(folder.iterdir()) if entry.is_dir() and entry.name in _SPLIT_FOLDERS}
-    if "train" not in roots:
-        roots = {"train": folder}
+    folders = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not _hidden(entry)]
+    roots = {_SPLIT_FOLDERS[entry.name.lower()]: entry for entry in folders if entry.name.lower() in _SPLIT_FOLDERS}
+    if roots and ("train" not in roots or len(roots) < len(folders)):
+        found = ", ".join(entry.name for entry in folders)
+        raise UserError(f"the folders of {folder} ({found}) are neither splits (train; validation and test if wanted) nor classes: rename them")
+    roots = roots or {"train": folder}
     extensions = set(Image.registered_extensions())
     splits, others, empty = {}, [], []
     for split, root in roots.items():

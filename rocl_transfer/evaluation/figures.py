@@ -37,7 +37,7 @@ def can_draw() -> bool:
 def draw_training(metrics: Path, target: Path) -> None:
     """The losses, and what the monitor saw, over the steps of a ``metrics.jsonl``."""
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    beside = {"step", "epoch", "lr", "images_per_second", "memory_bytes"}
+    beside = {"step", "epoch", "lr", "images_per_second", "memory_bytes", "last"}
     names = [name for name in dict.fromkeys(key for line in lines for key in line) if name not in beside and not name.startswith("epoch_")]
     figure, axes = _axes(1, len(names), figsize=(3.4 * len(names), 2.8))
     for axis, name in zip(axes[0], names, strict=True):

@@ -97,7 +97,10 @@ def _verdicts(
                 if attack is not None:
                     seeds = [derive_seed(seed, index) for index in chosen[alive].tolist()]
                     inputs = attack(model, inputs, truth, generators(seeds, "attack", images.device))
-                right[row, positions[alive.to(labels.device)]] = model(inputs).argmax(1) == truth
+                logits = model(inputs)
+                if truth.min() < 0 or truth.max() >= logits.shape[1]:
+                    raise UserError(f"labels run from {int(truth.min())} to {int(truth.max())}, the model has {logits.shape[1]} classes, 0 and up")
+                right[row, positions[alive.to(labels.device)]] = logits.argmax(1) == truth
             seconds[row] += time.perf_counter() - began
             bar.update(len(chosen))
     bar.close()

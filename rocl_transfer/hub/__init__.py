@@ -2,6 +2,6 @@
 
 from rocl_transfer.hub.card import render_card
 from rocl_transfer.hub.export import export
-from rocl_transfer.hub.load import find_model, load_backbone, load_classifier, native_size
+from rocl_transfer.hub.load import find_model, load_backbone, load_classifier, native_size, provenance
 
-__all__ = ["export", "find_model", "load_backbone", "load_classifier", "native_size", "render_card"]
+__all__ = ["export", "find_model", "load_backbone", "load_classifier", "native_size", "provenance", "render_card"]

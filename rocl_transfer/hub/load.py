@@ -54,22 +54,30 @@ def _config(folder: Path) -> dict[str, Any]:
     return content
 
 
+def _facts(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``config.json`` and its ``pretrained_cfg``, which older timm exports keep at the top level."""
+    content = _config(folder)
+    cfg = content.get("pretrained_cfg", content)
+    if not {"input_size", "mean", "std"} <= set(cfg) or "architecture" not in content:
+        raise UserError(f"{folder / CONFIG} is not timm's (it names no architecture, input size or normalisation): export the model again")
+    return content, cfg
+
+
 def native_size(name: str) -> int | None:
     """The image size in pixels that an exported model was made for; None for a timm name."""
     folder = find_model(name)
-    return None if folder is None else int(_config(folder)["pretrained_cfg"]["input_size"][-1])
+    return None if folder is None else int(_facts(folder)[1]["input_size"][-1])
 
 
 def _load(folder: Path) -> PixelModel:
-    content = _config(folder)
-    architecture = str(content.get("architecture"))
+    content, cfg = _facts(folder)
+    architecture = str(content["architecture"])
     if not timm.is_model(architecture):
         raise UserError(f"{folder} is of architecture {architecture!r}, which neither timm {timm.__version__} nor this package knows")
     try:
         net = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except Exception as error:
         raise UserError(f"{folder / WEIGHTS} does not fit {architecture} or is damaged ({str(error).strip().splitlines()[0][:200]})") from error
-    cfg = content["pretrained_cfg"]
     names = content.get("label_names") or [str(i) for i in range(content.get("num_classes") or 0)]
     return PixelModel(net, architecture, cfg["input_size"][-1], cfg["mean"], cfg["std"], content.get("model_args"), names).eval()
 
@@ -112,4 +120,14 @@ def load_backbone(name: str, image_size: int | None = None, pretrained: bool | N
     if model.class_names:
         model.net.reset_classifier(0)
         model.class_names = ()
+    if image_size is not None and image_size != model.input_size:
+        if model.net.pretrained_cfg.get("fixed_input_size"):
+            raise UserError(f"{name} takes images of {model.input_size} px alone: leave out --data.image_size {image_size}")
+        model.input_size = image_size
     return model
+
+
+def provenance(name: str) -> dict[str, Any]:
+    """What an exported model's ``config.json`` says of itself under our key; empty for a timm name or a foreign export."""
+    folder = find_model(name)
+    return {} if folder is None else dict(_config(folder).get("rocl_transfer", {}))

@@ -5,6 +5,7 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 
 from rocl_transfer.errors import UserError, did_you_mean
@@ -102,7 +103,10 @@ def _fits(name: str, image_size: int) -> bool:
 
 def has_weights(name: str) -> bool:
     """Whether timm knows published weights for ``name``."""
-    cfg = timm.get_pretrained_cfg(name)
+    try:
+        cfg = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # an unknown tag
+        return False
     return cfg is not None and cfg.has_weights
 
 
@@ -114,10 +118,16 @@ def create_backbone(name: str, image_size: int, pretrained: bool = False) -> Pix
     """
     if not timm.is_model(name):
         raise UserError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}; a local folder must exist to be taken for one")
+    tagged = timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True)
+    if "." in name and name not in tagged:
+        raise UserError(f"timm has no weights {name!r}{did_you_mean(name, tagged)}; without a tag the default ones are taken")
     if pretrained and not has_weights(name):
         raise UserError(f"timm has no published weights for {name!r}: leave out --model.pretrained true")
     try:
         return _build(name, image_size, pretrained)
+    except (OSError, HfHubHTTPError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"the weights of {name} cannot be fetched ({reason}): check your network, or give --model.pretrained false") from error
     except (RuntimeError, ValueError, AssertionError, ZeroDivisionError) as error:
         larger = next((size for size in _SIZES if size > image_size and _fits(name, size)), None)
         if larger is None:

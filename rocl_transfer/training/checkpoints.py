@@ -39,7 +39,7 @@ class Checkpoints:
         weights = {name: tensor.detach().contiguous().cpu() for name, tensor in objective.state_dict().items()}
         if bad := [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]:
             raise UserError(f"training stopped at step {step}: {bad[0]} is not finite; the last good checkpoint is {self.latest() or 'none'}")
-        tensors, scalars = _split_state(optimizer.state_dict()["state"])
+        tensors, scalars = _split_state(optimizer)
         target, aside = self.folder / f"step-{step}", self.folder / f".step-{step}.writing"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -64,6 +64,12 @@ class Checkpoints:
         """The newest checkpoint of this run, or None."""
         steps = self._steps()
         return self.folder / f"step-{steps[-1]}" if steps else None
+
+    def forget_after(self, step: int) -> None:
+        """Drop the checkpoints of a course that is not gone on with: the run was resumed from an older step."""
+        for newer in self._steps():
+            if newer > step:
+                shutil.rmtree(self.folder / f"step-{newer}")
 
     def find(self, resume: str) -> Path | None:
         """The checkpoint that ``--resume`` means: ``auto``, ``none``, a checkpoint, or a run folder.
@@ -111,24 +117,30 @@ class Checkpoints:
             objective.load_state_dict(weights)
         except RuntimeError as error:
             raise UserError(f"the checkpoint {path} is of another network: {str(error).splitlines()[-1].strip()}") from error
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": _join_state(tensors, state["optimizer"]), "param_groups": groups})
+        _join_state(optimizer, {**tensors, **state["optimizer"]})
         return state
 
 
-def _split_state(state: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's per-parameter state as tensors and as everything else, under ``parameter.name``."""
-    flat = {f"{parameter}.{name}": value for parameter, values in state.items() for name, value in values.items()}
+def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state as tensors and as everything else, under ``state.parameter.name`` and ``group.number.name``."""
+    saved = optimizer.state_dict()
+    flat = {f"state.{parameter}.{name}": value for parameter, values in saved["state"].items() for name, value in values.items()}
+    # Some optimisers, LAMB for one, count their steps in the groups.
+    groups = enumerate(saved["param_groups"])
+    flat |= {f"group.{number}.{name}": value for number, group in groups for name, value in group.items() if name != "params"}
     tensors = {key: value.detach().contiguous().cpu() for key, value in flat.items() if isinstance(value, Tensor)}
     return tensors, {key: value for key, value in flat.items() if key not in tensors}
 
 
-def _join_state(tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+def _join_state(optimizer: Optimizer, flat: Mapping[str, Any]) -> None:
+    """Put back what :func:`_split_state` took apart."""
+    saved = optimizer.state_dict()
     state: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **scalars}.items():
-        parameter, name = key.split(".", 1)
-        state.setdefault(int(parameter), {})[name] = value
-    return state
+    for key, value in flat.items():
+        kind, number, name = key.split(".", 2)
+        place = state.setdefault(int(number), {}) if kind == "state" else saved["param_groups"][int(number)]
+        place[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
 
 
 def _flush(path: Path) -> None:

@@ -116,7 +116,10 @@ class _Loop:
         self.seconds: float = state.get("seconds", 0.0)
         self.window, self.epoch_mean = Mean(*state.get("window", ())), Mean(*state.get("epoch_mean", ()))
         self.metrics = MetricsFile(checkpoints.folder.parent / "metrics.jsonl", accelerator.is_main_process)
-        self.metrics.rewind(self.step)
+        if self.step < self.last:
+            self.metrics.rewind(self.step)
+            if accelerator.is_main_process:
+                checkpoints.forget_after(self.step)
         self.images, self.window_seconds = 0, 0.0
 
     def run(self) -> Trained:
@@ -165,27 +168,41 @@ class _Loop:
         return values
 
     def after_step(self, epoch: int, rate: float) -> None:
-        """Log, monitor and save where they are due, in this order: a checkpoint never stands before the lines that belong to it."""
+        """Log, monitor and save where they are due, in this order: a checkpoint never stands before the lines that belong to it.
+
+        The last step logs, monitors and saves in any case. Where that was not due, its lines are marked ``last`` and come after the checkpoint:
+        a run that goes on forgets them, and writes what the uninterrupted run would.
+        """
+        number = epoch + 1
         ends_epoch, ends = self.step % self.per_epoch == 0, self.step == self.last
-        if self.step % self.cadence.log == 0 or ends:
-            speed = {"images_per_second": self.images / self.window_seconds, "memory_bytes": peak_memory()}
-            self.write({"step": self.step, "epoch": epoch, **self.window.take(), "lr": rate, **speed})
-            self.images, self.window_seconds = 0, 0.0
-        if ends_epoch or ends:
-            line: dict[str, float] = {}
-            if ends_epoch:
-                line = {f"epoch_{name}": value for name, value in self.epoch_mean.take().items()}
-            if self.monitor is not None and ((epoch + 1) % self.cadence.monitor == 0 or ends):
-                seen = self.monitor()
-                self.prepared.train()
-                log.info("epoch %d: %s", epoch + 1, ", ".join(f"{name} {value:.4f}" for name, value in seen.items()))
-                line.update(seen)
-            if line:
-                self.write({"step": self.step, "epoch": epoch, **line})
+        logs, looks = self.step % self.cadence.log == 0, ends_epoch and number % self.cadence.monitor == 0
+        if logs:
+            self.write(epoch, self.logged(rate))
+        if ends_epoch:
+            means = {f"epoch_{name}": value for name, value in self.epoch_mean.take().items()}
+            self.write(epoch, {**means, **(self.look(number) if looks else {})})
         if self.step % (self.cadence.checkpoint or self.per_epoch) == 0 or ends:
             self.save()
+        if ends and not logs:
+            self.write(epoch, {**self.logged(rate), "last": True})
+        if ends and not looks and self.monitor is not None:
+            self.write(epoch, {**self.look(number), "last": True})
 
-    def write(self, line: dict[str, float]) -> None:
+    def logged(self, rate: float) -> dict[str, float]:
+        line = {"lr": rate, "images_per_second": self.images / self.window_seconds, "memory_bytes": peak_memory()}
+        self.images, self.window_seconds = 0, 0.0
+        return {**self.window.take(), **line}
+
+    def look(self, number: int) -> dict[str, float]:
+        if self.monitor is None:
+            return {}
+        seen = self.monitor()
+        self.prepared.train()
+        log.info("epoch %d: %s", number, ", ".join(f"{name} {value:.4f}" for name, value in seen.items()))
+        return seen
+
+    def write(self, epoch: int, values: dict[str, float]) -> None:
+        line = {"step": self.step, "epoch": epoch, **values}
         self.metrics.write(line)
         self.accelerator.log(line, step=self.step)
 

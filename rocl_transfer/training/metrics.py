@@ -41,10 +41,11 @@ class MetricsFile:
             path.parent.mkdir(parents=True, exist_ok=True)
 
     def rewind(self, step: int) -> None:
-        """Forget what a killed run wrote after the checkpoint of ``step``."""
+        """Forget what a killed run wrote after the checkpoint of ``step``, and what a shorter one wrote because it ended there."""
         if self.writes and self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+            whole = [(line, json.loads(line)) for line in lines if line.endswith("}")]
+            kept = [line for line, values in whole if values["step"] <= step and "last" not in values]
             self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def write(self, line: dict[str, Any]) -> None:

@@ -3,14 +3,16 @@
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import LoggerType, set_seed
+from accelerate.utils import InitProcessGroupKwargs, LoggerType, set_seed
 
 from rocl_transfer.errors import UserError, did_you_mean
 
@@ -33,10 +35,17 @@ def start(output_dir: str | Path, seed: int, log_with: str | None = None, option
     folder = Path(output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise UserError(f"the run folder {folder} cannot be made ({error.strerror}): choose another --output_dir") from error
+        raise UserError(f"the run folder {folder} cannot be written ({error.strerror}): choose another --output_dir") from error
     # Without a GPU, torchrun's processes do not find each other unless Accelerate is told that the CPU is meant.
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), log_with=log_with, project_dir=str(folder))
+    # One process evaluates while the others wait: hours, where NCCL gives up after ten minutes.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    cpu = not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=cpu, log_with=log_with, project_dir=str(folder), kwargs_handlers=[patience])
+    if accelerator.mixed_precision == "fp16":
+        raise UserError("fp16 autocast rounds an attack's pixel gradients to zero: use --mixed_precision bf16, or no")
     if accelerator.is_main_process and not log.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(message)s"))

@@ -116,6 +116,12 @@ def test_frozen_restores_everything_also_after_an_error():
     assert [p.requires_grad for p in model.parameters()] == flags
 
 
+@pytest.mark.parametrize("images", [torch.full((1, 3, 4, 4), 200.0), torch.full((1, 3, 4, 4), -0.5), torch.ones(1, 3, 4, 4, dtype=torch.uint8)])
+def test_images_in_other_units_are_refused(images):
+    with pytest.raises(UserError, match=r"floats in \[0, 1\]"):
+        PGD(8 / 255)(small_net(), images, torch.zeros(1, dtype=torch.long))
+
+
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0), ("l2", -1), ("l7", 0.1), ("linf", float("nan"))])
 def test_wrong_balls_are_refused(norm, epsilon):
     with pytest.raises(UserError):

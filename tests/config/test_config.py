@@ -67,6 +67,8 @@ def test_print_config(capsys):
         (["--objective.attack.epsilon", "eight"], "a number or a fraction such as 8/255 is expected"),
         (["--objective.attack.epsilon", "8"], "pixels are in [0, 1], so write 8/255 rather than 8"),
         (["--objective.attack.epsilon", "1/0"], "a number or a fraction"),
+        (["--objective.attack.norm", "l2"], "give a radius with l2"),
+        (["--optimizer.name", "kron"], "choose another"),
         (["--objective.attack.norm", "l7"], "--objective.attack.norm is l7: give one of 'linf', 'l2'"),
         (
             ["--objective.method", "simclr", "--objective.attack.epsilon", "8/255"],
@@ -116,8 +118,16 @@ def test_an_attack_does_nothing_for_a_clean_probe():
         parse(ProbeConfig, [*BASE, "--attack.epsilon", "8/255"])
 
 
+def test_radii_of_the_evaluation_are_in_pixel_units():
+    for words, sentence in ((["--evaluation.epsilons", "[8]"], "write 8/255 rather than 8"), (["--evaluation.norm", "l2"], "give radii with l2")):
+        with pytest.raises(UserError, match=sentence):
+            parse(ProbeConfig, [*BASE, *words])
+    assert parse(ProbeConfig, [*BASE, "--evaluation.norm", "l2", "--evaluation.epsilons", "[2]"]).evaluation.epsilons == (2,)
+
+
 def test_identity_leaves_out_what_may_change_on_a_resume():
     a = pretrain().identity(2)
-    b = pretrain("--output_dir", "y", "--max_steps", "3", "--batch_size", "512", "--log_every", "3").identity(1)
+    b = pretrain("--output_dir", "y", "--max_steps", "3", "--batch_size", "512", "--log_every", "3", "--objective.group_size", "256").identity(1)
     assert a == b
     assert pretrain("--seed", "1").identity(2) != a
+    assert pretrain("--batch_size", "512").identity(1)["objective.group_size"] == 512  # its groups would be others

@@ -40,7 +40,8 @@ def test_a_csv_may_name_splits_and_numbers_sort_as_numbers(table):
     ("edit", "options", "sentence"),
     [
         (lambda text: text.replace("pics/3.png", ""), {"label_column": "kind"}, "line 5 of .* has no path"),
-        (lambda text: text.replace("3.png,red", "3.png,"), {"label_column": "kind"}, "line 5 of .* has no label"),
+        (lambda text: text.replace("3.png,red", "3.png,"), {"label_column": "kind"}, "labels are needed"),
+        (lambda text: text.replace(",x", "," + "x" * 300), {"label_column": "kind", "image_column": "note"}, "not a readable image"),
         (lambda text: text, {"label_column": "kin"}, "no column 'kin'; did you mean 'kind'"),
         (lambda text: text.replace("pics/", "nowhere/"), {}, "no column of files"),
         (lambda text: "file,kind\n", {}, "no rows"),

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -76,6 +78,36 @@ def test_split_folders(tmp_path, noise_image):
     data = load_images(str(tmp_path))
     assert (len(data.train), len(data.validation), len(data.test)) == (12, 4, 8)
     assert data.test_split == "test"
+
+
+def test_split_folders_in_any_case_and_never_taken_for_classes(class_folder, tmp_path):
+    for name in ("Train", "TEST"):
+        (tmp_path / "splits").mkdir(exist_ok=True)
+        shutil.copytree(class_folder, tmp_path / "splits" / name)
+    data = load_images(str(tmp_path / "splits"))
+    assert data.class_names == ("b", "r")
+    assert len(data.test) == 40
+    (tmp_path / "splits" / "Train").rename(tmp_path / "splits" / "cars")
+    with pytest.raises(UserError, match="neither splits .* nor classes"):
+        load_images(str(tmp_path / "splits"))
+
+
+def test_training_images_are_never_the_test_images(class_folder):
+    with pytest.raises(UserError, match="to be trained and tested on"):
+        load_images(str(class_folder), test_split="train")
+
+
+def test_one_class_or_a_list_of_labels_pretrains_on_every_image(class_folder, tmp_path, pictures, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    shutil.copytree(class_folder / "b", tmp_path / "one" / "all")
+    assert len(load_images(str(tmp_path / "one"), labels_needed=False).train) == 20
+    features = {"img": datasets.Image(), "labels": datasets.List(datasets.Value("int64"))}
+    folder = parquet(tmp_path / "p", features, {"img": pictures, "labels": [[i] for i in range(20)]})
+    assert len(load_images(folder, labels_needed=False).train) == 20
+    with pytest.raises(UserError, match="labels are needed"):
+        load_images(folder)
 
 
 def parquet(folder, features, rows):

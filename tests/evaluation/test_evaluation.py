@@ -78,6 +78,8 @@ def test_bad_calls_are_one_sentence():
     images, labels = grey_levels()
     with pytest.raises(UserError, match="one label an image"):
         evaluate(Half(), images, labels[:-1])
+    with pytest.raises(UserError, match="labels run from 7 to 7, the model has 2 classes"):
+        evaluate(Half(), images, torch.full_like(labels, 7))
     with pytest.raises(UserError, match="did you mean 'paper'"):
         evaluate(Half(), images, labels, attacks="papers")
 

@@ -90,6 +90,7 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path):
         (lambda: load_backbone(str(tmp_path / "run")), "no config.json.*training has ended"),
         (lambda: load_backbone(f"local-dir:{tmp_path}/nowhere"), "there is no folder"),
         (lambda: load_backbone("resnet18_cifr"), "did you mean 'resnet18_cifar'"),
+        (lambda: load_backbone("resnet18.a1_in1"), "timm has no weights 'resnet18.a1_in1'; did you mean 'resnet18.a1_in1k'"),
         (lambda: load_classifier(str(tmp_path)), "is no classifier"),
         (lambda: load_classifier("resnet18"), "is no classifier"),
         (lambda: load_backbone(str(tmp_path), pretrained=True), "has no effect"),
@@ -105,6 +106,27 @@ def test_a_folder_with_only_a_pickle_is_refused(tmp_path):
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"no model\.safetensors"):
         load_backbone(str(tmp_path))
+
+
+def test_another_image_size_is_taken_where_the_network_can(tmp_path):
+    for name in ("resnet8_cifar", "test_vit"):
+        (tmp_path / name).mkdir()
+        export(trained(name), tmp_path / name)
+    assert load_backbone(str(tmp_path / "resnet8_cifar"), 48).input_size == 48
+    with pytest.raises(UserError, match="takes images of 32 px alone"):
+        load_backbone(str(tmp_path / "test_vit"), 48)
+
+
+def test_foreign_configs(tmp_path):
+    model = trained("test_resnet")
+    export(model, tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    flat = {**content["pretrained_cfg"], "architecture": "test_resnet", "num_classes": 0}
+    (tmp_path / "config.json").write_text(json.dumps(flat))  # timm's older layout
+    torch.testing.assert_close(load_backbone(str(tmp_path))(IMAGES), model(IMAGES))
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["ViTModel"], "hidden_size": 768}))
+    with pytest.raises(UserError, match="is not timm's"):
+        native_size(str(tmp_path))
 
 
 def test_damage_is_noticed(tmp_path):

@@ -88,6 +88,5 @@ def test_rows_of_one_view_are_part_of_all_rows():
 def test_is_float32_under_autocast():
     z = random_views(2, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(nt_xent(z.bfloat16().float(), z, 0.5), nt_xent(z.bfloat16().float(), z, 0.5))
         inside = nt_xent(z, z, 0.5)
     assert torch.equal(inside, nt_xent(z, z, 0.5))

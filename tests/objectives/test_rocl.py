@@ -110,6 +110,9 @@ def test_every_parameter_gets_a_gradient_and_a_step_depends_on_the_seed_alone(ob
     losses[0]["loss"].backward()
     assert all(parameter.grad is not None for parameter in objective.parameters())
     assert losses[0]["main"] != losses[2]["main"]
+    objective.eval()  # running statistics moved in between
+    again = [objective(batch(4, (1,)))["loss"] for _ in range(2)]
+    assert torch.equal(*again)
 
 
 def test_simclr_is_the_two_view_loss_without_attack(objective):
