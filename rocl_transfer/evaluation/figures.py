@@ -35,13 +35,17 @@ def can_draw() -> bool:
 
 
 def draw_training(metrics: Path, target: Path) -> None:
-    """The losses, and what the monitor saw, over the steps of a ``metrics.jsonl``."""
+    """The losses, and what the monitor saw, over the steps of a ``metrics.jsonl``.
+
+    Means of whole epochs where there are three or more: windows of steps rise and fall with whether an epoch's last, smaller batch is among them.
+    """
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     beside = {"step", "epoch", "lr", "images_per_second", "memory_bytes", "last"}
     names = [name for name in dict.fromkeys(key for line in lines for key in line) if name not in beside and not name.startswith("epoch_")]
     figure, axes = _axes(1, len(names), figsize=(3.4 * len(names), 2.8))
     for axis, name in zip(axes[0], names, strict=True):
-        points = [(line["step"], line[name]) for line in lines if name in line]
+        by_step, by_epoch = ([(line["step"], line[key]) for line in lines if key in line] for key in (name, f"epoch_{name}"))
+        points = by_epoch if len(by_epoch) >= 3 else by_step
         axis.plot(*zip(*points, strict=True), marker="." if len(points) < 20 else "", color="tab:blue")
         axis.set(xlabel="step", title=name.replace("_", " "))
         axis.grid(alpha=0.3)
