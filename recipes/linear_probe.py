@@ -15,9 +15,8 @@ import torch
 from rocl_transfer.attacks import PGD
 from rocl_transfer.config import ProbeConfig, command_line, write_config
 from rocl_transfer.data import Batches, Resident, Sampler, load_images, store_images
-from rocl_transfer.evaluation import compute_features, evaluate, sha256
-from rocl_transfer.evaluation.figures import can_draw, draw_adversarial, draw_robustness, draw_training
-from rocl_transfer.hub import export, find_model, load_backbone, native_size, provenance, render_card
+from rocl_transfer.evaluation import compute_features, evaluate
+from rocl_transfer.hub import complete_run, identify, load_backbone, native_size, provenance
 from rocl_transfer.models import add_head
 from rocl_transfer.objectives import LinearProbe, RobustProbe
 from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, finish, start, train
@@ -81,27 +80,16 @@ def main(config: ProbeConfig) -> Path:
         attacks = [PGD(epsilon, measured.steps, norm=measured.norm) for epsilon in measured.epsilons]
         log.info("evaluating on %d test images: clean, and PGD-%d at %d epsilons", len(test), measured.steps, len(attacks))
         results = evaluate(classifier, test, data.test.labels, attacks=attacks, batch_size=measured.batch_size, seed=config.seed, progress=True)
-        source = find_model(config.model.name)
-        backbone = {"name": config.model.name, "sha256": source and sha256(source / "model.safetensors")}
-        sha = export(classifier, folder, {"method": "r-LE" if config.robust else "LE", "backbone": backbone})
-        name = f"{classifier.architecture}.{'r_le' if config.robust else 'le'}_{Path(data.name).name}"
-        results.write(
-            folder, model={"name": name, "sha256": sha, "backbone": backbone}, dataset=data.facts(data.test, data.test_split),
-            training=dataclasses.asdict(trained), config=dataclasses.asdict(config),
+        few = torch.linspace(0, len(test) - 1, min(8, len(test))).long()
+        pictures = (next(iter(test.stream([few]))).float() / 255, data.test.labels[few].to(device), attacks[-1])
+        complete_run(
+            folder, classifier, results, tag=f"{'r_le' if config.robust else 'le'}_{Path(data.name).name}",
+            facts={"method": "r-LE" if config.robust else "LE", "backbone": identify(config.model.name)},
+            dataset=data.facts(data.test, data.test_split), training=dataclasses.asdict(trained), config=dataclasses.asdict(config),
+            template=TEMPLATE, pictures=pictures,
         )  # fmt: skip
-        if can_draw():
-            (folder / "figures").mkdir(exist_ok=True)
-            draw_training(folder / "metrics.jsonl", folder / "figures" / "training.png")
-            draw_robustness(results, folder / "figures" / "robustness.png")
-            few = torch.linspace(0, len(test) - 1, min(8, len(test))).long()
-            images = next(iter(test.stream([few]))).float() / 255
-            draw_adversarial(
-                classifier, images, data.test.labels[few].to(device), attacks[-1], data.class_names, folder / "figures" / "adversarial.png"
-            )
-        render_card(folder, TEMPLATE)
         for entry in results.evaluations:
-            at = f" {entry.norm} {entry.epsilon:.4g}" if entry.epsilon else ""
-            log.info("%s%s: %.2f %% [%.2f, %.2f], n = %d", entry.name, at, 100 * entry.accuracy, *(100 * x for x in entry.interval), entry.n)
+            log.info("%s", entry)
     finish(accelerator)
     accelerator.wait_for_everyone()
     log.info("classifier, results and card: %s", folder)

@@ -14,8 +14,7 @@ from rocl_transfer.config import PretrainConfig, command_line, write_config
 from rocl_transfer.data import Augmentation, Batches, Sampler, load_images, store_images
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import NeighbourMonitor, Results
-from rocl_transfer.evaluation.figures import can_draw, draw_training
-from rocl_transfer.hub import export, find_model, load_backbone, native_size, render_card
+from rocl_transfer.hub import complete_run, find_model, load_backbone, native_size
 from rocl_transfer.models import projector
 from rocl_transfer.objectives import RoCL
 from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, finish, start, train
@@ -70,17 +69,13 @@ def main(config: PretrainConfig) -> Path:
     )  # fmt: skip
 
     if accelerator.is_main_process:
-        sha = export(encoder, folder, {"method": config.objective.method, "pretrained_on": {"data": data.name, "cut": data.cut}})
-        name = f"{encoder.architecture}.{config.objective.method}_{Path(data.name).name}"
         results = Results([monitor.measure()] if monitor else [], [], device.type, config.seed)
-        results.write(
-            folder, model={"name": name, "sha256": sha}, dataset=data.facts(*((data.validation, "validation") if monitor else (data.train, "train"))),
-            training=dataclasses.asdict(trained), config=dataclasses.asdict(config),
+        complete_run(
+            folder, encoder, results, tag=f"{config.objective.method}_{Path(data.name).name}",
+            facts={"method": config.objective.method, "pretrained_on": {"data": data.name, "cut": data.cut}},
+            dataset=data.facts(*((data.validation, "validation") if monitor else (data.train, "train"))),
+            training=dataclasses.asdict(trained), config=dataclasses.asdict(config), template=TEMPLATE,
         )  # fmt: skip
-        if can_draw():
-            (folder / "figures").mkdir(exist_ok=True)
-            draw_training(folder / "metrics.jsonl", folder / "figures" / "training.png")
-        render_card(folder, TEMPLATE)
     finish(accelerator)
     accelerator.wait_for_everyone()
     log.info("pre-trained model, metrics and card: %s", folder)

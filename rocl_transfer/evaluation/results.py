@@ -31,6 +31,12 @@ class Evaluation:
     n: int
     seconds: float
 
+    def __str__(self) -> str:
+        """A line for the log."""
+        under = f" {self.norm} {self.epsilon:.4g}" if self.epsilon else ""
+        low, high = (100 * end for end in self.interval)
+        return f"{self.name}{under}: {100 * self.accuracy:.2f} % [{low:.2f}, {high:.2f}], n = {self.n}"
+
 
 @dataclass
 class Results:

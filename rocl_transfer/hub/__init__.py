@@ -2,6 +2,7 @@
 
 from rocl_transfer.hub.card import render_card
 from rocl_transfer.hub.export import export
-from rocl_transfer.hub.load import find_model, load_backbone, load_classifier, native_size, provenance
+from rocl_transfer.hub.load import find_model, identify, load_backbone, load_classifier, native_size, provenance
+from rocl_transfer.hub.run_folder import complete_run
 
-__all__ = ["export", "find_model", "load_backbone", "load_classifier", "native_size", "provenance", "render_card"]
+__all__ = ["complete_run", "export", "find_model", "identify", "load_backbone", "load_classifier", "native_size", "provenance", "render_card"]

@@ -7,6 +7,7 @@ from typing import Any
 import timm
 
 from rocl_transfer.errors import UserError
+from rocl_transfer.evaluation import sha256
 from rocl_transfer.hub.export import CONFIG, WEIGHTS
 from rocl_transfer.models import PixelModel, create_backbone, has_weights
 
@@ -125,6 +126,12 @@ def load_backbone(name: str, image_size: int | None = None, pretrained: bool | N
             raise UserError(f"{name} takes images of {model.input_size} px alone: leave out --data.image_size {image_size}")
         model.input_size = image_size
     return model
+
+
+def identify(name: str) -> dict[str, str | None]:
+    """Which weights ``name`` means: as it was given, and the SHA-256 of an exported model's file."""
+    folder = find_model(name)
+    return {"name": name, "sha256": None if folder is None else sha256(folder / WEIGHTS)}
 
 
 def provenance(name: str) -> dict[str, Any]:
