@@ -1,0 +1,179 @@
+"""How fast a RoCL step is, against one structured as the official code is, in turn in the same run.
+
+    python benchmarks/rocl_step.py --model resnet18_cifar --batch_size 64
+
+The reference step is written from the description of the official code, plainly: per-image PIL views, float32, NCHW, the target view encoded anew
+at every attack step, gradients taken for the parameters as well, a forward of its own for the regulariser. Ours computes the same loss.
+"""
+
+import argparse
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from rocl_transfer.attacks import Ascent, Linf
+from rocl_transfer.data import Augmentation, Batch
+from rocl_transfer.models import create_backbone, projector
+from rocl_transfer.objectives import RoCL, nt_xent
+from rocl_transfer.training import create_optimizer
+
+EPSILON, STEP_SIZE, STEPS, TEMPERATURE = 0.0314, 0.007, 7, 0.5
+# Network passes an image, a forward counting 1, a backward to the input alone 1, a full backward 2; 7 steps, 2 views in the regulariser, 3 in main.
+PASSES = {"reference": STEPS * 4 + 3 * (2 + 3), "exact": 1 + STEPS * 2 + 3 * (2 + 3)}
+
+
+class Clock:
+    """Seconds by phase, with the device waited for at each border."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds = device, defaultdict(float)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self.wait()
+        began = time.perf_counter()
+        yield
+        self.wait()
+        self.seconds[name] += time.perf_counter() - began
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def timed(self, name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def wrapped(*arguments: object) -> Tensor:
+            with self.phase(name):
+                return function(*arguments)
+
+        return wrapped
+
+
+class Reference:
+    """The official code's structure."""
+
+    def __init__(self, objective: RoCL, pictures: list[Image.Image], device: torch.device) -> None:
+        self.objective, self.pictures, self.device = objective, pictures, device
+        self.optimizer = create_optimizer(objective, "lars", 0.24, 1e-6)
+        self.pipeline = v2.Compose([
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), v2.RandomGrayscale(0.2), v2.RandomHorizontalFlip(),
+            v2.RandomResizedCrop(pictures[0].size[0], scale=(0.08, 1.0)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
+        ])  # fmt: skip
+
+    def step(self, clock: Clock) -> float:
+        module = self.objective
+        with clock.phase("data"):
+            first, second = (torch.stack([self.pipeline(picture) for picture in self.pictures]).to(self.device) for _ in range(2))
+        with clock.phase("attack"):
+            module.eval()
+            adversarial = (first + (2 * torch.rand_like(first) - 1) * EPSILON).clamp(0, 1)
+            for _ in range(STEPS):
+                adversarial = adversarial.detach().requires_grad_()
+                z = torch.stack([module.project(adversarial), module.project(second)])
+                module.zero_grad()
+                nt_xent(z, z, TEMPERATURE).backward()
+                stepped = (adversarial.detach() + STEP_SIZE * adversarial.grad.sign()).clamp(0, 1)
+                adversarial = torch.minimum(torch.maximum(stepped, first - EPSILON), first + EPSILON)
+            module.train()
+        with clock.phase("forward-backward"):
+            z = torch.stack([module.project(adversarial), module.project(second)])
+            regularizer = nt_xent(z, z, TEMPERATURE)
+            z = torch.stack([module.project(view) for view in (first, second, adversarial)])
+            loss = nt_xent(z, z, TEMPERATURE) + regularizer / 256
+            self.optimizer.zero_grad()
+            loss.backward()
+        with clock.phase("optimizer"):
+            self.optimizer.step()
+        return loss.item()
+
+
+class Exact:
+    """Ours, with the same numbers: target encoded once, parameters frozen in the attack, batched views, channels-last."""
+
+    def __init__(self, objective: RoCL, images: Tensor) -> None:
+        self.objective = objective.to(memory_format=torch.channels_last)
+        self.batch = Batch(images, None, (1,))
+        self.optimizer = create_optimizer(objective, "lars", 0.24, 1e-6)
+
+    def step(self, clock: Clock) -> float:
+        whole = Clock(clock.device)
+        module, views, perturb = self.objective, self.objective.views, self.objective.perturb
+        module.views, module.perturb = clock.timed("data", views), clock.timed("attack", perturb)
+        before = sum(clock.seconds[name] for name in ("data", "attack"))
+        with whole.phase("all"):
+            loss = module(self.batch)["loss"]
+            self.optimizer.zero_grad()
+            loss.backward()
+        clock.seconds["forward-backward"] += whole.seconds["all"] - (sum(clock.seconds[name] for name in ("data", "attack")) - before)
+        module.views, module.perturb = views, perturb
+        with clock.phase("optimizer"):
+            self.optimizer.step()
+        return loss.item()
+
+
+def matrix_rate(device: torch.device) -> float:
+    """float32 matrix product in FLOP/s as measured here: what the step is held against."""
+    a, clock = torch.rand(2048, 2048, device=device), Clock(device)
+    rates = []
+    for _ in range(5):
+        clock.seconds.clear()
+        with clock.phase("product"):
+            a @ a
+        rates.append(2 * 2048**3 / clock.seconds["product"])
+    return max(rates)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="resnet18_cifar")
+    parser.add_argument("--image_size", type=int, default=32)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3, help="counted steps of each, after one that is not")
+    words = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+    images = torch.randint(0, 256, (words.batch_size, 3, words.image_size, words.image_size), dtype=torch.uint8)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+
+    def objective() -> RoCL:
+        torch.manual_seed(0)
+        encoder = create_backbone(words.model, words.image_size)
+        return RoCL(encoder, projector(encoder.num_features), Augmentation(), Ascent(Linf(EPSILON), STEP_SIZE, STEPS)).to(device)
+
+    steps = {"reference": Reference(objective(), pictures, device), "exact": Exact(objective(), images.to(device))}
+    clocks = {name: [] for name in steps}
+    for repeat in range(words.repeats + 1):
+        for name, step in steps.items():
+            clock = Clock(device)
+            step.step(clock)
+            if repeat:
+                clocks[name].append(clock.seconds)
+
+    medians = {name: statistics.median(sum(seconds.values()) for seconds in rows) for name, rows in clocks.items()}
+    ratios = [sum(a.values()) / sum(b.values()) for a, b in zip(clocks["reference"], clocks["exact"], strict=True)]
+    rate = matrix_rate(device)
+    print(
+        f"{words.model}, {words.image_size} px, batch {words.batch_size}, {device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+    print("\n| step | images/s | ms | data | attack | forward-backward | optimizer | passes an image |\n| --- |" + " --- |" * 7)
+    for name, rows in clocks.items():
+        phases = [statistics.median(seconds[phase] for seconds in rows) for phase in ("data", "attack", "forward-backward", "optimizer")]
+        cells = " | ".join(f"{1000 * seconds:.0f}" for seconds in phases)
+        print(f"| {name} | {words.batch_size / medians[name]:.1f} | {1000 * medians[name]:.0f} | {cells} | {PASSES[name]} |")
+    print(f"\nratio reference / exact: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f} over {words.repeats} pairs")
+    if words.model == "resnet18_cifar" and words.image_size == 32:
+        flops = 1.111e9 * PASSES["exact"] * words.batch_size / medians["exact"]
+        print(f"exact: {flops / 1e9:.0f} GFLOP/s of {rate / 1e9:.0f} in a float32 matrix product ({flops / rate:.0%})")
+    if device.type == "cuda":
+        print(f"peak memory, both together: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
+
+
+if __name__ == "__main__":
+    main()
