@@ -12,6 +12,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from rocl_transfer.data import Batch, Batches, derive_seed
 from rocl_transfer.errors import UserError
@@ -124,7 +125,8 @@ class _Loop:
 
     def run(self) -> Trained:
         quiet = not self.accelerator.is_main_process
-        with tqdm(total=self.last, initial=self.step, unit="step", disable=quiet, dynamic_ncols=True) as bar:
+        bar = tqdm(total=self.last, initial=self.step, unit="step", disable=quiet, dynamic_ncols=True)
+        with bar, logging_redirect_tqdm([log]):
             while self.step < self.last:
                 self.run_epoch(bar)
         with_what = (self.accelerator.num_processes, self.accelerator.device.type, self.accelerator.mixed_precision)
