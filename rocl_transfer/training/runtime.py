@@ -1,4 +1,4 @@
-"""The only place that builds an Accelerator, and the run folder's first files."""
+"""The only place that builds an Accelerator."""
 
 import ctypes
 import logging
@@ -40,9 +40,9 @@ def start(output_dir: str | Path, seed: int, log_with: str | None = None, option
             pass
     except OSError as error:
         raise UserError(f"the run folder {folder} cannot be written ({error.strerror}): choose another --output_dir") from error
-    # Without a GPU, torchrun's processes do not find each other unless Accelerate is told that the CPU is meant.
     # One process evaluates while the others wait: hours, where NCCL gives up after ten minutes.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    # Without a GPU, torchrun's processes do not find each other unless Accelerate is told that the CPU is meant.
     cpu = not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=cpu, log_with=log_with, project_dir=str(folder), kwargs_handlers=[patience])
     if accelerator.mixed_precision == "fp16":
@@ -85,7 +85,7 @@ def _check_tracker(name: str | None) -> None:
     known = [item.value for item in LoggerType if item.value != "all"]
     if name is not None and name not in known:
         raise UserError(f"there is no tracker {name!r}{did_you_mean(name, known)}: Accelerate has {', '.join(known)}")
-    if name is not None and find_spec({"comet_ml": "comet_ml", "dvclive": "dvclive"}.get(name, name)) is None:
+    if name is not None and find_spec(name) is None:
         raise UserError(f"--log_with {name} needs a package that is not installed: pip install {name}")
 
 
