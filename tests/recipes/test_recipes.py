@@ -95,7 +95,7 @@ def test_a_card_is_what_its_record_renders(command, class_folder, tmp_path):
     from huggingface_hub import ModelCard
 
     loaded = ModelCard.load(run / "README.md")
-    assert loaded.data.library_name == "timm"
+    assert loaded.data.to_dict()["library_name"] == "timm"
     assert loaded.data.eval_results[0].metric_value == 0.123456
     assert loaded.data.eval_results[1].metric_args["steps"] == 20
 
