@@ -31,3 +31,16 @@ def test_the_readme_shows_the_files_that_are_there():
     missing = [name for name in names if not list(ROOT.glob(name)) and not list(ROOT.glob(f"*/{name}")) and not list(ROOT.glob(f"*/*/{name}"))]
     assert names
     assert not missing
+
+
+def test_the_library_works_without_datasets_jsonargparse_and_the_extras():
+    absent = ["datasets", "jsonargparse", "sklearn", "matplotlib", "tensorboard"]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
+        "import torch, rocl_transfer as rt\n"
+        "from rocl_transfer import objectives, training\n"
+        "model = rt.load_classifier('model_cards/resnet8_cifar.r_le_digits')\n"
+        "print(rt.evaluate(model, torch.rand(4, 3, 16, 16), torch.zeros(4, dtype=torch.long))['clean'].n)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "4", done.stderr
