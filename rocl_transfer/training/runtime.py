@@ -71,13 +71,13 @@ def _use_all_cores() -> None:
 
 
 def _keep_memory() -> None:
-    """Have glibc keep freed blocks instead of handing large ones back to the kernel, which zeroes them again for the next layer.
+    """Have glibc keep freed blocks of up to 32 MiB instead of handing them back to the kernel, which zeroes them again for the next layer.
 
-    A RoCL step of resnet8_cifar (batch 256, 2 cores, 3 runs in turn): 0.37 s instead of 0.47 s, at the same peak memory.
+    Larger ones still go back: keeping all of them made steps of ResNet-18 with 512 images a quarter faster, but their peak 20 GB instead of 13.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**28)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+        for option, value in ((-3, 32 * 2**20), (-1, 2**31 - 1)):  # M_MMAP_THRESHOLD, at its largest, and M_TRIM_THRESHOLD
             mallopt(option, value)
 
 
