@@ -21,7 +21,7 @@ def gather_keys(keys: Tensor) -> tuple[Tensor, int]:
     return torch.cat(parts, dim=1), dist.get_rank() * keys.shape[1]
 
 
-def nt_xent(anchors: Tensor, keys: Tensor, temperature: float, offset: int = 0, first_view: int = 0) -> Tensor:
+def nt_xent(anchors: Tensor, keys: Tensor, temperature: float, offset: int = 0) -> Tensor:
     """The contrastive loss of some anchors against all keys.
 
     Every other view of an anchor's image is a positive, one term each: minus the log-softmax over all keys but the anchor itself, so the
@@ -31,11 +31,10 @@ def nt_xent(anchors: Tensor, keys: Tensor, temperature: float, offset: int = 0, 
     processes is the gradient of one process with the whole batch.
 
     Args:
-        anchors: (..., A, N, D), L2-normalised: A of the views of N images; leading axes are independent problems.
+        anchors: (..., A, N, D), L2-normalised: the first A views of N images; leading axes are independent problems.
         keys: (..., V, M, D), L2-normalised: all V views of the M >= N images that the anchors are among.
         temperature: Similarities are divided by it.
         offset: Where the anchors' images start among the M.
-        first_view: Which view the first of the anchors' views is.
 
     Returns:
         A scalar, summed over the leading axes, in float32.
@@ -48,7 +47,7 @@ def nt_xent(anchors: Tensor, keys: Tensor, temperature: float, offset: int = 0, 
         similarity = rows @ columns.transpose(-1, -2) / temperature
 
     image = offset + torch.arange(n, device=anchors.device).repeat(num_anchor_views)
-    view = first_view + torch.arange(num_anchor_views, device=anchors.device).repeat_interleave(n)
+    view = torch.arange(num_anchor_views, device=anchors.device).repeat_interleave(n)
     # Row r's V columns of its own image, itself first, then the positives.
     turns = torch.arange(num_views, device=anchors.device)
     own = ((view[:, None] + turns) % num_views) * m + image[:, None]

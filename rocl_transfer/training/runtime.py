@@ -63,7 +63,10 @@ def start(output_dir: str | Path, seed: int, log_with: str | None = None, option
 
 
 def _use_all_cores() -> None:
-    """``accelerate launch`` and torchrun give each CPU process one thread unless told otherwise: half the speed on two cores."""
+    """``accelerate launch`` and torchrun give each CPU process one thread unless told otherwise.
+
+    The quick start's RoCL pre-training took 3.2 s an epoch on one of two cores, 2.2 s on both.
+    """
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "LOCAL_WORLD_SIZE" in os.environ
     if launched and os.environ.get("OMP_NUM_THREADS") == "1":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -81,7 +81,7 @@ def test_leading_axes_are_independent_problems():
 
 def test_rows_of_one_view_are_part_of_all_rows():
     z = random_views(2, 6)
-    first, second = (nt_xent(z[v : v + 1], z, 0.5, first_view=v) for v in (0, 1))
+    first, second = nt_xent(z[:1], z, 0.5), nt_xent(z[1:], z.flip(0), 0.5)
     torch.testing.assert_close((first + second) / 2, nt_xent(z, z, 0.5))
 
 
