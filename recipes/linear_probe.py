@@ -14,9 +14,9 @@ import torch
 
 from rocl_transfer.attacks import PGD
 from rocl_transfer.config import ProbeConfig, command_line, write_config
-from rocl_transfer.data import Batches, Resident, Sampler, load_images, store_images
-from rocl_transfer.evaluation import compute_features, evaluate
-from rocl_transfer.hub import complete_run, identify, load_backbone, native_size, provenance
+from rocl_transfer.data import Batches, Resident, Sampler, load_images, store_splits
+from rocl_transfer.evaluation import compute_features
+from rocl_transfer.hub import complete_classifier, identify, load_backbone, native_size, note_pretraining
 from rocl_transfer.models import add_head
 from rocl_transfer.objectives import LinearProbe, RobustProbe
 from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, finish, start, train
@@ -31,11 +31,7 @@ def main(config: ProbeConfig) -> Path:
     device, processes = accelerator.device, accelerator.num_processes
 
     size = config.data.image_size or native_size(config.model.name)
-    data = load_images(**{**config.data.selection, "image_size": size})
-    before = provenance(config.model.name).get("pretrained_on", {})
-    if before.get("data") == data.name and before["cut"] != data.cut:
-        seen = "the backbone was pre-trained with another cut of this data, so it may have seen test images (without their labels)"
-        data = dataclasses.replace(data, notes=(*data.notes, seen))
+    data = note_pretraining(load_images(**{**config.data.selection, "image_size": size}), config.model.name)
     for note in data.notes:
         log.info("data: %s", note)
     sampler = Sampler(len(data.train), config.batch_size, config.seed, rank=accelerator.process_index, world=processes)
@@ -45,9 +41,11 @@ def main(config: ProbeConfig) -> Path:
 
     checkpoints = Checkpoints(folder, config.keep_checkpoints, config.identity(processes))
     checkpoints.find(config.resume)  # refuse before anything is written
+    data, stores = store_splits(data, ("train", "validation", "test"), device, **config.data.storage)
+    sampler = dataclasses.replace(sampler, num_images=len(data.train))
     if accelerator.is_main_process:
         write_config(config, folder / "config.yaml")
-    store, test = (store_images(part, data.image_size, device, config.data.in_memory, config.data.workers) for part in (data.train, data.test))
+    store = stores["train"]
     if config.robust:
         attack = config.attack
         objective = RobustProbe(classifier, PGD(attack.epsilon, attack.steps, attack.step, attack.norm))
@@ -62,7 +60,7 @@ def main(config: ProbeConfig) -> Path:
     monitor = None
     if data.validation is not None:
         # The backbone is frozen, so the held-out features are as well.
-        held_out = compute_features(classifier, store_images(data.validation, data.image_size, device, config.data.in_memory, config.data.workers))
+        held_out = compute_features(classifier, stores.pop("validation"))
         truth = data.validation.labels.to(device)
 
         def monitor() -> dict[str, float]:
@@ -75,21 +73,13 @@ def main(config: ProbeConfig) -> Path:
     )  # fmt: skip
 
     if accelerator.is_main_process:
-        classifier.eval()
         measured = config.evaluation
-        attacks = [PGD(epsilon, measured.steps, norm=measured.norm) for epsilon in measured.epsilons]
-        log.info("evaluating on %d test images: clean, and PGD-%d at %d epsilons", len(test), measured.steps, len(attacks))
-        results = evaluate(classifier, test, data.test.labels, attacks=attacks, batch_size=measured.batch_size, seed=config.seed, progress=True)
-        few = torch.linspace(0, len(test) - 1, min(8, len(test))).long()
-        pictures = (next(iter(test.stream([few]))).float() / 255, data.test.labels[few].to(device), attacks[-1])
-        complete_run(
-            folder, classifier, results, tag=f"{'r_le' if config.robust else 'le'}_{Path(data.name).name}",
+        complete_classifier(
+            folder, classifier, data, stores["test"], [PGD(epsilon, measured.steps, norm=measured.norm) for epsilon in measured.epsilons],
+            batch_size=measured.batch_size, seed=config.seed, tag=f"{'r_le' if config.robust else 'le'}_{Path(data.name).name}",
             facts={"method": "r-LE" if config.robust else "LE", "backbone": identify(config.model.name)},
-            dataset=data.facts(data.test, data.test_split), training=dataclasses.asdict(trained), config=dataclasses.asdict(config),
-            template=TEMPLATE, pictures=pictures,
+            training=dataclasses.asdict(trained), config=dataclasses.asdict(config), template=TEMPLATE,
         )  # fmt: skip
-        for entry in results.evaluations:
-            log.info("%s", entry)
     finish(accelerator)
     accelerator.wait_for_everyone()
     log.info("classifier, results and card: %s", folder)

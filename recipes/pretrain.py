@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rocl_transfer.attacks import Ascent, threat_model
 from rocl_transfer.config import PretrainConfig, command_line, write_config
-from rocl_transfer.data import Augmentation, Batches, Sampler, load_images, store_images
+from rocl_transfer.data import Augmentation, Batches, Sampler, load_images, store_splits
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import NeighbourMonitor, Results
 from rocl_transfer.hub import complete_run, find_model, load_backbone, native_size
@@ -32,9 +32,14 @@ def main(config: PretrainConfig) -> Path:
     data = load_images(**{**config.data.selection, "image_size": size}, labels_needed=False)
     for note in data.notes:
         log.info("data: %s", note)
-    sampler = Sampler(len(data.train), config.batch_size, config.seed, config.objective.group_size, accelerator.process_index, processes)
-    if len(data.train) < sampler.global_batch:
-        raise UserError(f"{len(data.train)} images are fewer than a batch of {sampler.global_batch}: give a smaller --batch_size")
+
+    def order(images: int) -> Sampler:
+        sampler = Sampler(images, config.batch_size, config.seed, config.objective.group_size, accelerator.process_index, processes)
+        if images < sampler.global_batch:
+            raise UserError(f"{images} images are fewer than a batch of {sampler.global_batch}: give a smaller --batch_size")
+        return sampler
+
+    order(len(data.train))  # refuse before anything is decoded
 
     untrained = config.model.pretrained is None and find_model(config.model.name) is None
     encoder = load_backbone(config.model.name, data.image_size, False if untrained else config.model.pretrained)
@@ -53,15 +58,17 @@ def main(config: PretrainConfig) -> Path:
 
     checkpoints = Checkpoints(folder, config.keep_checkpoints, config.identity(processes))
     checkpoints.find(config.resume)  # refuse before anything is written
+    watched = data.train.labels is not None and data.validation is not None and data.validation.labels is not None
+    splits = ("train", "validation") if watched else ("train",)
+    data, stores = store_splits(data, splits, device, **config.data.storage, labels_needed=False)
+    store, sampler = stores["train"], order(len(data.train))
     if accelerator.is_main_process:
         write_config(config, folder / "config.yaml")
-    store = store_images(data.train, data.image_size, device, config.data.in_memory, config.data.workers)
     monitor = None
-    if data.train.labels is None or data.validation is None or data.validation.labels is None:
-        log.info("the kNN monitor is off: there is no validation split with labels of two or more classes")
+    if watched:
+        monitor = NeighbourMonitor(encoder, store, data.train.labels, stores["validation"], data.validation.labels)
     else:
-        held_out = store_images(data.validation, data.image_size, device, config.data.in_memory, config.data.workers)
-        monitor = NeighbourMonitor(encoder, store, data.train.labels, held_out, data.validation.labels)
+        log.info("the kNN monitor is off: there is no validation split with labels of two or more classes")
     trained = train(
         accelerator, objective, optimizer, schedule, Batches(store, data.train.labels, sampler), checkpoints,
         max_steps=config.max_steps, resume=config.resume, monitor=monitor,

@@ -33,8 +33,10 @@ class DataConfig:
         image_size: Side of the square images in pixels (default: the data's own).
         validation_fraction: Share of train held out for validation where the data has no such split.
         split_seed: Seed of the splits cut from train. Apart from ``--seed``: runs that differ in seed must not train on each other's test images.
-        in_memory: Decode all images once into device memory (default: up to 96 px and 8 GiB), else stream them.
+        in_memory: Decode all images once into device memory (default: up to 96 px and 8 GiB in all), else stream them.
         workers: Threads that decode images in memory, or processes that decode streamed ones.
+        max_unreadable: Largest share of a split's images that may be left out because they cannot be read; of the test split none may.
+        check: Read streamed images once before training, to leave out what cannot be read and to count copies of training images held out.
     """
 
     name: str
@@ -49,20 +51,32 @@ class DataConfig:
     split_seed: int = 0
     in_memory: bool | None = None
     workers: int = 2
+    max_unreadable: Number = Number(0.05)
+    check: bool = True
 
     def __post_init__(self) -> None:
         require(bool(self.name), "--data.name is empty: give a Hub dataset id, a folder, or digits")
         require(self.image_size is None or self.image_size > 0, f"--data.image_size is {self.image_size}: give pixels, such as 32")
         require(0 <= self.validation_fraction < 1, f"--data.validation_fraction is {self.validation_fraction}: give a share in [0, 1)")
         require(self.workers > 0, f"--data.workers is {self.workers}: give 1 or more")
+        require(0 <= self.max_unreadable < 1, f"--data.max_unreadable is {self.max_unreadable}: give a share in [0, 1)")
+        if self.in_memory:
+            require_untouched(self, ("check",), "with --data.in_memory true, which reads all images", "data.")
+        if not self.check:
+            require_untouched(self, ("max_unreadable",), "with --data.check false, which leaves no image out", "data.")
         if self.name == "digits":
-            columns = ("config", "revision", "image_column", "label_column", "train_split", "test_split")
+            columns = ("config", "revision", "image_column", "label_column", "train_split", "test_split", "max_unreadable")
             require_untouched(self, columns, "with the bundled digits", "data.")
 
     @property
     def selection(self) -> dict[str, Any]:
         """Which images, without how they are held: the arguments of ``rocl_transfer.data.load_images``."""
-        return {option.name: getattr(self, option.name) for option in dataclasses.fields(self) if option.name not in ("in_memory", "workers")}
+        return {option.name: getattr(self, option.name) for option in dataclasses.fields(self) if option.name not in self.storage}
+
+    @property
+    def storage(self) -> dict[str, Any]:
+        """How they are read and held: the arguments of ``rocl_transfer.data.store_splits``."""
+        return {name: getattr(self, name) for name in ("in_memory", "workers", "max_unreadable", "check")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,18 +132,18 @@ class ViewsConfig:
         for option in dataclasses.fields(self):
             value = getattr(self, option.name)
             if isinstance(value, tuple):
-                require(value[0] <= value[1], f"--views.{option.name} is {list(value)}: give the smaller number first")
+                require(value[0] <= value[1], f"a view's {option.name} is {list(value)}: give the smaller number first")
             if option.name.endswith("probability"):
-                require(0 <= value <= 1, f"--views.{option.name} is {value}: give a probability in [0, 1]")
+                require(0 <= value <= 1, f"a view's {option.name} is {value}: give a probability in [0, 1]")
         for name in ("brightness", "contrast", "saturation", "crop_aspect", "scale"):
-            require(getattr(self, name)[0] >= 0, f"--views.{name} is {list(getattr(self, name))}: give factors of 0 or more")
+            require(getattr(self, name)[0] >= 0, f"a view's {name} is {list(getattr(self, name))}: give factors of 0 or more")
         for name in ("crop_aspect", "scale"):
-            require(getattr(self, name)[0] > 0, f"--views.{name} is {list(getattr(self, name))}: give factors above 0")
-        require(self.hue[0] >= -0.5 and self.hue[1] <= 0.5, f"--views.hue is {list(self.hue)}: give turns in [-0.5, 0.5]")
-        require(self.crop_area[0] > 0 and self.crop_area[1] <= 1, f"--views.crop_area is {list(self.crop_area)}: give shares in (0, 1]")
-        require(0 <= self.shift < 1, f"--views.shift is {self.shift}: give a share of the side in [0, 1)")
+            require(getattr(self, name)[0] > 0, f"a view's {name} is {list(getattr(self, name))}: give factors above 0")
+        require(self.hue[0] >= -0.5 and self.hue[1] <= 0.5, f"a view's hue is {list(self.hue)}: give turns in [-0.5, 0.5]")
+        require(self.crop_area[0] > 0 and self.crop_area[1] <= 1, f"a view's crop_area is {list(self.crop_area)}: give shares in (0, 1]")
+        require(0 <= self.shift < 1, f"a view's shift is {self.shift}: give a share of the side in [0, 1)")
         if self.crop_area == (Number(1), Number(1)):
-            require_untouched(self, ("crop_aspect",), "without a crop (--views.crop_area [1, 1])", "views.")
+            require_untouched(self, ("crop_aspect",), "without a crop (crop_area [1, 1])", "views.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """From a name to batches: open, find columns, split, decode, draw; and the views that are made of the images on the device."""
 
+from rocl_transfer.data.audit import store_splits
 from rocl_transfer.data.augmentation import Augmentation
 from rocl_transfer.data.batches import Batch, Batches, Sampler, derive_seed, generators
 from rocl_transfer.data.images import ImageData, ImageSet, load_images
@@ -7,5 +8,5 @@ from rocl_transfer.data.stores import Resident, Store, Streamed, store_images
 
 __all__ = [
     "Augmentation", "Batch", "Batches", "ImageData", "ImageSet", "Resident", "Sampler", "Store", "Streamed", "derive_seed", "generators",
-    "load_images", "store_images",
+    "load_images", "store_images", "store_splits",
 ]  # fmt: skip

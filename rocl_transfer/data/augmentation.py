@@ -32,7 +32,7 @@ class Augmentation:
         crop_aspect: Range of the crop's width over height, log-uniform.
         rotation: Range in degrees, counter-clockwise.
         scale: Range of the zoom factor.
-        shift: Largest shift as a share of the side.
+        shift: Largest shift as a share of the side; by whole pixels where nothing else resamples the image, which keeps it sharp.
     """
 
     brightness: tuple[float, float] = (0.6, 1.4)
@@ -85,6 +85,9 @@ class Augmentation:
         angle = _uniform(n, *self.rotation, generator) * (math.pi / 180)
         zoom = _uniform(n, *self.scale, generator)
         shift = _uniform(2 * n, -self.shift, self.shift, generator).view(2, n, 1, 1)
+        if self.crop_area == (1, 1) and self.rotation == (0, 0) and self.scale == (1, 1):
+            sides = torch.tensor([height, width]).view(2, 1, 1, 1)
+            shift = (shift * sides).round() / sides
         parameters = torch.stack([flip, top, left, rows, columns, angle.cos() / zoom, angle.sin() / zoom])
         parameters = parameters.to(images.device, non_blocking=True).view(7, n, 1, 1)
         flip, top, left, rows, columns, cosine, sine = parameters

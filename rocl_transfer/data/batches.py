@@ -52,6 +52,7 @@ class Sampler:
         group_size: Images that share a seed and are each other's negatives in RoCL's attack; divides ``batch_size`` (default: all of it).
         rank: This process.
         world: Number of processes.
+        smallest: Images that each group of a partial batch must have to be kept. BatchNorm's statistics of two images are no good.
     """
 
     num_images: int
@@ -60,6 +61,7 @@ class Sampler:
     group_size: int | None = None
     rank: int = 0
     world: int = 1
+    smallest: int = 2
 
     def __post_init__(self) -> None:
         if self.batch_size % (self.group_size or self.batch_size):
@@ -77,10 +79,10 @@ class Sampler:
         return self.global_batch // (self.group_size or self.batch_size)
 
     def _size(self, step: int) -> int:
-        """Images of the epoch's batch ``step``: the last one is kept where it gives each group two or more."""
+        """Images of the epoch's batch ``step``: the last one is kept where it gives each group enough, or is the only one."""
         rest = min(self.num_images - step * self.global_batch, self.global_batch)
         rest -= rest % self._groups
-        return rest if rest >= 2 * self._groups else 0
+        return rest if rest >= (self.smallest if step else 2) * self._groups else 0
 
     @property
     def steps_per_epoch(self) -> int:

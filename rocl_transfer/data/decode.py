@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from rocl_transfer.errors import UserError
@@ -13,20 +13,41 @@ from rocl_transfer.errors import UserError
 Encoded = bytes | Path | np.ndarray
 
 
+class UnreadableImageError(UserError):
+    """An image that cannot be decoded.
+
+    Args:
+        sentence: See :class:`UserError`. The only argument that survives a worker process.
+        reason: Why, in the few words that a list of such images has room for.
+    """
+
+    def __init__(self, sentence: str, reason: str = "") -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
 def open_image(encoded: Encoded, where: str) -> Image.Image:
     """Open an image file's bytes, its path or a (H, W) or (H, W, 3) uint8 array; pixels are not read yet.
 
     Raises:
-        UserError: It is no image, naming ``where``.
+        UnreadableImageError: It is no image, naming ``where``.
     """
     try:
         if isinstance(encoded, np.ndarray):
             return Image.fromarray(encoded)
         return Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
     except FileNotFoundError as error:
-        raise UserError(f"{where}: there is no such file; correct the path or remove the row") from error
+        raise UnreadableImageError(f"{where}: there is no such file; correct the path or remove the row", "there is no such file") from error
     except Exception as error:  # Pillow's decoders raise whatever they stumble over: OSError, struct.error, RuntimeError, ...
-        raise UserError(f"{where} is not a readable image ({str(error)[:120]}): repair or remove it") from error
+        raise _unreadable(encoded, where, error) from error
+
+
+def _unreadable(encoded: Encoded, where: str, error: Exception) -> UnreadableImageError:
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):  # its own words are the path once more, or the address of a buffer
+        size = encoded.stat().st_size if isinstance(encoded, Path) else len(encoded)
+        reason = "of no format that Pillow reads" if size else "empty"
+    return UnreadableImageError(f"{where} is not a readable image ({reason}): repair or remove it", reason)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -47,13 +68,13 @@ def decode(encoded: Encoded, size: int, where: str) -> Tensor:
     """A (3, ``size``, ``size``) uint8 tensor: shorter side scaled to ``size`` (bilinear, antialiased), centre crop.
 
     Raises:
-        UserError: It is no image or a broken one, naming ``where``.
+        UnreadableImageError: It is no image or a broken one, naming ``where``.
     """
     image = open_image(encoded, where)
     try:
         rgb = to_rgb(image)
     except Exception as error:
-        raise UserError(f"{where} is not a readable image ({str(error)[:120]}): repair or remove it") from error
+        raise _unreadable(encoded, where, error) from error
     if rgb.size != (size, size):
         rgb = ImageOps.fit(rgb, (size, size), method=Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()

@@ -1,6 +1,7 @@
 """Single files that hold a dataset: a CSV of paths and labels, or safetensors of decoded images."""
 
 import csv
+import re
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -45,7 +46,7 @@ def open_csv(path: Path, image_column: str | None = None, label_column: str | No
     splits = {}
     for split in dict.fromkeys(row.get("split") or "train" for row in rows):
         chosen = [row for row in rows if (row.get("split") or "train") == split]
-        labels = [_number(row[label]) for row in chosen] if label is not None else None
+        labels = [_value(row[label]) for row in chosen] if label is not None else None
         splits[split] = RawSplit(FileRows([path.parent / row[image] for row in chosen]), labels)
     return Source(splits)
 
@@ -57,9 +58,11 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _number(label: str | None) -> int | str | None:
-    """Whole numbers sort as numbers: class 10 after class 9."""
-    return int(label) if label and label.isdecimal() and str(int(label)) == label else label
+def _value(label: str | None) -> float | str | None:
+    """Numbers as numbers, so that class 10 comes after class 9 and 1.0 is class 1; 007 stays a name."""
+    if label and re.fullmatch(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", label):
+        return float(label) if "." in label else int(label)
+    return label
 
 
 def open_safetensors(path: Path) -> Source:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rocl_transfer.data.decode import Encoded
+from rocl_transfer.data.decode import Encoded, UnreadableImageError
 from rocl_transfer.data.sources import RawSplit, Source
 from rocl_transfer.errors import UserError, did_you_mean
 
@@ -24,7 +24,7 @@ class ColumnRows:
         """See :class:`~rocl_transfer.data.sources.Rows`."""
         value = self.dataset[index][self.column]
         if value is None or (value["bytes"] is None and value["path"] is None):
-            raise UserError(f"{self.where(index)} has no image in column {self.column!r}: remove the row")
+            raise UnreadableImageError(f"{self.where(index)} has no image in column {self.column!r}: remove the row", "there is no image in it")
         return value["bytes"] if value["bytes"] is not None else Path(value["path"])
 
     def where(self, index: int) -> str:

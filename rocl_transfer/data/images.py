@@ -1,7 +1,6 @@
 """A user's data, whatever it is, as train, validation and test splits of images with labels 0 .. K-1."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rocl_transfer.data.decode import open_image
+from rocl_transfer.data.decode import Encoded, UnreadableImageError, open_image
 from rocl_transfer.data.files import open_csv, open_safetensors
 from rocl_transfer.data.hub import open_dataset
+from rocl_transfer.data.labels import encode_labels
 from rocl_transfer.data.sources import Rows, Source, is_image_folder, open_digits, open_image_folder
 from rocl_transfer.data.splits import stratified_cut
 from rocl_transfer.errors import UserError, did_you_mean
@@ -35,6 +35,14 @@ class ImageSet:
         """The images at positions ``chosen``."""
         return ImageSet(self.rows, self.indices[chosen], None if self.labels is None else self.labels[torch.from_numpy(chosen)])
 
+    def encoded(self, position: int) -> Encoded:
+        """Bytes, path or pixels of the image at ``position``."""
+        return self.rows.encoded(int(self.indices[position]))
+
+    def where(self, position: int) -> str:
+        """How an error names the image at ``position``."""
+        return self.rows.where(int(self.indices[position]))
+
 
 @dataclass(frozen=True)
 class ImageData:
@@ -51,6 +59,7 @@ class ImageData:
         test_split: What the test split is, in words that go beside its numbers.
         cut: Where the test split was cut from train, a hash of which images it took; None else.
         notes: What was decided by itself, a sentence each, for the log and the card.
+        unreadable: Images that were left out because they cannot be read, with the reason.
     """
 
     name: str
@@ -63,6 +72,7 @@ class ImageData:
     test_split: str
     cut: str | None
     notes: tuple[str, ...]
+    unreadable: tuple[str, ...] = ()
 
     def facts(self, images: ImageSet, split: str) -> dict[str, Any]:
         """What a results record says of the data that ``images``, its split ``split``, were measured on."""
@@ -73,6 +83,7 @@ class ImageData:
             "n": len(images),
             "classes": len(self.class_names),
             "notes": list(self.notes),
+            **({"unreadable": list(self.unreadable)} if self.unreadable else {}),
         }
 
 
@@ -119,7 +130,8 @@ def load_images(
         raise UserError(f"there is no split {test_name!r}{did_you_mean(test_name, source.splits)}: the splits are {', '.join(source.splits)}")
 
     used = [s for s in (train_name, validation_name, test_name) if s is not None]
-    class_names, sets = _labelled(source, used, labels_needed)
+    class_names, labels = encode_labels(source, used, labels_needed)
+    sets = {split: ImageSet(source.splits[split].rows, np.arange(len(source.splits[split].rows)), labels.get(split)) for split in used}
     train, validation = sets[train_name], sets.get(validation_name or "")
     words, cut = test_name or "none", None
     if not labels_needed and len(class_names) < 2:
@@ -182,39 +194,6 @@ def _train_split(source: Source, wanted: str | None) -> str:
     return wanted or "train"
 
 
-def _labelled(source: Source, used: list[str], labels_needed: bool) -> tuple[list[str], dict[str, ImageSet]]:
-    """Labels as 0 .. K-1 over all used splits, and their names; a split without usable labels has None."""
-    labels: dict[str, Sequence[Any]] = {}
-    for split in used:
-        found = source.splits[split].labels
-        if found is not None and not any(_means_none(label, source.class_names) for label in found):
-            labels[split] = found
-        elif labels_needed:
-            remedy = "put the images of each class into a folder of its own, or name the column with --data.label_column"
-            raise UserError(f"labels are needed, and images of split {split!r} have none: {remedy}")
-    values = {label for found in labels.values() for label in found}
-    if source.class_names is not None and all(isinstance(value, int) for value in values):
-        names = list(source.class_names)
-        numbers: dict[Any, int] = {value: value for value in values}
-    else:
-        ordered = source.class_names or sorted(values, key=lambda value: (isinstance(value, str), value))
-        names = [str(value) for value in ordered]
-        numbers = {value: number for number, value in enumerate(ordered)}
-    sets = {}
-    for split in used:
-        rows = source.splits[split].rows
-        encoded = torch.tensor([numbers[label] for label in labels[split]], dtype=torch.int64) if split in labels else None
-        sets[split] = ImageSet(rows, np.arange(len(rows)), encoded)
-    return names, sets
-
-
-def _means_none(label: Any, class_names: Sequence[str] | None) -> bool:
-    """A missing label, or the number that stands for one where the classes are numbered."""
-    if label is None or label == "" or isinstance(label, (list, dict)) or label != label:  # NaN is not itself
-        return True
-    return class_names is not None and isinstance(label, int) and not 0 <= label < len(class_names)
-
-
 def _cut(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
     kept, held = stratified_cut(None if images.labels is None else images.labels.numpy(), len(images), fraction, seed)
     return images.subset(kept), images.subset(held)
@@ -230,8 +209,14 @@ def _require_classes(name: str, train: ImageSet, class_names: list[str]) -> None
 
 
 def _natural_size(images: ImageSet, notes: list[str]) -> int:
-    chosen = images.indices[np.linspace(0, len(images) - 1, min(256, len(images))).astype(int)]
-    shorter = [min(open_image(images.rows.encoded(i), images.rows.where(i)).size) for i in chosen.tolist()]
+    shorter, unreadable = [], []
+    for position in np.linspace(0, len(images) - 1, min(256, len(images))).astype(int).tolist():
+        try:
+            shorter.append(min(open_image(images.encoded(position), images.where(position)).size))
+        except UnreadableImageError as error:
+            unreadable.append(f"{images.where(position)} ({error.reason})")
+    if not shorter:
+        raise UserError(f"none of {len(unreadable)} training images tried can be read, such as {unreadable[0]}: repair or replace them")
     size = min(int(np.median(shorter)), 224)
     if min(shorter) != max(shorter) or size != shorter[0]:
         notes.append(

@@ -100,7 +100,7 @@ _SPLIT_FOLDERS = {"train": "train", "training": "train", "validation": "validati
 
 def is_image_folder(folder: Path) -> bool:
     """Whether the images' own folders are all there is to go by: neither tables of images nor ``metadata`` files, nor other data without images."""
-    files = _files(folder, set())
+    files = files_below(folder)
     if any(path.suffix in (".parquet", ".arrow") or path.stem == "metadata" for path in files):
         return False
     extensions = Image.registered_extensions()
@@ -122,7 +122,7 @@ def open_image_folder(folder: Path) -> Source:
     extensions = set(Image.registered_extensions())
     splits, others, empty = {}, [], []
     for split, root in roots.items():
-        files = _files(root, set())
+        files = files_below(root)
         images = [path for path in files if path.suffix.lower() in extensions]
         others += [path for path in files if path.suffix.lower() not in extensions]
         parts = [path.relative_to(root).parts for path in images]
@@ -144,8 +144,9 @@ def _hidden(path: Path) -> bool:
     return path.name.startswith((".", "__MACOSX"))
 
 
-def _files(folder: Path, seen: set[Path]) -> list[Path]:
-    """Files below ``folder`` in sorted order; links are followed, each real folder once."""
+def files_below(folder: Path, seen: set[Path] | None = None) -> list[Path]:
+    """Files below ``folder`` in sorted order, hidden ones left out; links are followed, each real folder once."""
+    seen = set() if seen is None else seen
     if (real := folder.resolve()) in seen:
         return []
     seen.add(real)
@@ -154,7 +155,7 @@ def _files(folder: Path, seen: set[Path]) -> list[Path]:
         if _hidden(entry):
             continue
         if entry.is_dir():
-            found += _files(entry, seen)
+            found += files_below(entry, seen)
         elif entry.is_file():
             found.append(entry)
     return found

@@ -45,7 +45,9 @@ class Resident:
             yield self.inputs[chosen.to(self.inputs.device, non_blocking=True)]
 
 
-class _Decoded(Dataset[Tensor]):
+class Decoded(Dataset[Tensor]):
+    """Images by position, decoded when they are asked for."""
+
     def __init__(self, images: ImageSet, size: int) -> None:
         self.images, self.size = images, size
 
@@ -53,8 +55,7 @@ class _Decoded(Dataset[Tensor]):
         return len(self.images)
 
     def __getitem__(self, position: int) -> Tensor:
-        index = int(self.images.indices[position])
-        return decode(self.images.rows.encoded(index), self.size, self.images.rows.where(index))
+        return decode(self.images.encoded(position), self.size, self.images.where(position))
 
 
 class Streamed:
@@ -68,7 +69,7 @@ class Streamed:
     """
 
     def __init__(self, images: ImageSet, size: int, device: torch.device, workers: int) -> None:
-        self.decoded, self.device, self.workers = _Decoded(images, size), device, workers
+        self.decoded, self.device, self.workers = Decoded(images, size), device, workers
 
     def __len__(self) -> int:
         return len(self.decoded)
@@ -85,11 +86,16 @@ class Streamed:
             for batch in loader:
                 yield batch.to(self.device, non_blocking=True)
         except UserError as error:  # a worker's comes with its traceback as the message; the sentence is the last line
-            raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from None
+            raise UserError(str(error).strip().splitlines()[-1].split(f"{type(error).__name__}: ", 1)[-1]) from None
+
+
+def fits_in_memory(count: int, size: int) -> bool:
+    """Whether ``count`` images of ``size`` px are held in device memory unless something else is said."""
+    return size <= RESIDENT_PIXELS and count * 3 * size * size <= RESIDENT_BYTES
 
 
 def store_images(images: ImageSet, size: int, device: torch.device, in_memory: bool | None = None, workers: int = 2) -> Store:
-    """Decode ``images`` now into device memory, or later by workers.
+    """Decode ``images`` now into device memory, or later by workers; the first unreadable one ends it (see :func:`store_splits`).
 
     Args:
         images: Which.
@@ -101,10 +107,8 @@ def store_images(images: ImageSet, size: int, device: torch.device, in_memory: b
     Raises:
         UserError: An image is broken; its name is in the sentence.
     """
-    decoded = _Decoded(images, size)
-    if in_memory is None:
-        in_memory = size <= RESIDENT_PIXELS and len(images) * 3 * size * size <= RESIDENT_BYTES
-    if not in_memory:
+    decoded = Decoded(images, size)
+    if not (fits_in_memory(len(images), size) if in_memory is None else in_memory):
         return Streamed(images, size, device, workers)
     tensor = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
     with ThreadPoolExecutor(workers) as pool:  # Pillow decodes outside the interpreter's lock

@@ -2,7 +2,10 @@
 
 from rocl_transfer.hub.card import render_card
 from rocl_transfer.hub.export import export
-from rocl_transfer.hub.load import find_model, identify, load_backbone, load_classifier, native_size, provenance
-from rocl_transfer.hub.run_folder import complete_run
+from rocl_transfer.hub.load import find_model, identify, load_backbone, load_classifier, load_start, native_size, note_pretraining
+from rocl_transfer.hub.run_folder import complete_classifier, complete_run
 
-__all__ = ["complete_run", "export", "find_model", "identify", "load_backbone", "load_classifier", "native_size", "provenance", "render_card"]
+__all__ = [
+    "complete_classifier", "complete_run", "export", "find_model", "identify", "load_backbone", "load_classifier", "load_start", "native_size",
+    "note_pretraining", "render_card",
+]  # fmt: skip

@@ -1,15 +1,18 @@
 """Models by name: a run folder, a timm folder, the Hub, or timm itself. Only safetensors is read."""
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 
+from rocl_transfer.data import ImageData
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import sha256
 from rocl_transfer.hub.export import CONFIG, WEIGHTS
-from rocl_transfer.models import PixelModel, create_backbone, has_weights
+from rocl_transfer.models import PixelModel, add_head, create_backbone, has_weights
 
 
 def find_model(name: str) -> Path | None:
@@ -110,6 +113,35 @@ def load_backbone(name: str, image_size: int | None = None, pretrained: bool | N
     Raises:
         UserError: There is no such model, it is damaged, or it does not take such images.
     """
+    model = _load_any(name, image_size, pretrained)
+    if model.class_names:
+        model.net.reset_classifier(0)
+        model.class_names = ()
+    return model
+
+
+def load_start(name: str, class_names: Sequence[str], image_size: int | None = None, pretrained: bool | None = None) -> tuple[PixelModel, bool]:
+    """A classifier of ``class_names`` to train: a backbone gets a new head, a classifier keeps its own where its classes are these.
+
+    Args:
+        name: See :func:`find_model`.
+        class_names: One a logit, in order.
+        image_size: Side in pixels; needed for a timm name.
+        pretrained: For a timm name, with its published weights (default: where it has any).
+
+    Returns:
+        The classifier in eval mode, and whether it kept its head.
+
+    Raises:
+        UserError: There is no such model, it is damaged, it does not take such images, or its head is not one linear layer.
+    """
+    model = _load_any(name, image_size, pretrained)
+    kept = model.class_names == tuple(class_names)
+    return (model if kept else add_head(model, class_names)), kept
+
+
+def _load_any(name: str, image_size: int | None, pretrained: bool | None) -> PixelModel:
+    """Backbone or classifier, for images of ``image_size``."""
     folder = find_model(name)
     if folder is None:
         if pretrained is None:
@@ -118,9 +150,6 @@ def load_backbone(name: str, image_size: int | None = None, pretrained: bool | N
     if pretrained is not None:
         raise UserError(f"--model.pretrained has no effect with {name}, which always brings its weights: leave it out")
     model = _load(folder)
-    if model.class_names:
-        model.net.reset_classifier(0)
-        model.class_names = ()
     if image_size is not None and image_size != model.input_size:
         if model.net.pretrained_cfg.get("fixed_input_size"):
             raise UserError(f"{name} takes images of {model.input_size} px alone: leave out --data.image_size {image_size}")
@@ -134,7 +163,11 @@ def identify(name: str) -> dict[str, str | None]:
     return {"name": name, "sha256": None if folder is None else sha256(folder / WEIGHTS)}
 
 
-def provenance(name: str) -> dict[str, Any]:
-    """What an exported model's ``config.json`` says of itself under our key; empty for a timm name or a foreign export."""
+def note_pretraining(data: ImageData, name: str) -> ImageData:
+    """``data`` with a note where the model ``name`` was pre-trained on the same images cut in another way, test images perhaps among them."""
     folder = find_model(name)
-    return {} if folder is None else dict(_config(folder).get("rocl_transfer", {}))
+    before = {} if folder is None else _config(folder).get("rocl_transfer", {}).get("pretrained_on", {})
+    if before.get("data") != data.name or before["cut"] == data.cut:
+        return data
+    seen = "the backbone was pre-trained with another cut of this data, so it may have seen test images (without their labels)"
+    return dataclasses.replace(data, notes=(*data.notes, seen))

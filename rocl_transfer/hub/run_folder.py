@@ -1,17 +1,22 @@
 """What a run leaves behind when its training has ended: exported model, results record, figures and card, in this order."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rocl_transfer.attacks import PGD
-from rocl_transfer.evaluation import Results
+from rocl_transfer.data import ImageData, Store
+from rocl_transfer.evaluation import Results, evaluate
 from rocl_transfer.evaluation.figures import can_draw, draw_adversarial, draw_robustness, draw_training
 from rocl_transfer.hub.card import render_card
 from rocl_transfer.hub.export import export
 from rocl_transfer.models import PixelModel
+
+log = logging.getLogger("rocl_transfer")
 
 
 def complete_run(
@@ -53,3 +58,38 @@ def complete_run(
         if pictures is not None:
             draw_adversarial(model, *pictures, model.class_names, figures / "adversarial.png")
     render_card(folder, template)
+
+
+def complete_classifier(
+    folder: Path,
+    classifier: PixelModel,
+    data: ImageData,
+    test: Store,
+    attacks: Sequence[PGD],
+    *,
+    batch_size: int,
+    seed: int,
+    **rest: Any,
+) -> None:
+    """Measure a classifier, clean and under ``attacks``, on all test images; then complete its run folder.
+
+    Args:
+        folder: The run folder.
+        classifier: What was trained.
+        data: What it was trained and is measured on.
+        test: The test images.
+        attacks: The last one is the one that the card shows pictures of.
+        batch_size: Images attacked at once.
+        seed: Of the random starts.
+        rest: See :func:`complete_run`.
+    """
+    assert data.test.labels is not None
+    classifier.eval()
+    log.info("evaluating on %d test images: clean, and PGD-%d at %d epsilons", len(test), attacks[-1].steps, len(attacks))
+    results = evaluate(classifier, test, data.test.labels, attacks=attacks, batch_size=batch_size, seed=seed, progress=True)
+    few = torch.linspace(0, len(test) - 1, min(8, len(test))).long()
+    images = next(iter(test.stream([few]))).float() / 255
+    pictures = (images, data.test.labels[few].to(images.device), attacks[-1])
+    complete_run(folder, classifier, results, dataset=data.facts(data.test, data.test_split), pictures=pictures, **rest)
+    for entry in results.evaluations:
+        log.info("%s", entry)

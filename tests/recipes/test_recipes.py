@@ -1,6 +1,7 @@
 """The recipes as a user runs them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import rocl_transfer as rt
+from rocl_transfer.data import load_images
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -217,6 +219,39 @@ def test_a_mistake_is_one_sentence_and_status_2(command, class_folder, tmp_path,
     assert sentence in last
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "runs").rglob("config.yaml"))
+
+
+def test_an_unreadable_training_image_is_left_out_and_said(command, class_folder, tmp_path):
+    data = load_images(str(class_folder))
+    truncated, copied = Path(data.train.where(3)), Path(data.test.where(0))
+    shutil.copy(copied, data.train.where(5))
+    truncated.write_bytes(truncated.read_bytes()[:300])
+    words = ["--model.name", "resnet8_cifar", "--data.name", class_folder, "--epochs", "1", "--data.image_size", "16", "--evaluation.steps", "2"]
+    for in_memory in ("true", "false"):
+        folder = tmp_path / in_memory
+        done = command("linear_probe.py", *words, "--data.in_memory", in_memory, "--output_dir", folder, check=0)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("data: ")]
+        assert len(set(lines)) == len(lines) == 4
+        assert sum(f"1 of 28 images of train cannot be read and is left out: {truncated} (" in line for line in lines) == 1
+        assert sum("1 of 8 images of test (12.5%) is also an image of train" in line for line in lines) == 1
+        dataset = json.loads((folder / "results.json").read_text())["dataset"]
+        assert [entry.split(" (")[0] for entry in dataset["unreadable"]] == [f"train: {truncated}"]
+        assert [f"data: {note}" for note in dataset["notes"]] == lines
+        assert dataset["n"] == 8
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("true", "false"))
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+    done = command("pretrain.py", *TINY, "--data.name", class_folder, "--output_dir", "pre", check=0)
+    assert done.stderr.count("1 of 28 images of train cannot be read and is left out") == 1
+    assert max(line["step"] for line in metrics(tmp_path / "pre")) == 8  # two epochs of 8 + 8 + 8 + 3 images
+
+
+def test_an_unreadable_test_image_ends_the_run_with_its_name(command, class_folder, tmp_path):
+    broken = Path(load_images(str(class_folder)).test.where(2))
+    broken.write_text("this is no image")
+    done = command("linear_probe.py", "--model.name", "resnet8_cifar", "--data.name", class_folder, "--data.image_size", "16", "--output_dir", "x")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: {broken} (of no format that Pillow reads) cannot be read, and no test image")
+    assert not list((tmp_path / "x").rglob("config.yaml"))
 
 
 @pytest.mark.slow

@@ -1,0 +1,191 @@
+"""Every image read once before training: what cannot be read is left out and listed, copies between splits are counted."""
+
+import hashlib
+import logging
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from rocl_transfer.data.decode import UnreadableImageError
+from rocl_transfer.data.images import ImageData, ImageSet
+from rocl_transfer.data.stores import Decoded, Resident, Store, Streamed, fits_in_memory
+from rocl_transfer.errors import UserError
+
+log = logging.getLogger("rocl_transfer")
+_Examined = tuple[Tensor | None, bytes] | str
+
+
+def store_splits(
+    data: ImageData,
+    splits: Sequence[Literal["train", "validation", "test"]],
+    device: torch.device,
+    in_memory: bool | None = None,
+    workers: int = 2,
+    max_unreadable: float = 0.05,
+    check: bool = True,
+    labels_needed: bool = True,
+) -> tuple[ImageData, dict[str, Store]]:
+    """Read every image of ``splits``; leave out what cannot be read of train and validation; count held-out images that are in train as well.
+
+    Images are the same where they are so pixel for pixel at the working size. What is found is logged and added to the notes.
+
+    Args:
+        data: From :func:`load_images`.
+        splits: Which; a validation split that ``data`` does not have is passed over.
+        device: Where batches are wanted.
+        in_memory: Decode once into device memory, or stream by worker processes; None decides: up to 96 px and 8 GiB in all.
+        workers: Processes that decode streamed images, and threads that decode resident ones.
+        max_unreadable: Largest share of a split that may be left out.
+        check: Read images that are streamed; where not, an unreadable one ends the run when its turn comes, and copies are not counted.
+        labels_needed: Refuse a class whose training images are all unreadable.
+
+    Returns:
+        ``data`` without the images left out, so that labels fit their store, and a store a split.
+
+    Raises:
+        UserError: A test image cannot be read, too many others cannot, a class is lost, or ``check`` is False for images in memory.
+    """
+    wanted = {split: images for split in splits if (images := getattr(data, split)) is not None}
+    size, count = data.image_size, sum(len(images) for images in wanted.values())
+    resident = fits_in_memory(count, size) if in_memory is None else in_memory
+    if not check:
+        if resident:
+            raise UserError("--data.check false has no effect on images held in memory: leave it out, or give --data.in_memory false")
+        note = "the images were not read before training (--data.check false): copies of training images were not looked for"
+        return _noted(data, [note]), {split: Streamed(images, size, device, workers) for split, images in wanted.items()}
+    if not resident:
+        # JPEGs of 500 x 375 px took 2.2 s a thousand on two workers: 47 minutes for ImageNet, which a trial of a few steps need not wait for.
+        log.info("reading %s images (%s) once before training streams them; --data.check false skips it", f"{count:,}", ", ".join(wanted))
+    reader = _Reader(size, device, resident, workers, max_unreadable)
+    # Test first: one unreadable image in it ends the run.
+    read = {split: reader.read(split, wanted[split]) for split in sorted(wanted, key=lambda split: split != "test")}
+    if labels_needed and "train" in wanted:
+        _require_readable(data, read["train"])
+    notes = [_left_out(split, len(wanted[split]), read[split].unreadable) for split in wanted if read[split].unreadable]
+    if "train" in wanted:
+        notes += [note for split in wanted if split != "train" for note in _copies(split, read[split], read["train"], size)]
+    readable: dict[str, Any] = {split: read[split].images for split in wanted}
+    unreadable = tuple(f"{split}: {entry}" for split in wanted for entry in read[split].unreadable)
+    return _noted(replace(data, **readable, unreadable=unreadable), notes), {split: read[split].store for split in wanted}
+
+
+@dataclass(frozen=True)
+class _Read:
+    images: ImageSet
+    store: Store
+    digests: list[bytes]
+    unreadable: list[str]
+
+
+@dataclass(frozen=True)
+class _Reader:
+    size: int
+    device: torch.device
+    resident: bool
+    workers: int
+    max_unreadable: float
+
+    def read(self, split: str, images: ImageSet) -> _Read:
+        """Read all images of one split; the readable ones are what is stored."""
+        pixels = torch.empty(len(images) if self.resident else 0, 3, self.size, self.size, dtype=torch.uint8)
+        kept: list[int] = []
+        digests, unreadable = [], []
+        bar = tqdm(total=len(images), desc=split, unit="image", delay=5, disable=not log.isEnabledFor(logging.INFO), dynamic_ncols=True)
+        with bar, closing(self._examined(images)) as examined:
+            for position, found in enumerate(examined):
+                bar.update()
+                if isinstance(found, str):
+                    if split == "test":
+                        raise UserError(f"{found} cannot be read, and no test image may be left out of the results: repair or remove it")
+                    unreadable.append(found)
+                    continue
+                image, digest = found
+                if image is not None:
+                    pixels[len(kept)] = image
+                kept.append(position)
+                digests.append(digest)
+        if unreadable and (share := len(unreadable) / len(images)) > self.max_unreadable:
+            raise UserError(
+                f"{len(unreadable):,} of {len(images):,} images of {split} ({share:.1%}) cannot be read, such as "
+                f"{unreadable[0]}: repair or remove them, or raise --data.max_unreadable (now {float(self.max_unreadable):g})"
+            )
+        images = images.subset(np.array(kept)) if unreadable else images
+        # A slice, not a selection: a second copy of all images might not fit.
+        store = Resident(pixels[: len(kept)].to(self.device)) if self.resident else Streamed(images, self.size, self.device, self.workers)
+        return _Read(images, store, digests, unreadable)
+
+    def _examined(self, images: ImageSet) -> Generator[_Examined, None, None]:
+        decoded = Decoded(images, self.size)
+        if not self.resident:
+            # A generator of its own, or the loader would draw from the one that training draws from.
+            loader = DataLoader(_Digests(decoded), 64, num_workers=self.workers, collate_fn=list, generator=torch.Generator())
+            for batch in loader:
+                yield from batch
+            return
+        pool = ThreadPoolExecutor(self.workers)  # Pillow decodes, and hashlib hashes, outside the interpreter's lock
+        try:
+            yield from pool.map(lambda position: _examine(decoded, position), range(len(decoded)))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _examine(decoded: Decoded, position: int) -> _Examined:
+    """The image and a digest of its pixels; or, where it cannot be read, its name and the reason."""
+    try:
+        image = decoded[position]
+    except UnreadableImageError as error:
+        return f"{decoded.images.where(position)} ({error.reason})"
+    return image, hashlib.blake2b(image.numpy().data, digest_size=16).digest()
+
+
+class _Digests(Dataset[_Examined]):
+    """What worker processes hand back: no pixels, which are decoded anew when training asks for them."""
+
+    def __init__(self, decoded: Decoded) -> None:
+        self.decoded = decoded
+
+    def __len__(self) -> int:
+        return len(self.decoded)
+
+    def __getitem__(self, position: int) -> _Examined:
+        found = _examine(self.decoded, position)
+        return found if isinstance(found, str) else (None, found[1])
+
+
+def _require_readable(data: ImageData, train: _Read) -> None:
+    if data.train.labels is None or train.images.labels is None:
+        return
+    lost = sorted(set(data.train.labels.tolist()) - set(train.images.labels.tolist()))
+    if lost:
+        raise UserError(f"no training image of class {data.class_names[lost[0]]!r} can be read: repair its images or remove the class")
+
+
+def _left_out(split: str, count: int, unreadable: list[str]) -> str:
+    if len(unreadable) == 1:
+        return f"1 of {count:,} images of {split} cannot be read and is left out: {unreadable[0]}"
+    return f"{len(unreadable):,} of {count:,} images of {split} cannot be read and are left out, such as {unreadable[0]}"
+
+
+def _copies(split: str, held: _Read, train: _Read, size: int) -> list[str]:
+    known = {digest: position for position, digest in enumerate(train.digests)}
+    found = [position for position, digest in enumerate(held.digests) if digest in known]
+    if not found:
+        return []
+    pair = f"{held.images.where(found[0])} and {train.images.where(known[held.digests[found[0]]])}"
+    share = f"{len(found):,} of {len(held.images):,} images of {split} ({len(found) / len(held.images):.1%})"
+    which = "is also an image of train" if len(found) == 1 else "are also images of train"
+    return [f"{share} {which}, the same at {size} px pixel for pixel, such as {pair}"]
+
+
+def _noted(data: ImageData, notes: list[str]) -> ImageData:
+    for note in notes:
+        log.info("data: %s", note)
+    return replace(data, notes=(*data.notes, *notes))
