@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rocl_transfer.attacks.frozen import frozen
-from rocl_transfer.attacks.threat_models import ThreatModel, threat_model
+from rocl_transfer.attacks.threat_models import Radius, ThreatModel, threat_model
 from rocl_transfer.errors import UserError
 
 
@@ -18,12 +18,12 @@ class Ascent:
 
     Args:
         threat: The ball.
-        step_size: Length of a step in the ball's norm.
+        step_size: Length of a step in the ball's norm; where each image has its own radius, each may have its own length.
         steps: Number of steps.
     """
 
     threat: ThreatModel
-    step_size: float
+    step_size: Radius
     steps: int
 
     def __call__(self, images: Tensor, loss: Callable[[Tensor], Tensor], generators: Sequence[torch.Generator]) -> Tensor:
@@ -53,7 +53,7 @@ class PGD:
     """The untargeted attack on a classifier's cross-entropy; the last iterate is the adversarial image.
 
     Args:
-        epsilon: Radius in [0, 1] pixel units.
+        epsilon: Radius in [0, 1] pixel units; a tensor (N, 1, 1, 1) gives each image its own.
         steps: Gradient steps.
         step_size: Length of a step (default: epsilon / 10, the RoCL paper's test attack).
         norm: linf or l2.
@@ -62,7 +62,7 @@ class PGD:
         UserError: There is no such norm, or the radius is not above 0.
     """
 
-    def __init__(self, epsilon: float, steps: int = 20, step_size: float | None = None, norm: str = "linf") -> None:
+    def __init__(self, epsilon: Radius, steps: int = 20, step_size: Radius | None = None, norm: str = "linf") -> None:
         self.epsilon, self.steps, self.norm = epsilon, steps, norm
         self.step_size = epsilon / 10 if step_size is None else step_size
         self.ascent = Ascent(threat_model(norm, epsilon), self.step_size, steps)

@@ -9,14 +9,16 @@ from torch import Tensor
 
 from rocl_transfer.errors import UserError
 
+Radius = float | Tensor  # one for all images, or (N, 1, 1, 1): one for each
+
 
 class ThreatModel(Protocol):
-    """A ball of radius ``epsilon``; all tensors are (N, C, H, W), float32, in [0, 1] pixel units."""
+    """A ball of radius ``epsilon``; images are (N, C, H, W), float32, in [0, 1] pixel units."""
 
     norm: ClassVar[str]
 
     @property
-    def epsilon(self) -> float:
+    def epsilon(self) -> Radius:
         """Radius."""
 
     def random(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -39,7 +41,7 @@ def _draw(images: Tensor, generators: Sequence[torch.Generator], normal: bool = 
 class Linf:
     """Every pixel channel moves by at most ``epsilon``."""
 
-    epsilon: float
+    epsilon: Radius
     norm: ClassVar[str] = "linf"
 
     def random(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -59,7 +61,7 @@ class Linf:
 class L2:
     """The Euclidean length of the perturbation of one image is at most ``epsilon``."""
 
-    epsilon: float
+    epsilon: Radius
     norm: ClassVar[str] = "l2"
 
     def random(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -85,13 +87,13 @@ def _length(delta: Tensor) -> Tensor:
     return length
 
 
-def threat_model(norm: str, epsilon: float) -> ThreatModel:
-    """The ball named ``norm`` (linf or l2) of radius ``epsilon``.
+def threat_model(norm: str, epsilon: Radius) -> ThreatModel:
+    """The ball named ``norm`` (linf or l2) of radius ``epsilon``, or of a radius for each image.
 
     Raises:
         UserError: There is no such norm, or the radius is not above 0.
     """
-    if not epsilon > 0:
+    if not torch.as_tensor(epsilon).gt(0).all():
         raise UserError(f"epsilon is {epsilon}: give a radius above 0, such as 8/255")
     if norm == Linf.norm:
         return Linf(epsilon)

@@ -19,6 +19,8 @@ Config = TypeVar("Config")
 class _Parser(ArgumentParser):
     """Says one sentence on an error, where jsonargparse prints its whole usage."""
 
+    positional: tuple[str, str] | None = None  # the field that takes words without an option, and what those are
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(self.sentence(message)) from ex
 
@@ -31,11 +33,15 @@ class _Parser(ArgumentParser):
         if found := re.search(r"unrecognized arguments: (.*)", message):
             word = found[1].split()[0]
             name = word.lstrip("-").split("=")[0]
+            if self.positional and not word.startswith("-"):
+                return f"{word} stands apart from the other {self.positional[0]}: name {self.positional[1]} side by side"
             return f"unknown option {word}{did_you_mean(name, self.options()) or '; --help lists them all'}"
         if found := re.search(r"Group '(?P<group>[\w.]+)' does not accept option '(?P<key>[\w.]+)'|Option '(?P<only>[\w.]+)' is not", message):
             name = found["only"] or f"{found['group']}.{found['key']}"
             return f"unknown option {name} in the configuration{did_you_mean(name, self.options()) or '; --help lists them all'}"
         if found := re.search(r"arguments are required: (.*)", message):
+            if self.positional and self.positional[0] == found[1].split(",")[0]:
+                return f"there are no {self.positional[0]}: name {self.positional[1]}"
             return f"--{found[1].split(',')[0]} is missing: give it on the command line or in --config"
         if found := re.search(r'Parser key "([\w.]+)":\s*Expected a typing.Literal\[(.*)\]. Got value: (.*)', message):
             return f"--{found[1]} is {found[3]}: give one of {found[2]}"
@@ -44,6 +50,9 @@ class _Parser(ArgumentParser):
                 found[2], found[2]
             )
             return f"--{found[1]} is {found[3]}: give {kind}"
+        if self.positional and "'str' object does not support item assignment" in message:
+            # What jsonargparse 4.53 makes of one word in the YAML where several are taken.
+            return f"{self.positional[0]} in the configuration is no list: write {self.positional[1]} as [FIRST, SECOND]"
         if found := re.search(r"File does not exist: '?([^']*)'?", message):
             return f"there is no file {found[1]}: check the path given to --config"
         return re.sub(r"\s+", " ", re.sub(r'Parser key "([\w.]+)":', r"--\1:", message)).strip()
@@ -52,15 +61,32 @@ class _Parser(ArgumentParser):
 def parse(config_class: Callable[..., Config], words: Sequence[str] | None = None) -> Config:
     """Read ``--config FILE``, dotted overrides and ``--print_config`` into a checked ``config_class``.
 
+    A tuple of strings with ``positional`` in its field's metadata takes the words that belong to no option; what it says there is what they are.
+
     Raises:
         UserError: An option is unknown, ineffective, missing or has a value that cannot be meant.
     """
     parser = _Parser(description=(config_class.__doc__ or "").split("\n")[0], exit_on_error=True, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of options; options given after it win.")
-    parser.add_class_arguments(config_class)
+    parser.positional = _positional(config_class)
+    names = set(parser.positional[:1] if parser.positional else ())
+    parser.add_class_arguments(config_class, skip=names)
+    for name in names:
+        parser.add_argument(name, nargs="+", type=str, help=_described(config_class, name))
     values = vars(parser.instantiate(parser.parse_args(words)))
     values.pop("config", None)
-    return config_class(**values)
+    return config_class(**{name: tuple(value) if name in names else value for name, value in values.items()})
+
+
+def _positional(config_class: Any) -> tuple[str, str] | None:
+    return next(((field.name, field.metadata["positional"]) for field in dataclasses.fields(config_class) if "positional" in field.metadata), None)
+
+
+def _described(config_class: Any, name: str) -> str:
+    """What the docstring says of the field ``name``, as jsonargparse reads it."""
+    parser = ArgumentParser()
+    parser.add_class_arguments(config_class)
+    return next(str(action.help) for action in parser._actions if action.dest == name)
 
 
 def write_config(config: Any, path: Path) -> None:

@@ -122,6 +122,18 @@ def test_images_in_other_units_are_refused(images):
         PGD(8 / 255)(small_net(), images, torch.zeros(1, dtype=torch.long))
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_radius_for_each_image_is_an_attack_for_each_image(norm):
+    model, images, labels = small_net(), torch.rand(3, 3, 8, 8, generator=one()[0]), torch.tensor([0, 1, 2])
+    radii = [0.01, 0.1, 0.4]
+    together = PGD(torch.tensor(radii).view(-1, 1, 1, 1), 5, norm=norm)(model, images, labels, [torch.Generator().manual_seed(i) for i in range(3)])
+    for i, radius in enumerate(radii):
+        alone = PGD(radius, 5, norm=norm)(model, images[i : i + 1], labels[i : i + 1], one(i))
+        assert torch.allclose(together[i : i + 1], alone, atol=1e-6)
+    with pytest.raises(UserError, match="give a radius above 0"):
+        threat_model(norm, torch.tensor([0.1, 0.0]).view(-1, 1, 1, 1))
+
+
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0), ("l2", -1), ("l7", 0.1), ("linf", float("nan"))])
 def test_wrong_balls_are_refused(norm, epsilon):
     with pytest.raises(UserError):

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from rocl_transfer import UserError
-from rocl_transfer.config import PretrainConfig, ProbeConfig, QuickstartConfig, parse, write_config
+from rocl_transfer.config import PredictConfig, PretrainConfig, ProbeConfig, QuickstartConfig, parse, write_config
 
 BASE = ["--output_dir", "runs/x", "--data.name", "digits", "--model.name", "resnet18_cifar"]
 
@@ -131,3 +131,51 @@ def test_identity_leaves_out_what_may_change_on_a_resume():
     assert a == b
     assert pretrain("--seed", "1").identity(2) != a
     assert pretrain("--batch_size", "512").identity(1)["objective.group_size"] == 512  # its groups would be others
+
+
+PREDICT = ["--model.name", "runs/probe"]
+
+
+def test_words_without_an_option(tmp_path, capsys):
+    config = parse(PredictConfig, ["a.png", "b", *PREDICT])
+    assert config.images == ("a.png", "b")
+    assert parse(PredictConfig, [*PREDICT, "--steps", "3", "a.png"]).images == ("a.png",)
+    write_config(config, tmp_path / "config.yaml")
+    assert parse(PredictConfig, ["--config", str(tmp_path / "config.yaml")]) == config
+    assert parse(PredictConfig, ["--config", str(tmp_path / "config.yaml"), "c"]).images == ("c",)
+    with pytest.raises(SystemExit):
+        parse(PredictConfig, ["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "images [images ...]" in shown
+    assert "images Image files, and folders, in which images are looked for" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (PREDICT, "there are no images: name image files or folders"),
+        (["a.png", *PREDICT, "b.png"], "b.png stands apart from the other images: name image files or folders side by side"),
+        (["a.png"], "--model.name is missing"),
+        (["a.png", *PREDICT, "--step", "3"], "unknown option --step; did you mean 'steps'?"),
+        (["a.png", "", *PREDICT], "an image's name is empty"),
+        (["a.png", *PREDICT, "--output", "p.json"], "name a file such as predictions.csv"),
+        (["a.png", *PREDICT, "--robustness", "false", "--steps", "3"], "--steps has no effect with --robustness false"),
+        (["a.png", *PREDICT, "--norm", "l2"], "give a radius with l2"),
+        (["a.png", *PREDICT, "--max_epsilon", "64"], "write 64/255 rather than 64"),
+        (["a.png", *PREDICT, "--max_epsilon", "0"], "give a radius above 0"),
+        (["a.png", *PREDICT, "--steps", "0"], "must be 1 or more"),
+        (["a.png", *PREDICT, "--seed", "-1"], "--seed is -1"),
+        (["a.png", "--model.name", ""], "--model.name is empty"),
+    ],
+)
+def test_mistakes_in_predicting(words, sentence):
+    with pytest.raises(UserError) as caught:
+        parse(PredictConfig, words)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_word_where_a_list_is_meant(tmp_path):
+    (tmp_path / "c.yaml").write_text("images: photos\nmodel: {name: m}\n")
+    with pytest.raises(UserError, match="images in the configuration is no list"):
+        parse(PredictConfig, ["--config", str(tmp_path / "c.yaml")])

@@ -1,0 +1,176 @@
+"""Image files or folders in; class, probability and, for each image, the smallest epsilon at which PGD changes the answer.
+
+    python recipes/predict.py --model.name runs/probe path/to/images [--output predictions.csv]
+
+Prints a table or writes a CSV. The images are brought to the model's size as in training: shorter side scaled, centre crop. An image that cannot
+be read has a row that says so; the others are done, and the status is 2.
+"""
+
+import csv
+import logging
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from rocl_transfer.config import PredictConfig, command_line
+from rocl_transfer.data.decode import decode
+from rocl_transfer.data.sources import files_below
+from rocl_transfer.errors import UserError
+from rocl_transfer.evaluation import smallest_epsilon
+from rocl_transfer.evaluation.precision import full_precision
+from rocl_transfer.hub import load_classifier
+from rocl_transfer.models import PixelModel
+
+log = logging.getLogger("rocl_transfer")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is said of one image; empty where it could not be read."""
+
+    image: Path
+    answer: str = ""
+    probability: float | None = None
+    flips_at: float | None = None
+    error: str = ""
+
+
+def main(config: PredictConfig) -> list[Row]:
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    if state.num_processes > 1:
+        raise UserError(f"{state.num_processes} processes were launched and one does it all: start it with python recipes/predict.py")
+    paths = find_images(config.images)
+    output = None if config.output is None else writable(Path(config.output).expanduser())
+    model = load_classifier(config.model.name).to(state.device)
+    log.info("images: %d, classes: %d, size: %d px, on %s", len(paths), len(model.class_names), model.input_size, state.device.type)
+
+    rows = list(tqdm(predict(model, paths, state.device, config), total=len(paths), unit="image", dynamic_ncols=True, disable=None))
+    if output is None:
+        print(table(rows, config))
+    else:
+        write(rows, output, config.robustness)
+        log.info("predictions: %s", output)
+    if broken := [row for row in rows if row.error]:
+        raise UserError(f"{len(broken)} of {len(rows)} images could not be read, the first is {broken[0].image}: repair or remove them")
+    return rows
+
+
+def find_images(names: Sequence[str]) -> list[Path]:
+    """The files named, and those below the folders named that are images by their extension, each once."""
+    extensions = set(Image.registered_extensions())
+    paths: list[Path] = []
+    for path in (Path(name).expanduser() for name in names):
+        if not path.exists():
+            raise UserError(f"there is no file or folder {path}: check the path")
+        if not path.is_dir():
+            paths.append(path)
+            continue
+        try:
+            files = files_below(path)
+        except OSError as error:
+            raise UserError(f"the folder {error.filename} cannot be read ({error.strerror}): change its permissions or leave it out") from error
+        images = [file for file in files if file.suffix.lower() in extensions]
+        if not images:
+            raise UserError(f"{path} has no images ({', '.join(sorted(extensions)[:6])}, ...): name another folder, or the files themselves")
+        if others := [file for file in files if file.suffix.lower() not in extensions]:
+            log.info("%s: files that are no images by their extension are left out: %d, such as %s", path, len(others), others[0].name)
+        paths += images
+    return list(dict.fromkeys(paths))
+
+
+def writable(path: Path) -> Path:
+    """``path``, once it is sure that a file can be written there."""
+    if path.is_dir():
+        raise UserError(f"--output {path} is a folder: name a file in it, such as {path / 'predictions.csv'}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"--output {path} cannot be written ({error.strerror}): choose another file") from error
+    return path
+
+
+def predict(model: PixelModel, paths: Sequence[Path], device: torch.device, config: PredictConfig) -> Iterator[Row]:
+    """A row for each image, in order."""
+    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
+        for start in range(0, len(paths), config.batch_size):
+            part = paths[start : start + config.batch_size]
+            decoded = list(pool.map(lambda path: read(path, model.input_size), part))
+            readable = [image for image in decoded if isinstance(image, Tensor)]
+            answers = iter(answer(model, torch.stack(readable).to(device).float() / 255, config)) if readable else iter(())
+            for path, image in zip(part, decoded, strict=True):
+                yield Row(path, *next(answers)) if isinstance(image, Tensor) else Row(path, error=image)
+
+
+def read(path: Path, size: int) -> Tensor | str:
+    """The image as the model takes it, or why it cannot be read."""
+    try:
+        return decode(path, size, "this")
+    except UserError as error:
+        return str(error)
+
+
+def answer(model: PixelModel, images: Tensor, config: PredictConfig) -> list[tuple[str, float, float | None]]:
+    """Class, probability and smallest epsilon of each image."""
+    with full_precision(), torch.no_grad():
+        probability, label = model(images).softmax(1).max(1)
+    epsilons: list[float | None] = [None] * len(images)
+    if config.robustness:
+        found = smallest_epsilon(
+            model, images, label, norm=config.norm, steps=config.steps, upper=config.max_epsilon, batch_size=config.batch_size,
+            seed=[config.seed] * len(images),
+        )  # fmt: skip
+        epsilons = found.tolist()
+    names = [model.class_names[index] for index in label.tolist()]
+    return list(zip(names, probability.tolist(), epsilons, strict=True))
+
+
+def write(rows: Sequence[Row], path: Path, robustness: bool) -> None:
+    """Write the CSV, complete or not at all; ``inf`` stands where no epsilon changed the answer."""
+    aside = path.with_name(f".{path.name}.part")
+    # Names of files are bytes: what is no UTF-8 goes through as it is.
+    with aside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "class", "probability", *(["flips_at"] if robustness else []), "error"])
+        for row in rows:
+            numbers = [row.probability, row.flips_at] if robustness else [row.probability]
+            writer.writerow([row.image, row.answer, *("" if number is None else f"{number:.6g}" for number in numbers), row.error])
+    aside.replace(path)
+
+
+def table(rows: Sequence[Row], config: PredictConfig) -> str:
+    """The rows, aligned; the column of errors only where there are any."""
+    cells = [("image", "class", "probability", "flips_at", "error"), *(cell(row, config.max_epsilon) for row in rows)]
+    shown = [0, 1, 2, *([3] if config.robustness else []), *([4] if any(row.error for row in rows) else [])]
+    width = [max(len(line[column]) for line in cells) for column in range(5)]
+    lines = ["  ".join(line[i].rjust(width[i]) if i in (2, 3) else line[i].ljust(width[i]) for i in shown).rstrip() for line in cells]
+    if any(row.flips_at is not None for row in rows):
+        lines += [
+            "",
+            f"flips_at: the smallest {config.norm} epsilon (pixels in [0, 1]) found at which PGD-{config.steps} changes the answer.",
+            "It is an upper bound: a stronger attack may need less.",
+        ]
+    return "\n".join(lines)
+
+
+def cell(row: Row, largest: float) -> tuple[str, str, str, str, str]:
+    """A row as the table shows it."""
+    flips = "" if row.flips_at is None else f"> {largest:.4f}" if math.isinf(row.flips_at) else f"{row.flips_at:.4f}"
+    image = str(row.image).encode(errors="replace").decode()  # names that are no UTF-8 cannot be printed
+    return image, row.answer, "" if row.probability is None else f"{row.probability:.3f}", flips, row.error
+
+
+if __name__ == "__main__":
+    command_line(main, PredictConfig)

@@ -1,0 +1,113 @@
+"""How far each image is from another answer: the smallest radius at which an attack finds one."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rocl_transfer.attacks import PGD, frozen
+from rocl_transfer.data import derive_seed, generators
+from rocl_transfer.errors import UserError
+from rocl_transfer.evaluation.precision import full_precision
+
+# Where the search begins, so that it tries the radii people report: 1/255, 2/255, 4/255, 8/255, ...
+_FIRST = 4 / 255
+# Float32 pixels near 1 lie 6e-8 apart, a step of PGD is a tenth of its radius.
+_FINEST = 1e-5
+
+
+def smallest_epsilon(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    norm: str = "linf",
+    steps: int = 20,
+    upper: float = 64 / 255,
+    precision: float = 1 / 32,
+    batch_size: int = 256,
+    seed: int | Sequence[int] = 0,
+) -> Tensor:
+    """The smallest radius found, for each image, at which PGD (random start, step epsilon / 10) makes ``model`` answer something else.
+
+    An upper bound of the true distance: at the radius returned there is another answer, a stronger attack may find one nearer. Radii are
+    doubled, or halved, until one fails and the next succeeds; the gap between the two is then halved until it is narrow enough. Each image's
+    random start has its own seed, the same at every radius, so an image's radius does not depend on the images beside it.
+
+    Args:
+        model: Images (N, C, H, W) in [0, 1] -> logits (N, K). Attacked in eval mode, in float32, and left as it came in.
+        images: (N, C, H, W), float in [0, 1].
+        labels: (N,), int64: the truth, or the model's own answers.
+        norm: Ball: linf or l2.
+        steps: Gradient steps of PGD.
+        upper: The largest radius tried. Another one leaves smaller results as they are.
+        precision: How far, as a share of the radius returned, the largest failing one may lie below it (never asked to less than 1e-5).
+        batch_size: Images attacked at once.
+        seed: Of the random starts: one from which each image's is derived by its position, as ``evaluate`` does, or a sequence of one an image.
+
+    Returns:
+        (N,) float32, on the model's device: 0 where the model's answer is not the label to begin with, inf where no radius up to ``upper``
+        changed it.
+
+    Raises:
+        UserError: Images, labels and seeds differ in number or there are none, pixels are no floats in [0, 1], or a radius is not above 0.
+    """
+    device = next((p.device for p in model.parameters()), images.device)
+    seeds = [derive_seed(seed, index) for index in range(len(images))] if isinstance(seed, int) else list(seed)
+    if not len(images) == len(labels) == len(seeds) or not seeds:
+        raise UserError(f"{len(images)} images, {len(labels)} labels and {len(seeds)} seeds were given: give as many of each, and at least one")
+    if not (upper > 0 and precision > 0):
+        raise UserError(f"the largest radius is {upper} and the precision {precision}: give numbers above 0")
+    found = []
+    with full_precision(), frozen(model), torch.no_grad():
+        for chosen in torch.arange(len(images)).split(batch_size):
+            part, truth = images[chosen].to(device), labels[chosen].to(device)
+            search = _Search(model, part, truth, norm, steps, [seeds[index] for index in chosen.tolist()])
+            found.append(search.run(upper, precision))
+    return torch.cat(found)
+
+
+class _Search:
+    """Doubling, then bisection, over a batch in which each image has its own radius; only the undecided ones are attacked.
+
+    Args:
+        model: Frozen.
+        images: (N, C, H, W).
+        labels: (N,).
+        norm: Ball.
+        steps: Gradient steps.
+        seeds: One an image.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, norm: str, steps: int, seeds: Sequence[int]) -> None:
+        self.model, self.images, self.labels = model, images, labels
+        self.norm, self.steps, self.seeds = norm, steps, seeds
+
+    def flips(self, chosen: Tensor, radii: Tensor) -> Tensor:
+        """Whether the attack with ``radii`` changes the answers to the images ``chosen``."""
+        starts = generators([self.seeds[index] for index in chosen.tolist()], "attack", self.images.device)
+        attack = PGD(radii.view(-1, 1, 1, 1), self.steps, norm=self.norm)
+        images, labels = self.images[chosen], self.labels[chosen]
+        flipped: Tensor = self.model(attack(self.model, images, labels, starts)).argmax(1) != labels
+        return flipped
+
+    def run(self, upper: float, precision: float) -> Tensor:
+        """(N,): see :func:`smallest_epsilon`."""
+        wrong = self.model(self.images).argmax(1) != self.labels
+        low = torch.zeros(len(wrong), device=wrong.device)  # fails here
+        high = torch.where(wrong, 0.0, math.inf)  # succeeds here
+        radius = torch.full_like(low, _FIRST)
+        while len(chosen := _undecided(low, high, upper, precision)):
+            # A radius beyond the limit stands for the limit, so that where the search looks does not depend on it.
+            flipped = self.flips(chosen, radius[chosen].clamp(max=upper))
+            high[chosen] = torch.where(flipped, radius[chosen], high[chosen])
+            low[chosen] = torch.where(flipped, low[chosen], radius[chosen])
+            radius = torch.where(high.isinf(), 2 * low, (low + high) / 2)
+        return torch.where(high.isinf(), high, high.clamp(max=upper))
+
+
+def _undecided(low: Tensor, high: Tensor, upper: float, precision: float) -> Tensor:
+    """Positions whose search goes on."""
+    wide = high - low > (precision * high).clamp(min=_FINEST)
+    return torch.nonzero(torch.where(high.isinf(), low < upper, wide)).flatten()
