@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from rocl_transfer.attacks import PGD
 from rocl_transfer.data import Batch, generators
 from rocl_transfer.models import PixelModel
+from rocl_transfer.objectives.objective import Objective
 
 
 def _measured(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -16,7 +17,7 @@ def _measured(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     return {"loss": F.cross_entropy(logits.float(), labels), "accuracy": accuracy.detach()}
 
 
-class LinearProbe(nn.Module):
+class LinearProbe(Objective):
     """LE: the head sees features that were computed once. Over 150 epochs of a frozen encoder on un-augmented images, nothing else would change.
 
     Args:
@@ -33,7 +34,7 @@ class LinearProbe(nn.Module):
         return _measured(self.head(batch.inputs), batch.labels)
 
 
-class RobustProbe(nn.Module):
+class RobustProbe(Objective):
     """r-LE: the head minimises the cross-entropy of adversarial images made through the frozen encoder, down to the pixels.
 
     Args:

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from rocl_transfer.attacks import Ascent, frozen
 from rocl_transfer.data import Batch, generators
 from rocl_transfer.objectives.contrastive import gather_keys, nt_xent
+from rocl_transfer.objectives.objective import Objective
 
 Views = Callable[[Tensor, Sequence[torch.Generator]], Tensor]
 
 
-class RoCL(nn.Module):
+class RoCL(Objective):
     """The pre-training objective, and the module that is prepared: attack, forward passes of all views and losses are one ``forward``.
 
     The negatives of the main loss are the global batch of all processes; those of the attack and the regulariser are the images of one group

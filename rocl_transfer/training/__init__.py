@@ -1,8 +1,9 @@
 """How an objective is trained: runtime, optimiser and learning rate, the loop, checkpoints, metrics."""
 
 from rocl_transfer.training.checkpoints import Checkpoints
+from rocl_transfer.training.guard import Guard
 from rocl_transfer.training.loop import Cadence, Trained, train
 from rocl_transfer.training.optimization import Schedule, create_optimizer
 from rocl_transfer.training.runtime import finish, start
 
-__all__ = ["Cadence", "Checkpoints", "Schedule", "Trained", "create_optimizer", "finish", "start", "train"]
+__all__ = ["Cadence", "Checkpoints", "Guard", "Schedule", "Trained", "create_optimizer", "finish", "start", "train"]

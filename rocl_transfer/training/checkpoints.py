@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ class Checkpoints:
         self.keep = keep
         self.identity = json.loads(json.dumps(identity))
 
-    def save(self, step: int, objective: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> Path:
-        """Write ``step-N`` aside, flush it to the disk, then rename it into place; drop all but the last few.
+    def save(self, step: int, objective: nn.Module, optimizer: Optimizer, state: Mapping[str, Any], spare: Collection[int] = ()) -> Path:
+        """Write ``step-N`` aside, flush it to the disk, then rename it into place; drop all but the last few and those in ``spare``.
 
         Raises:
             UserError: A weight is not finite: such a checkpoint would replace good ones.
@@ -53,7 +53,8 @@ class Checkpoints:
         aside.rename(target)
         _flush(self.folder)
         for old in self._steps()[: -self.keep]:
-            shutil.rmtree(self.folder / f"step-{old}")
+            if old not in spare:
+                shutil.rmtree(self.folder / f"step-{old}")
         return target
 
     def _steps(self) -> list[int]:
@@ -109,16 +110,29 @@ class Checkpoints:
             UserError: It is damaged, or of another network.
         """
         state = self._state(path)
-        try:
-            weights, tensors = load_file(path / "objective.safetensors"), load_file(path / "optimizer.safetensors")
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"the checkpoint {path} cannot be read ({error}): remove it to go on from the one before") from error
+        tensors = _read(path / "optimizer.safetensors")
+        self.load_weights(path, objective)
+        _join_state(optimizer, {**tensors, **state["optimizer"]})
+        return state
+
+    def load_weights(self, path: Path, objective: nn.Module) -> None:
+        """Put a checkpoint's weights and buffers back, strictly.
+
+        Raises:
+            UserError: It is damaged, or of another network.
+        """
+        weights = _read(path / "objective.safetensors")
         try:
             objective.load_state_dict(weights)
         except RuntimeError as error:
             raise UserError(f"the checkpoint {path} is of another network: {str(error).splitlines()[-1].strip()}") from error
-        _join_state(optimizer, {**tensors, **state["optimizer"]})
-        return state
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"the checkpoint {file.parent} cannot be read ({error}): remove it to go on from the one before") from error
 
 
 def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,9 +1,11 @@
 """The one loop: pre-training, probing and fine-tuning differ in the objective, the parameters that train and the monitors."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +18,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from rocl_transfer.data import Batch, Batches, derive_seed
 from rocl_transfer.errors import UserError
+from rocl_transfer.objectives import Objective
 from rocl_transfer.training.checkpoints import Checkpoints
-from rocl_transfer.training.metrics import Mean, MetricsFile, peak_memory
+from rocl_transfer.training.guard import Collapse, Guard
+from rocl_transfer.training.metrics import MetricsFile, peak_memory
 from rocl_transfer.training.optimization import Schedule
+from rocl_transfer.training.progress import Progress
 
 log = logging.getLogger("rocl_transfer")
 Monitor = Callable[[], dict[str, float]]
@@ -41,7 +46,20 @@ class Cadence:
 
 @dataclass(frozen=True)
 class Trained:
-    """What the training cost, resumed parts included."""
+    """What the training cost, resumed parts included, and what befell it.
+
+    Attributes:
+        steps: Taken in all.
+        epochs: Begun.
+        seconds: In steps.
+        processes: How many.
+        device: Kind.
+        precision: Accelerate's word for the autocast.
+        best: What the monitor saw, and the step, at the best epoch; None without a guard.
+        last: The same at the end.
+        skipped: Steps that were not taken since a loss or gradient was not finite.
+        rollbacks: Where and why training went back to an earlier checkpoint.
+    """
 
     steps: int
     epochs: int
@@ -49,11 +67,15 @@ class Trained:
     processes: int
     device: str
     precision: str
+    best: dict[str, Any] | None = None
+    last: dict[str, Any] | None = None
+    skipped: int = 0
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train(
     accelerator: Accelerator,
-    objective: nn.Module,
+    objective: Objective,
     optimizer: Optimizer,
     schedule: Schedule,
     batches: Batches,
@@ -62,6 +84,8 @@ def train(
     max_steps: int | None = None,
     resume: str = "auto",
     monitor: Monitor | None = None,
+    guard: Guard | None = None,
+    clip_grad: float | None = None,
     cadence: Cadence | None = None,
 ) -> Trained:
     """Train ``objective`` in place, over ``schedule.epochs`` epochs or ``max_steps`` steps.
@@ -76,10 +100,14 @@ def train(
         max_steps: Truncates the schedule.
         resume: ``auto``, ``none``, or a path; see :meth:`Checkpoints.find`.
         monitor: Its numbers go into the metrics; called on every process.
+        guard: Judges what the monitor sees: a dead run goes back to its last good checkpoint with a lower learning rate, or ends in a sentence; the
+            best checkpoint is kept. Without one a loss that is not finite ends the run.
+        clip_grad: Largest norm of the gradient of all parameters together.
         cadence: How often to log, to save, to monitor.
 
     Raises:
-        UserError: A loss is not finite (that step is not taken), or the run to resume is another one.
+        UserError: A loss or gradient is not finite (that step is not taken), the run is dead and no way back helps, or the run to resume is
+            another one.
     """
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         objective = convert_sync_batchnorm(objective)  # timm's: torch's own drops the activation inside timm's norms
@@ -87,141 +115,225 @@ def train(
     objective = objective.to(accelerator.device).to(memory_format=torch.channels_last)
     found = checkpoints.find(resume)
     state = checkpoints.load(found, objective, optimizer) if found else {}
-    loop = _Loop(accelerator, objective, optimizer, schedule, batches, checkpoints, max_steps, monitor, cadence or Cadence(), state)
+    watch = _Watch(monitor, guard, cadence or Cadence())
+    loop = _Loop(accelerator, objective, optimizer, schedule, batches, checkpoints, max_steps, watch, clip_grad, state)
     if found:
         log.info("resumed from %s", found)
     return loop.run()
+
+
+@dataclass(frozen=True)
+class _Watch:
+    monitor: Monitor | None
+    guard: Guard | None
+    cadence: Cadence
 
 
 class _Loop:
     def __init__(
         self,
         accelerator: Accelerator,
-        objective: nn.Module,
+        objective: Objective,
         optimizer: Optimizer,
         schedule: Schedule,
         batches: Batches,
         checkpoints: Checkpoints,
         max_steps: int | None,
-        monitor: Monitor | None,
-        cadence: Cadence,
+        watch: _Watch,
+        clip_grad: float | None,
         state: dict[str, Any],
     ) -> None:
         self.accelerator, self.schedule, self.batches, self.checkpoints = accelerator, schedule, batches, checkpoints
-        self.monitor, self.cadence = monitor, cadence
+        self.monitor, self.guard, self.cadence, self.clip_grad = watch.monitor, watch.guard, watch.cadence, clip_grad
+        self.objective = objective
         self.prepared, self.optimizer = accelerator.prepare(objective, optimizer)
+        self.trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self.per_epoch = batches.sampler.steps_per_epoch
-        self.last = min(schedule.epochs * self.per_epoch, max_steps or schedule.epochs * self.per_epoch)
-        # All that a resume needs besides weights and optimiser: every random draw follows from the step.
-        self.step: int = state.get("step", 0)
-        self.seconds: float = state.get("seconds", 0.0)
-        self.window, self.epoch_mean = Mean(*state.get("window", ())), Mean(*state.get("epoch_mean", ()))
+        self.total = schedule.epochs * self.per_epoch
+        self.last = min(self.total, max_steps or self.total)
         self.metrics = MetricsFile(checkpoints.folder.parent / "metrics.jsonl", accelerator.is_main_process)
-        if self.step < self.last:
-            self.metrics.rewind(self.step)
+        self.at = Progress.load(state)
+        if self.at.step < self.last:
+            self.metrics.rewind(self.at.step)
+            self.at.forget_last()
             if accelerator.is_main_process:
-                checkpoints.forget_after(self.step)
+                checkpoints.forget_after(self.at.step)
         self.images, self.window_seconds = 0, 0.0
 
     def run(self) -> Trained:
         quiet = not self.accelerator.is_main_process
-        bar = tqdm(total=self.last, initial=self.step, unit="step", disable=quiet, dynamic_ncols=True)
+        bar = tqdm(total=self.last, initial=self.at.step, unit="step", disable=quiet, dynamic_ncols=True)
+        if self.guard and self.at.step == 0:
+            self.save()  # where a run goes back to that dies before its first good epoch
         with bar, logging_redirect_tqdm([log]):
-            while self.step < self.last:
-                self.run_epoch(bar)
+            while True:
+                try:
+                    self.judge()
+                    while self.at.step < self.last:
+                        self.run_epoch(bar)
+                    break
+                except Collapse as collapse:
+                    self.roll_back(str(collapse))
+                    bar.reset(self.last)
+                    bar.update(self.at.step)
         with_what = (self.accelerator.num_processes, self.accelerator.device.type, self.accelerator.mixed_precision)
-        return Trained(self.step, -(-self.step // self.per_epoch), self.seconds, *with_what)
+        seen = (self.guard.best(self.at.looks), self.at.looks[-1] if self.at.looks else None) if self.guard else (None, None)
+        best, last = (None if look is None else dict(look) for look in seen)
+        return Trained(self.at.step, -(-self.at.step // self.per_epoch), self.at.seconds, *with_what, best, last, self.at.skipped, self.at.rollbacks)
 
     def run_epoch(self, bar: Any) -> None:
         """One epoch, or what is left of it."""
-        epoch, inner = divmod(self.step, self.per_epoch)
-        rate = self.schedule(epoch)
+        epoch, inner = divmod(self.at.step, self.per_epoch)
+        lowered = self.guard.lowering ** len(self.at.rollbacks) if self.guard else 1.0
+        rate = self.schedule(epoch) * lowered
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         self.prepared.train()
         mark = time.perf_counter()
         for batch in self.batches.epoch(epoch, inner):
             values = self.update(batch, rate)
             took = time.perf_counter() - mark
-            self.seconds, self.window_seconds = self.seconds + took, self.window_seconds + took
+            self.at.seconds, self.window_seconds = self.at.seconds + took, self.window_seconds + took
             self.images += len(batch.inputs) * self.batches.sampler.world
             bar.set_postfix(loss=f"{values['loss']:.4f}", lr=f"{rate:.3g}", refresh=False)
             bar.update()
             self.after_step(epoch, rate)
-            if self.step == self.last:
+            if self.at.step == self.last:
                 break
             mark = time.perf_counter()
 
     def update(self, batch: Batch, rate: float) -> dict[str, float]:
         """One step; the losses come back as means over the processes, so that all of them stop where one is not finite."""
         # Dropout and stochastic depth draw from the global generator: with this they too depend on the step alone.
-        torch.manual_seed(derive_seed(self.batches.sampler.seed, self.step, self.batches.sampler.rank, 1))
+        torch.manual_seed(derive_seed(self.batches.sampler.seed, self.at.step, self.batches.sampler.rank, 1))
+        self.objective.begin_step(self.at.step, self.total)
         losses: dict[str, Tensor] = self.prepared(batch)
         self.accelerator.backward(losses["loss"])
-        means = self.accelerator.reduce(torch.stack([value.detach().float() for value in losses.values()]), "mean").tolist()
-        values: dict[str, float] = dict(zip(losses, means, strict=True))
-        if bad := [name for name, value in values.items() if not abs(value) < float("inf")]:
-            raise UserError(self.diagnosis(bad, values, rate))
-        self.optimizer.step()
+        length = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
+        means = self.accelerator.reduce(torch.stack([value.detach().float() for value in (*losses.values(), length)]), "mean").tolist()
+        values: dict[str, float] = dict(zip((*losses, "gradient_norm"), means, strict=True))
+        if bad := [name for name, value in values.items() if not math.isfinite(value)]:
+            self.skip(bad, values, rate)
+        else:
+            self.at.skipped_in_a_row = 0
+            if self.clip_grad is not None:
+                nn.utils.clip_grads_with_norm_(self.trained, self.clip_grad, length)
+            self.optimizer.step()
+            self.at.window.add(values)
+            self.at.epoch_mean.add(values)
+        self.objective.end_step()
         self.optimizer.zero_grad()
-        self.step += 1
-        self.window.add(values)
-        self.epoch_mean.add(values)
+        self.at.step += 1
         return values
 
-    def after_step(self, epoch: int, rate: float) -> None:
-        """Log, monitor and save where they are due, in this order: a checkpoint never stands before the lines that belong to it.
+    def skip(self, bad: list[str], values: dict[str, float], rate: float) -> None:
+        """A step whose loss or gradient is not finite is not taken; a few in a row are a collapse, without a guard the first one is."""
+        self.at.skipped, self.at.skipped_in_a_row = self.at.skipped + 1, self.at.skipped_in_a_row + 1
+        if self.guard is None or self.at.skipped_in_a_row > self.guard.skips:
+            raise Collapse(self.diagnosis(bad, values, rate))
+        log.warning("step %d is not taken: %s not finite", self.at.step, " and ".join(bad))
 
-        The last step logs, monitors and saves in any case. Where that was not due, its lines are marked ``last`` and come after the checkpoint:
-        a run that goes on forgets them, and writes what the uninterrupted run would.
+    def after_step(self, epoch: int, rate: float) -> None:
+        """Log, monitor, save and judge where they are due, in this order: a checkpoint never stands before the lines that belong to it.
+
+        The last step logs, monitors and saves in any case. Where that was not due, its lines are marked ``last``: a run that goes on forgets them,
+        and writes what the uninterrupted run would.
         """
         number = epoch + 1
-        ends_epoch, ends = self.step % self.per_epoch == 0, self.step == self.last
-        logs, looks = self.step % self.cadence.log == 0, ends_epoch and number % self.cadence.monitor == 0
+        ends_epoch, ends = self.at.step % self.per_epoch == 0, self.at.step == self.last
+        logs, looks = self.at.step % self.cadence.log == 0, ends_epoch and number % self.cadence.monitor == 0
         if logs:
             self.write(epoch, self.logged(rate))
+        seen = self.look(number, {} if looks else {"last": True}) if looks or ends else {}
         if ends_epoch:
-            means = {f"epoch_{name}": value for name, value in self.epoch_mean.take().items()}
-            self.write(epoch, {**means, **(self.look(number) if looks else {})})
-        if self.step % (self.cadence.checkpoint or self.per_epoch) == 0 or ends:
+            means = {f"epoch_{name}": value for name, value in self.at.epoch_mean.take().items()}
+            self.write(epoch, {**means, **(seen if looks else {})})
+        if self.at.step % (self.cadence.checkpoint or self.per_epoch) == 0 or ends or (seen and self.best_step() == self.at.step):
             self.save()
         if ends and not logs:
             self.write(epoch, {**self.logged(rate), "last": True})
-        if ends and not looks and self.monitor is not None:
-            self.write(epoch, {**self.look(number), "last": True})
+        if ends and not looks and seen:
+            self.write(epoch, {**seen, "last": True})
+        self.judge()
 
     def logged(self, rate: float) -> dict[str, float]:
         line = {"lr": rate, "images_per_second": self.images / self.window_seconds, "memory_bytes": peak_memory()}
         self.images, self.window_seconds = 0, 0.0
-        return {**self.window.take(), **line}
+        return {**self.at.window.take(), **line}
 
-    def look(self, number: int) -> dict[str, float]:
+    def look(self, number: int, mark: dict[str, bool]) -> dict[str, float]:
+        """What the monitor sees, the same on every process."""
         if self.monitor is None:
             return {}
-        seen = self.monitor()
+        found = self.monitor()
+        numbers = self.accelerator.reduce(torch.tensor(list(found.values()), device=self.accelerator.device), "mean").tolist()
+        seen = {name: round(value, 6) for name, value in zip(found, numbers, strict=True)}
         self.prepared.train()
         log.info("epoch %d: %s", number, ", ".join(f"{name} {value:.4f}" for name, value in seen.items()))
+        if self.guard is not None:
+            self.at.looks.append({"step": self.at.step, "epoch": number, **seen, **mark})
         return seen
 
+    def best_step(self) -> int | None:
+        best = self.guard.best(self.at.looks) if self.guard else None
+        return None if best is None else best["step"]
+
+    def judge(self) -> None:
+        """Raise :class:`Collapse` where the guard finds the run dead. A run cut short by ``max_steps`` within the grace is not judged."""
+        if self.guard is not None and self.at.looks and self.at.looks[-1]["step"] == self.at.step:
+            ended = self.at.step == self.last
+            if (sentence := self.guard.judge(self.at.looks, ended)) is not None:
+                raise Collapse(f"training is dead at step {self.at.step}, epoch {self.at.looks[-1]['epoch']}: {sentence}")
+
+    def roll_back(self, sentence: str) -> None:
+        """Go on from the best checkpoint (the start, if none was good) with a lower learning rate.
+
+        Raises:
+            UserError: That was tried often enough.
+        """
+        if self.guard is None:
+            good = self.checkpoints.latest()
+            raise UserError(f"{sentence}, in a new --output_dir; the last good checkpoint is {good or 'none'}")
+        best = self.best_step()
+        target: Path = self.checkpoints.folder / f"step-{best or 0}"
+        if len(self.at.rollbacks) >= self.guard.rollbacks or not target.is_dir():
+            tried = f" Training went back {len(self.at.rollbacks)} times, each time with a lower learning rate." if self.at.rollbacks else ""
+            kept = f" The best checkpoint is {target}: --resume {target} --max_steps {best} exports it." if best else " No checkpoint was any good."
+            raise UserError(f"{sentence}.{tried}{kept} Nothing is exported")
+        rollbacks = [*self.at.rollbacks, {"at": self.at.step, "to": best or 0, "why": sentence}]
+        skipped, seconds = self.at.skipped, self.at.seconds
+        factor = self.guard.lowering ** len(rollbacks)
+        log.warning("%s. Going back to step %d; the learning rate is %.3g of what it was from here on", sentence, best or 0, factor)
+        self.at = Progress.load(self.checkpoints.load(target, self.objective, self.optimizer.optimizer))
+        self.at.rollbacks, self.at.skipped, self.at.seconds = rollbacks, skipped, seconds
+        self.accelerator.wait_for_everyone()  # all have read before the main process writes
+        self.metrics.rewind(self.at.step)
+        if self.accelerator.is_main_process:
+            self.checkpoints.forget_after(self.at.step)
+        self.write(self.at.step // self.per_epoch, {"rolled_back_from": rollbacks[-1]["at"], "lr_factor": factor})
+        self.optimizer.zero_grad()
+        self.save()
+
     def write(self, epoch: int, values: dict[str, float]) -> None:
-        line = {"step": self.step, "epoch": epoch, **values}
+        line = {"step": self.at.step, "epoch": epoch, **values}
         self.metrics.write(line)
-        self.accelerator.log(line, step=self.step)
+        self.accelerator.log(line, step=self.at.step)
 
     def save(self) -> None:
         if self.accelerator.is_main_process:
-            means = {"window": [self.window.sums, self.window.count], "epoch_mean": [self.epoch_mean.sums, self.epoch_mean.count]}
-            objective, optimizer = self.accelerator.unwrap_model(self.prepared), self.optimizer.optimizer
-            self.checkpoints.save(self.step, objective, optimizer, {"seconds": self.seconds, **means})
+            self.checkpoints.save(self.at.step, self.objective, self.optimizer.optimizer, self.at.state(), spare=self.spared())
         self.accelerator.wait_for_everyone()
 
+    def spared(self) -> set[int]:
+        """Checkpoints that stay beside the last few: the best, or the start while there is none."""
+        return {self.best_step() or 0} if self.guard else set()
+
     def diagnosis(self, bad: list[str], values: dict[str, float], rate: float) -> str:
-        broken = [name for name, parameter in self.prepared.named_parameters() if not torch.isfinite(parameter).all()]
+        broken = [name for name, parameter in self.objective.named_parameters() if not torch.isfinite(parameter).all()]
         where = f"the weight {broken[0]} was already not finite" if broken else "all weights were still finite"
-        good = self.checkpoints.latest()
-        since = f"the last good checkpoint is {good}" if good else "there is no checkpoint yet"
         listed = ", ".join(f"{name} = {value:.4g}" for name, value in values.items())
+        repeated = f", for the {self.at.skipped_in_a_row} steps up to this one" if self.at.skipped_in_a_row > 1 else ""
         return (
-            f"training stopped at step {self.step}: {' and '.join(bad)} not finite ({listed}) at learning rate {rate:.3g}; {where}, the step was "
-            f"not taken, {since}. Lower --optimizer.lr or lengthen --optimizer.warmup_epochs, in a new --output_dir"
+            f"training stopped at step {self.at.step}: {' and '.join(bad)} not finite ({listed}) at learning rate {rate:.3g}{repeated}; {where}, the "
+            "step was not taken: lower --optimizer.lr or lengthen --optimizer.warmup_epochs"
         )

@@ -2,17 +2,19 @@
 
 import json
 import resource
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 
+@dataclass
 class Mean:
-    """The mean of named numbers over steps; its state is two plain values, so that a checkpoint can hold it."""
+    """The mean of named numbers over steps; two plain values, so that a checkpoint can hold it."""
 
-    def __init__(self, sums: dict[str, float] | None = None, count: int = 0) -> None:
-        self.sums, self.count = dict(sums or {}), count
+    sums: dict[str, float] = field(default_factory=dict)
+    count: int = 0
 
     def add(self, values: dict[str, float]) -> None:
         """Count one step."""

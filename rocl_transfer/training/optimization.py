@@ -2,13 +2,16 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import timm.optim
 from torch import nn
 from torch.optim import Optimizer
 
 
-def create_optimizer(objective: nn.Module, name: str, lr: float, weight_decay: float, momentum: float = 0.9) -> Optimizer:
+def create_optimizer(
+    objective: nn.Module, name: str, lr: float, weight_decay: float, momentum: float = 0.9, layers: nn.Module | None = None, layer_decay: float = 1.0
+) -> Optimizer:  # fmt: skip
     """Timm's optimiser ``name`` on every trained parameter alike.
 
     ``filter_bias_and_bn`` is off: timm would take biases and norms out of the weight decay, and its LARS adapts no parameter without one, while
@@ -20,10 +23,18 @@ def create_optimizer(objective: nn.Module, name: str, lr: float, weight_decay: f
         lr: First learning rate; the loop sets it anew each epoch.
         weight_decay: On every parameter.
         momentum: For the optimisers that have one.
+        layers: A timm network within the objective whose layers learn the more slowly the farther they are from the head.
+        layer_decay: By this factor a layer; the rest of the objective learns at the full rate.
     """
+    parameters: Any = objective
+    if layers is not None and layer_decay < 1:
+        parameters = timm.optim.param_groups_layer_decay(layers, weight_decay, weight_decay_exclude_1d=False, layer_decay=layer_decay)
+        grouped = {id(parameter) for group in parameters for parameter in group["params"]}
+        if rest := [p for p in objective.parameters() if p.requires_grad and id(p) not in grouped]:
+            parameters.append({"params": rest, "weight_decay": weight_decay})
     extra = {"always_adapt": True} if name == "lars" and weight_decay == 0 else {}
     optimizer: Optimizer = timm.optim.create_optimizer_v2(
-        objective, opt=name, lr=lr, weight_decay=weight_decay, momentum=momentum, filter_bias_and_bn=False, **extra
+        parameters, opt=name, lr=lr, weight_decay=weight_decay, momentum=momentum, filter_bias_and_bn=False, **extra
     )
     return optimizer
 

@@ -10,10 +10,11 @@ from torch import nn
 
 from rocl_transfer import UserError
 from rocl_transfer.data import Batches, Resident, Sampler
+from rocl_transfer.objectives import Objective
 from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, train
 
 
-class Toy(nn.Module):
+class Toy(Objective):
     """Regression with dropout and BatchNorm: state in weights, buffers, optimiser and random draws."""
 
     def __init__(self):
@@ -115,7 +116,7 @@ def test_a_killed_run_leaves_no_gap_and_no_double_in_the_metrics(tmp_path):
     run(tmp_path / "whole", checkpoint_every=3)
     dies = Toy()
     dies.explode_at = 12  # steps 10 and 11 are done, the last checkpoint is at 9; step 11 is past a logged one
-    with pytest.raises(UserError, match="training stopped at step 11: loss and extra not finite"):
+    with pytest.raises(UserError, match="training stopped at step 11: loss and extra and gradient_norm not finite"):
         run(tmp_path / "killed", dies, checkpoint_every=3, log=1)
     run(tmp_path / "killed", checkpoint_every=3, log=1)
     run(tmp_path / "logged", checkpoint_every=3, log=1)

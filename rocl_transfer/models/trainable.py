@@ -1,0 +1,85 @@
+"""Which part of a classifier trains: all, the head, the last stages, the norms, or low-rank additions."""
+
+import re
+
+import torch
+from timm.models import group_parameters
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from rocl_transfer.errors import UserError
+from rocl_transfer.models.backbone import PixelModel
+
+
+class LowRank(nn.Module):
+    """A weight of a linear or convolution layer plus a trained one of rank r: LoRA (Hu et al. 2021), on the kernel as a matrix (out, in x k x k).
+
+    Starts as the weight itself: ``up`` is zero.
+
+    Args:
+        weight: As it is.
+        rank: r; never above what the matrix can have.
+    """
+
+    def __init__(self, weight: Tensor, rank: int) -> None:
+        super().__init__()
+        rows, columns = weight.flatten(1).shape
+        rank = min(rank, rows, columns)
+        self.up = nn.Parameter(weight.new_zeros(rows, rank))
+        self.down = nn.Parameter(torch.empty(rank, columns, dtype=weight.dtype, device=weight.device))
+        nn.init.kaiming_uniform_(self.down, a=5**0.5)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The sum."""
+        return weight + (self.up @ self.down).view_as(weight)
+
+
+def select_trainable(model: PixelModel, what: str, lora_rank: int = 8) -> None:
+    """Let only ``what`` of a classifier train, in place; its head always does.
+
+    Args:
+        model: A classifier.
+        what: all, head, last-K (the last K of timm's stages, or blocks where the network has no stages), norm (scales and shifts of the norms), or
+            lora (low-rank additions to the linear and convolution layers; :func:`merge_lora` folds them in).
+        lora_rank: Of ``lora``.
+
+    Raises:
+        UserError: There is no such part, or the network has fewer stages.
+    """
+    net, head = model.net, model.head
+    model.requires_grad_(what == "all")
+    head.requires_grad_(True)
+    if found := re.fullmatch(r"last-(\d+)", what):
+        _train_last(model, int(found[1]))
+    elif what == "norm":
+        for module in net.modules():
+            if "norm" in type(module).__name__.lower():
+                for parameter in module.parameters(recurse=False):
+                    parameter.requires_grad_(True)
+    elif what == "lora":
+        layers = [module for module in net.modules() if isinstance(module, (nn.Linear, nn.Conv2d)) and module is not head]
+        for layer in layers:
+            parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, lora_rank))
+    elif what not in ("all", "head"):
+        raise UserError(f"--train {what} is unknown: give all, head, last-K such as last-2, norm or lora")
+
+
+def _train_last(model: PixelModel, count: int) -> None:
+    net = model.net
+    parameters = dict(net.named_parameters())
+    own = {id(parameter) for parameter in model.head.parameters()}
+    stages: dict[int, list[str]] = group_parameters(net, net.group_matcher(coarse=True))
+    # A group of norms alone, such as ConvNeXt's last, is no stage: it goes with the one before.
+    bodies = [k for k, names in sorted(stages.items()) if any(parameters[n].dim() > 1 and id(parameters[n]) not in own for n in names)]
+    if not 0 < count <= len(bodies):
+        raise UserError(f"--train last-{count}: {model.architecture} has {len(bodies)} stages; give last-1 to last-{len(bodies)}, or all")
+    for group, names in stages.items():
+        for name in names if group >= bodies[-count] else ():
+            parameters[name].requires_grad_(True)
+
+
+def merge_lora(model: nn.Module) -> None:
+    """Fold low-rank additions into the weights, in place: the network is a plain one again, with the same outputs."""
+    for module in model.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)

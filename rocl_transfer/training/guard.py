@@ -1,0 +1,91 @@
+"""When a run is dead, said in a sentence: the field prints such runs as results (RobustGenBench: 250 of 480 short robust fine-tunings)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Look = Mapping[str, Any]
+
+
+class Collapse(Exception):  # noqa: N818 - not an error of the program's
+    """Training died. The message says how it showed and what to change."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Judges a run by what its monitor saw, epoch by epoch.
+
+    That is ``validation_accuracy``, ``validation_recall`` (mean over classes), ``validation_majority`` (share of the commonest answer) and, where
+    ``robust``, ``validation_robust_accuracy``.
+
+    Args:
+        classes: K.
+        images: How many the monitor sees.
+        robust: Whether robustness is trained for.
+        grace: Epochs before a run can be dead: warm-up and ramp.
+        rollbacks: How often a dead run goes back to its last good checkpoint.
+        lowering: Factor on the learning rate at each of them.
+        skips: Steps in a row whose loss or gradient may be not finite; such steps are not taken.
+    """
+
+    classes: int
+    images: int
+    robust: bool
+    grace: int = 0
+    rollbacks: int = 2
+    lowering: float = 0.3
+    skips: int = 2
+
+    @property
+    def metric(self) -> str:
+        """What the best epoch is chosen by."""
+        return "validation_robust_accuracy" if self.robust else "validation_accuracy"
+
+    def best(self, looks: Sequence[Look]) -> Look | None:
+        """The look with the best metric, of those that are not dead; the later of two equal ones where more was right on clean images."""
+        alive = [look for look in looks if self._symptom(look, looks) is None]
+        return max(alive, key=lambda look: (look[self.metric], look["validation_accuracy"]), default=None)
+
+    def judge(self, looks: Sequence[Look], ended: bool) -> str | None:
+        """How the run is dead, and what to change; None while it is not.
+
+        A verdict needs two looks in a row after the grace, or the end of the training.
+        """
+        last = [look for look in looks if look["epoch"] >= self.grace][-2:]
+        if not last or (len(last) < 2 and not ended):
+            return None
+        symptoms = [self._symptom(look, looks) for look in last]
+        return symptoms[-1] if ended or all(symptoms) else None
+
+    def _symptom(self, look: Look, looks: Sequence[Look]) -> str | None:
+        recall, chance = look["validation_recall"], 1 / self.classes
+        clean = look["validation_accuracy"]
+        if look["validation_majority"] == 1.0:
+            return (
+                f"every one of {self.images} validation images is given the same class (constant predictions): lower --optimizer.lr, or train longer "
+                "with a longer warm-up (and with --class_balanced true where the classes are unbalanced)"
+            )
+        # One-sided 95 %: a few images more than guessing are no sign of life; but few images are no sign of death either.
+        if recall < chance + min(1.645 * math.sqrt(chance * (1 - chance) / self.images), chance / 4):
+            return (
+                f"accuracy is at chance ({100 * recall:.1f} % averaged over {self.classes} classes, guessing gives {100 * chance:.1f} %): lower "
+                "--optimizer.lr, train longer (--epochs), or start from a pre-trained backbone"
+            )
+        if not self.robust:
+            return None
+        robust = look["validation_robust_accuracy"]
+        before = [other for other in looks if other["step"] < look["step"]]
+        peak = max((other["validation_robust_accuracy"] for other in before), default=0.0)
+        # Three standard errors of the difference, so that small validation sets do not cry wolf.
+        if robust < peak / 4 and (peak - robust) > 3 * math.sqrt(2 * peak * (1 - peak) / self.images):
+            return (
+                f"robust accuracy fell from {100 * peak:.1f} to {100 * robust:.1f} % while clean accuracy is {100 * clean:.1f} % (catastrophic "
+                "overfitting): give the attack more --attack.steps or a smaller --attack.step_size, or lower --optimizer.lr"
+            )
+        if robust == 0 and look["epoch"] >= self.grace:
+            return (
+                f"not one of {self.images} validation images is classified robustly, with a clean accuracy of {100 * clean:.1f} %: start from a "
+                "robustly pre-trained backbone, lower --attack.epsilon, or train longer (--epochs)"
+            )
+        return None

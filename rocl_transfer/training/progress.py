@@ -1,0 +1,48 @@
+"""Where a run stands, besides weights and optimiser."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from rocl_transfer.training.metrics import Mean
+
+
+@dataclass
+class Progress:
+    """All that a resume needs: every random draw follows from the step.
+
+    Attributes:
+        step: Done so far.
+        seconds: Spent in steps.
+        window: Means since the last logged line.
+        epoch_mean: Means since the epoch began.
+        looks: What the monitor saw, epoch by epoch, under a guard. One marked ``last`` was only due since the run ended there.
+        rollbacks: Where and why training went back to an earlier checkpoint.
+        skipped: Steps that were not taken since a loss or gradient was not finite.
+        skipped_in_a_row: Of these, the last ones.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    window: Mean = field(default_factory=Mean)
+    epoch_mean: Mean = field(default_factory=Mean)
+    looks: list[dict[str, Any]] = field(default_factory=list)
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+
+    @classmethod
+    def load(cls, state: Mapping[str, Any]) -> Self:
+        """From a checkpoint's ``state.json``."""
+        means = {name: Mean(**state[name]) for name in ("window", "epoch_mean") if name in state}
+        names = {option.name for option in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in state.items() if name in names} | means)
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint's ``state.json``."""
+        return dataclasses.asdict(self)
+
+    def forget_last(self) -> None:
+        """The run goes on: forget what was looked at only because it ended."""
+        self.looks = [look for look in self.looks if "last" not in look]

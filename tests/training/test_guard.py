@@ -1,0 +1,180 @@
+"""Runs that die: each is planted, seen, told in a sentence, and undone or ended."""
+
+import json
+import re
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from rocl_transfer import UserError
+from rocl_transfer.data import Batches, Resident, Sampler
+from rocl_transfer.objectives import Objective
+from rocl_transfer.training import Checkpoints, Guard, Schedule, create_optimizer, train
+
+
+class Toy(Objective):
+    """Six steps an epoch; ``nan_at`` are steps whose loss or gradient is planted."""
+
+    def __init__(self, nan_at=(), gradient=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Linear(4, 1)
+        self.nan_at, self.gradient, self.number = set(nan_at), gradient, 0
+        self.rates = []
+
+    def begin_step(self, step, total):
+        self.number = step
+
+    def forward(self, batch):
+        output = self.net(batch.inputs).squeeze(1)
+        loss = (output - batch.labels).square().mean()
+        if self.number in self.nan_at:
+            # a finite loss with an undefined gradient: sqrt at 0
+            loss = loss + (output * 0).abs().sqrt().sum() if self.gradient else loss * float("nan")
+        return {"loss": loss}
+
+
+def look(clean, robust=None, majority=0.4, recall=None):
+    seen = {"validation_accuracy": clean, "validation_recall": clean if recall is None else recall, "validation_majority": majority}
+    return seen if robust is None else {**seen, "validation_robust_accuracy": robust}
+
+
+def run(folder, looks, objective=None, robust=True, **options):
+    """Train over as many epochs as ``looks``; a rollback sees the next of ``after``."""
+    objective = objective or Toy()
+    inputs = torch.rand(24, 4, generator=torch.Generator().manual_seed(1))
+    batches = Batches(Resident(inputs), inputs.sum(1), Sampler(24, 4, seed=3))
+    seen = iter([*looks, *options.pop("after", [])])
+    guard = Guard(classes=5, images=400, robust=robust, grace=options.pop("grace", 0), rollbacks=options.pop("rollbacks", 1))
+    trained = train(
+        Accelerator(cpu=True), objective, create_optimizer(objective, "momentum", 0.1, 0.0), Schedule(0.1, len(looks)), batches,
+        Checkpoints(folder, 2, {}), monitor=lambda: next(seen), guard=guard, **options,
+    )  # fmt: skip
+    return objective, trained
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+GOOD = [look(0.5, 0.2), look(0.6, 0.4), look(0.7, 0.3)]
+
+
+def test_the_best_epoch_is_kept_beside_the_last(tmp_path):
+    _, trained = run(tmp_path, [*GOOD, look(0.7, 0.3), look(0.7, 0.3)])
+    assert trained.best["epoch"] == 2
+    assert trained.last["epoch"] == 5
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step-12", "step-24", "step-30"}
+    assert not trained.rollbacks
+
+
+def test_without_robustness_the_best_is_by_clean_accuracy(tmp_path):
+    assert run(tmp_path, [look(0.5), look(0.7), look(0.6)], robust=False)[1].best["epoch"] == 2
+
+
+DEATHS = {
+    "constant predictions": (look(0.2, 0.2, 1.0, 0.2), "given the same class .constant predictions.: lower --optimizer.lr"),
+    "chance": (look(0.6, 0.1, 0.9, 0.21), r"accuracy is at chance .21.0 % averaged over 5 classes, guessing gives 20.0 %.: lower"),
+    "catastrophic overfitting": (look(0.9, 0.02), r"robust accuracy fell from 40.0 to 2.0 % while clean accuracy is 90.0 % .catastrophic"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_dead_run_goes_back_to_its_best_epoch_with_a_lower_rate(tmp_path, death):
+    dead, sentence = DEATHS[death]
+    _, trained = run(tmp_path, [*GOOD, dead, dead], after=GOOD)
+    (rollback,) = trained.rollbacks
+    assert (rollback["at"], rollback["to"]) == (30, 12)
+    assert re.search(sentence, rollback["why"])
+    assert trained.best["epoch"] == 2
+    logged = lines(tmp_path)
+    assert {"step": 12, "epoch": 2, "rolled_back_from": 30, "lr_factor": 0.3} in logged
+    epochs = [line for line in logged if "epoch_loss" in line]
+    assert [line["step"] for line in epochs] == [6, 12, 18, 24, 30]  # neither gap nor double
+    again = run(tmp_path, [*GOOD, dead, dead])[1]  # finished: nothing is trained again, and nothing forgotten
+    assert again == trained
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_run_that_stays_dead_ends_in_a_sentence(tmp_path, death):
+    dead, sentence = DEATHS[death]
+    with pytest.raises(UserError, match=sentence) as told:
+        run(tmp_path, [*GOOD, dead, dead], rollbacks=0)
+    assert "step-12 --max_steps 12 exports it" in str(told.value)
+    with pytest.raises(UserError, match=sentence):  # asked again it says the same, at once
+        run(tmp_path, [*GOOD, dead, dead], rollbacks=0)
+
+
+def test_what_the_sentence_says_exports_the_best(tmp_path):
+    dead = DEATHS["constant predictions"][0]
+    with pytest.raises(UserError, match="exports it"):
+        run(tmp_path, [*GOOD, dead, dead], rollbacks=0)
+    _, trained = run(tmp_path, [*GOOD, dead, dead], rollbacks=0, resume=str(tmp_path / "checkpoints" / "step-12"), max_steps=12)
+    assert trained.best["step"] == trained.last["step"] == 12
+
+
+def test_a_run_that_never_lived_starts_again_then_ends(tmp_path):
+    dead = look(0.2, 0.2, 1.0)
+    with pytest.raises(UserError, match=r"went back 1 times.*No checkpoint was any good. Nothing is exported"):
+        run(tmp_path, [dead, dead, dead], after=[dead, dead])
+    assert {"step": 0, "epoch": 0, "rolled_back_from": 12, "lr_factor": 0.3} in lines(tmp_path)
+
+
+def test_one_bad_epoch_or_a_slow_start_is_no_death(tmp_path):
+    dead = look(0.2, 0.0, 1.0)
+    assert not run(tmp_path / "one", [GOOD[0], dead, *GOOD[1:]])[1].rollbacks
+    assert not run(tmp_path / "slow", [dead, dead, *GOOD], grace=3)[1].rollbacks
+
+
+def test_robust_accuracy_that_never_rises_is_told(tmp_path):
+    with pytest.raises(UserError, match="not one of 400 validation images is classified robustly, with a clean accuracy of 80.0 %"):
+        run(tmp_path, [look(0.8, 0.0)] * 3, rollbacks=0)
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_a_step_that_is_not_finite_is_not_taken_and_counted(tmp_path, gradient):
+    _, trained = run(tmp_path, GOOD, Toy(nan_at={3, 4, 9}, gradient=gradient))
+    assert trained.skipped == 3
+    assert not trained.rollbacks
+    assert all(torch.isfinite(torch.tensor(line["epoch_loss"])) for line in lines(tmp_path) if "epoch_loss" in line)
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_more_than_two_in_a_row_go_back_and_then_end(tmp_path, gradient):
+    what = "gradient_norm" if gradient else "loss and gradient_norm"
+    with pytest.raises(UserError, match=rf"at step 9: {what} not finite .* for the 3 steps up to this one; all weights were still finite") as told:
+        run(tmp_path, GOOD, Toy(nan_at={7, 8, 9}, gradient=gradient), after=GOOD)
+    assert "went back 1 times" in str(told.value)
+    assert "lower --optimizer.lr or lengthen --optimizer.warmup_epochs" in str(told.value)
+
+
+def test_a_killed_run_with_a_rollback_goes_on_as_if_nothing_had_been(tmp_path):
+    dead = DEATHS["constant predictions"][0]
+    whole = run(tmp_path / "whole", [*GOOD, dead, dead], after=[GOOD[2], GOOD[2], GOOD[2]])[0]
+
+    class Killed(Toy):
+        def forward(self, batch):
+            if self.number == 15 and (tmp_path / "parts" / "metrics.jsonl").read_text().count("rolled_back"):
+                raise KeyboardInterrupt
+            return super().forward(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", [*GOOD, dead, dead], Killed())
+    objective, trained = run(tmp_path / "parts", [GOOD[2], GOOD[2], GOOD[2], GOOD[2], GOOD[2]])
+    assert len(trained.rollbacks) == 1
+    assert all(torch.equal(value, objective.state_dict()[name]) for name, value in whole.state_dict().items())
+    a, b = (
+        [{k: v for k, v in line.items() if k not in ("images_per_second", "memory_bytes")} for line in lines(tmp_path / name)]
+        for name in ("whole", "parts")
+    )
+    assert a == b
+
+
+def test_the_gradient_is_clipped_and_its_norm_logged(tmp_path):
+    free, clipped = (run(tmp_path / str(clip), [look(0.5)], robust=False, clip_grad=clip)[0].net.weight for clip in (None, 1e-6))
+    torch.manual_seed(0)
+    begun = nn.Linear(4, 1).weight
+    assert (clipped - begun).abs().max() < 1e-5 < (free - begun).abs().max()
+    assert lines(tmp_path / "None")[-1]["gradient_norm"] > 0
