@@ -19,9 +19,10 @@ from accelerate import Accelerator
 from rocl_transfer.attacks import PGD
 from rocl_transfer.config import FinetuneConfig, command_line, write_config
 from rocl_transfer.data import Augmentation, Batches, ImageData, Resident, Sampler, Store, load_images, store_splits
+from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import ClassifierMonitor, compute_features
-from rocl_transfer.hub import complete_classifier, export, find_model, identify, load_start, native_size, note_pretraining
-from rocl_transfer.models import PixelModel, family, has_weights, merge_lora, projector, select_trainable
+from rocl_transfer.hub import complete_classifier, export, identify, is_trained, load_start, native_size, note_pretraining
+from rocl_transfer.models import PixelModel, family, merge_lora, projector, select_trainable
 from rocl_transfer.objectives import AdversarialTraining, Adversary, Contrast, LinearProbe, RobustProbe, class_weights
 from rocl_transfer.training import Cadence, Checkpoints, Guard, Schedule, Trained, create_optimizer, finish, start, train
 
@@ -42,7 +43,10 @@ def main(config: FinetuneConfig) -> Path:
     classifier, kept = load_start(config.model.name, data.class_names, data.image_size, config.model.pretrained)
     kind = "its own head is kept" if kept else "a new linear head is trained"
     log.info("%s: %s for the %d classes %s", config.model.name, kind, len(data.class_names), ", ".join(data.class_names[:10]))
-    own = config.optimizer.resolved(family(classifier.net), config.epochs)
+    if config.batchnorm == "frozen" and family(classifier.net) != "batchnorm":
+        raise UserError(f"{config.model.name} has no BatchNorm whose statistics could be frozen: leave out --batchnorm frozen")
+    select_trainable(copy.deepcopy(classifier), config.train, config.lora_rank or 8)  # refuse before anything is written
+    own = config.optimizer.resolved(family(classifier.net), config.epochs, is_trained(config.model.name, config.model.pretrained))
     config = dataclasses.replace(config, optimizer=own)
     log.info("%s, learning rate %g, weight decay %g, layer decay %g", own.name, own.lr, own.weight_decay, own.layer_decay)
 
@@ -58,7 +62,7 @@ def main(config: FinetuneConfig) -> Path:
     optimizer = create_optimizer(objective, own.name, own.lr, own.weight_decay, own.momentum, classifier.net, own.layer_decay)
     schedule = Schedule(own.lr, config.epochs, own.schedule, own.warmup_epochs, 0.0, own.milestones)
     monitor = watch(config, objective, data, stores)
-    quiet = max(own.warmup_epochs, 0 if objective.adversary is None else objective.adversary.ramp[1] * config.epochs)
+    quiet = max(own.warmup_epochs, config.epochs * max(1 / 4, 0 if objective.adversary is None else objective.adversary.ramp[1]))
     guard = Guard(len(data.class_names), len(monitor.labels), config.method != "standard", int(quiet) + 1, config.rollbacks)
     trained = train(
         accelerator, objective, optimizer, schedule, Batches(stores["train"], data.train.labels, sampler(config, accelerator, data)), checkpoints,
@@ -112,10 +116,8 @@ def begin(
     record = Path(config.output_dir) / "head" / "start.json"
     if resumes and record.is_file():
         return json.loads(record.read_text(encoding="utf-8"))
-    untrained = find_model(config.model.name) is None and not (
-        config.model.pretrained or (config.model.pretrained is None and has_weights(config.model.name))
-    )
-    epochs = (0 if kept or untrained else 3) if config.head_epochs is None else config.head_epochs
+    new = not kept and is_trained(config.model.name, config.model.pretrained)
+    epochs = (3 if new else 0) if config.head_epochs is None else config.head_epochs
     facts: dict[str, object] = {"head": "kept" if kept else "new", "head_epochs": epochs, "robust": False}
 
     def run(name: str, objective: LinearProbe | RobustProbe, store: Store, length: int) -> None:

@@ -12,7 +12,7 @@ from rocl_transfer.config.parts import AttackConfig, DataConfig, EvaluationConfi
 from rocl_transfer.config.recipes import RunConfig
 
 # What a family of networks is trained with unless told otherwise: optimiser, peak rate, decay and share of the rate a layer farther from the head.
-# Rates: a third to half of the largest that trained in every case of benchmarks/collapse_grid.py (see RESULTS.md).
+# The rates are the middle of benchmarks/collapse_grid.py (see RESULTS.md), whose small networks train at five times as much too; larger ones may not.
 FAMILIES: dict[str, dict[str, Any]] = {
     "batchnorm": {"name": "adamw", "lr": Number(1e-3), "weight_decay": Number(0.05), "layer_decay": Number(1)},
     "plain": {"name": "adamw", "lr": Number(1e-3), "weight_decay": Number(0.05), "layer_decay": Number(0.9)},
@@ -28,7 +28,7 @@ class FinetuneOptimizerConfig:
         name: timm's name of an optimiser; give ``lr`` with it.
         lr: Peak learning rate.
         weight_decay: On every parameter, biases and norms included.
-        layer_decay: Factor on the learning rate for each layer farther from the head; 1 for none.
+        layer_decay: Factor on the learning rate for each layer farther from the head; 1 for none (default: none where the backbone is untrained).
         clip_grad: Largest norm of the gradient of all parameters together; 0 for no limit.
         momentum: For the optimisers that have one.
         schedule: cosine (after the warm-up), or steps (times 0.1 at each milestone).
@@ -53,9 +53,9 @@ class FinetuneOptimizerConfig:
         checked = {option.name: getattr(self, option.name) for option in dataclasses.fields(OptimizerConfig) if hasattr(self, option.name)}
         OptimizerConfig(**{"name": "adamw", "warmup_epochs": 0, **{name: value for name, value in checked.items() if value is not None}})
 
-    def resolved(self, family: str, epochs: int) -> "FinetuneOptimizerConfig":
-        """With nothing left out."""
-        chosen = {**FAMILIES[family], "warmup_epochs": min(3, epochs // 4)}
+    def resolved(self, family: str, epochs: int, trained: bool) -> "FinetuneOptimizerConfig":
+        """With nothing left out. Layers learn at different rates only where there is something to be kept: the backbone is ``trained``."""
+        chosen = {**FAMILIES[family], "warmup_epochs": min(3, epochs // 4), **({} if trained else {"layer_decay": Number(1)})}
         return dataclasses.replace(self, **{name: value for name, value in chosen.items() if getattr(self, name) is None})
 
 

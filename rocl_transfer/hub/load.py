@@ -140,13 +140,18 @@ def load_start(name: str, class_names: Sequence[str], image_size: int | None = N
     return (model if kept else add_head(model, class_names)), kept
 
 
+def is_trained(name: str, pretrained: bool | None = None) -> bool:
+    """Whether ``name`` brings trained weights: an exported model does, a timm name where it has any and they are not refused."""
+    if find_model(name) is not None:
+        return True
+    return timm.is_model(name) and has_weights(name) if pretrained is None else pretrained
+
+
 def _load_any(name: str, image_size: int | None, pretrained: bool | None) -> PixelModel:
     """Backbone or classifier, for images of ``image_size``."""
     folder = find_model(name)
     if folder is None:
-        if pretrained is None:
-            pretrained = timm.is_model(name) and has_weights(name)
-        return create_backbone(name, image_size or 224, pretrained).eval()
+        return create_backbone(name, image_size or 224, is_trained(name, pretrained)).eval()
     if pretrained is not None:
         raise UserError(f"--model.pretrained has no effect with {name}, which always brings its weights: leave it out")
     model = _load(folder)

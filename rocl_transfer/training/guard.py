@@ -9,7 +9,16 @@ Look = Mapping[str, Any]
 
 
 class Collapse(Exception):  # noqa: N818 - not an error of the program's
-    """Training died. The message says how it showed and what to change."""
+    """Training died.
+
+    Args:
+        sentence: How it showed, and what to change.
+        curable: Whether going back and learning more slowly may help.
+    """
+
+    def __init__(self, sentence: str, curable: bool = True) -> None:
+        super().__init__(sentence)
+        self.curable = curable
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,7 @@ class Guard:
         classes: K.
         images: How many the monitor sees.
         robust: Whether robustness is trained for.
-        grace: Epochs before a run can be dead: warm-up and ramp.
+        grace: Epochs before a run can be dead: warm-up, ramp, a slow start.
         rollbacks: How often a dead run goes back to its last good checkpoint.
         lowering: Factor on the learning rate at each of them.
         skips: Steps in a row whose loss or gradient may be not finite; such steps are not taken.
@@ -47,16 +56,24 @@ class Guard:
         alive = [look for look in looks if self._symptom(look, looks) is None]
         return max(alive, key=lambda look: (look[self.metric], look["validation_accuracy"]), default=None)
 
-    def judge(self, looks: Sequence[Look], ended: bool) -> str | None:
-        """How the run is dead, and what to change; None while it is not.
-
-        A verdict needs two looks in a row after the grace, or the end of the training.
-        """
-        last = [look for look in looks if look["epoch"] >= self.grace][-2:]
-        if not last or (len(last) < 2 and not ended):
-            return None
+    def judge(self, looks: Sequence[Look], ended: bool) -> None:
+        """Raise :class:`Collapse` where the run is dead: for three looks in a row after the grace, or at the end of the training."""
+        last = [look for look in looks if look["epoch"] >= self.grace][-3:]
+        if not last or (len(last) < 3 and not ended):
+            return
+        where = f"training is dead at step {last[-1]['step']}, epoch {last[-1]['epoch']}: "
         symptoms = [self._symptom(look, looks) for look in last]
-        return symptoms[-1] if ended or all(symptoms) else None
+        if symptoms[-1] is not None and (ended or all(symptoms)):
+            raise Collapse(where + symptoms[-1])
+        clean = 100 * last[-1]["validation_accuracy"]
+        # None of 30 images: with 95 % confidence fewer than one in ten.
+        if self.robust and ended and last[-1]["validation_robust_accuracy"] == 0 and clean * self.images >= 100 * 30:
+            # Nothing collapsed: it was never there, and learning more slowly would not bring it.
+            raise Collapse(
+                f"{where}not one of {self.images} validation images is classified robustly, with a clean accuracy of {clean:.1f} %: start from a "
+                "robustly pre-trained backbone, lower --attack.epsilon, raise --optimizer.lr, or train longer (--epochs)",
+                curable=False,
+            )
 
     def _symptom(self, look: Look, looks: Sequence[Look]) -> str | None:
         recall, chance = look["validation_recall"], 1 / self.classes
@@ -82,10 +99,5 @@ class Guard:
             return (
                 f"robust accuracy fell from {100 * peak:.1f} to {100 * robust:.1f} % while clean accuracy is {100 * clean:.1f} % (catastrophic "
                 "overfitting): give the attack more --attack.steps or a smaller --attack.step_size, or lower --optimizer.lr"
-            )
-        if robust == 0 and look["epoch"] >= self.grace:
-            return (
-                f"not one of {self.images} validation images is classified robustly, with a clean accuracy of {100 * clean:.1f} %: start from a "
-                "robustly pre-trained backbone, lower --attack.epsilon, or train longer (--epochs)"
             )
         return None

@@ -173,7 +173,7 @@ class _Loop:
                         self.run_epoch(bar)
                     break
                 except Collapse as collapse:
-                    self.roll_back(str(collapse))
+                    self.roll_back(collapse)
                     bar.reset(self.last)
                     bar.update(self.at.step)
         with_what = (self.accelerator.num_processes, self.accelerator.device.type, self.accelerator.mixed_precision)
@@ -281,22 +281,21 @@ class _Loop:
     def judge(self) -> None:
         """Raise :class:`Collapse` where the guard finds the run dead. A run cut short by ``max_steps`` within the grace is not judged."""
         if self.guard is not None and self.at.looks and self.at.looks[-1]["step"] == self.at.step:
-            ended = self.at.step == self.last
-            if (sentence := self.guard.judge(self.at.looks, ended)) is not None:
-                raise Collapse(f"training is dead at step {self.at.step}, epoch {self.at.looks[-1]['epoch']}: {sentence}")
+            self.guard.judge(self.at.looks, ended=self.at.step == self.last)
 
-    def roll_back(self, sentence: str) -> None:
+    def roll_back(self, collapse: Collapse) -> None:
         """Go on from the best checkpoint (the start, if none was good) with a lower learning rate.
 
         Raises:
-            UserError: That was tried often enough.
+            UserError: That would not help, or was tried often enough.
         """
+        sentence = str(collapse)
         if self.guard is None:
             good = self.checkpoints.latest()
             raise UserError(f"{sentence}, in a new --output_dir; the last good checkpoint is {good or 'none'}")
         best = self.best_step()
         target: Path = self.checkpoints.folder / f"step-{best or 0}"
-        if len(self.at.rollbacks) >= self.guard.rollbacks or not target.is_dir():
+        if not collapse.curable or len(self.at.rollbacks) >= self.guard.rollbacks or not target.is_dir():
             tried = f" Training went back {len(self.at.rollbacks)} times, each time with a lower learning rate." if self.at.rollbacks else ""
             kept = f" The best checkpoint is {target}: --resume {target} --max_steps {best} exports it." if best else " No checkpoint was any good."
             raise UserError(f"{sentence}.{tried}{kept} Nothing is exported")

@@ -1,5 +1,7 @@
 """What trains, and that low-rank additions vanish into the weights."""
 
+import copy
+
 import pytest
 import torch
 
@@ -66,8 +68,9 @@ def test_low_rank_additions_start_at_zero_train_and_merge(name):
         torch.nn.functional.cross_entropy(model(images), torch.tensor([0, 1, 2, 0])).backward()
         optimizer.step()
     with torch.no_grad():
-        trained = model(images)
+        trained, twin = model(images), copy.deepcopy(model)
         merge_lora(model)
         assert torch.allclose(model(images), trained, atol=1e-5)
+        assert torch.equal(twin(images), trained)  # a copy is left alone
     assert not torch.allclose(trained, before, atol=1e-3)
     assert set(model.net.state_dict()) == plain

@@ -118,13 +118,13 @@ def test_what_the_sentence_says_exports_the_best(tmp_path):
 def test_a_run_that_never_lived_starts_again_then_ends(tmp_path):
     dead = look(0.2, 0.2, 1.0)
     with pytest.raises(UserError, match=r"went back 1 times.*No checkpoint was any good. Nothing is exported"):
-        run(tmp_path, [dead, dead, dead], after=[dead, dead])
-    assert {"step": 0, "epoch": 0, "rolled_back_from": 12, "lr_factor": 0.3} in lines(tmp_path)
+        run(tmp_path, [dead, dead, dead, dead], after=[dead, dead])
+    assert {"step": 0, "epoch": 0, "rolled_back_from": 18, "lr_factor": 0.3} in lines(tmp_path)
 
 
-def test_one_bad_epoch_or_a_slow_start_is_no_death(tmp_path):
+def test_two_bad_epochs_or_a_slow_start_are_no_death(tmp_path):
     dead = look(0.2, 0.0, 1.0)
-    assert not run(tmp_path / "one", [GOOD[0], dead, *GOOD[1:]])[1].rollbacks
+    assert not run(tmp_path / "two", [GOOD[0], dead, dead, *GOOD[1:]])[1].rollbacks
     assert not run(tmp_path / "slow", [dead, dead, *GOOD], grace=3)[1].rollbacks
 
 
