@@ -64,6 +64,8 @@ def main(config: FinetuneConfig) -> Path:
     monitor = watch(config, objective, data, stores)
     quiet = max(own.warmup_epochs, config.epochs * max(1 / 4, 0 if objective.adversary is None else objective.adversary.ramp[1]))
     guard = Guard(len(data.class_names), len(monitor.labels), config.method != "standard", int(quiet) + 1, config.rollbacks)
+    if data.validation is None:
+        log.info("there are no validation images: %d training images are watched, and the last epoch is exported", len(monitor.labels))
     trained = train(
         accelerator, objective, optimizer, schedule, Batches(stores["train"], data.train.labels, sampler(config, accelerator, data)), checkpoints,
         max_steps=config.max_steps, resume=config.resume, monitor=monitor, guard=guard, clip_grad=own.clip_grad or None,
@@ -77,8 +79,11 @@ def main(config: FinetuneConfig) -> Path:
             "trained_part": config.train,
             "batchnorm": config.batchnorm if family(classifier.net) == "batchnorm" else None,
             "start": before,
+            "ramp": None if objective.adversary is None else objective.adversary.ramp,
         }
-        choose(objective, checkpoints, trained, data, folder, facts)
+        if data.validation is None:
+            trained = dataclasses.replace(trained, best=None, overfitting=None)
+        choose(objective, checkpoints, trained, folder, facts)
         attacks = [PGD(epsilon, config.evaluation.steps, norm=config.attack.norm) for epsilon in config.evaluation.radii(config.attack)]
         complete_classifier(
             folder, objective.deployed, data, stores["test"], attacks, batch_size=config.evaluation.batch_size, seed=config.seed,
@@ -164,12 +169,10 @@ def build(config: FinetuneConfig, classifier: PixelModel, data: ImageData, robus
     )  # fmt: skip
 
 
-def choose(
-    objective: AdversarialTraining, checkpoints: Checkpoints, trained: Trained, data: ImageData, folder: Path, facts: dict[str, object]
-) -> None:
-    """Leave the best epoch's weights in ``objective``, and export the last one's beside them; without validation images the last is all there is."""
+def choose(objective: AdversarialTraining, checkpoints: Checkpoints, trained: Trained, folder: Path, facts: dict[str, object]) -> None:
+    """Leave the best epoch's weights in ``objective``, and export the last one's beside them."""
     best, last = trained.best, trained.last
-    if data.validation is not None and best is not None and last is not None and best["step"] != last["step"]:
+    if best is not None and last is not None and best["step"] != last["step"]:
         model = copy.deepcopy(objective.deployed)
         merge_lora(model)
         (folder / "last").mkdir(exist_ok=True)

@@ -82,7 +82,7 @@ def merge_lora(model: nn.Module) -> None:
     """Fold low-rank additions into the weights, in place: the network is a plain one again, with the same outputs."""
     for module in model.modules():
         if parametrize.is_parametrized(module, "weight"):
-            weight = module.weight.detach().clone()
+            weight: Tensor = module.weight.clone()  # type: ignore[operator]
             # torch's remove_parametrizations takes the weight off the class, which copies of the network (a running average, say) share.
             module.__class__ = type(module).__bases__[0]
             del module.parametrizations

@@ -56,22 +56,32 @@ class Guard:
         alive = [look for look in looks if self._symptom(look, looks) is None]
         return max(alive, key=lambda look: (look[self.metric], look["validation_accuracy"]), default=None)
 
+    def overfitting(self, best: Look, last: Look) -> str | None:
+        """A sentence where robust accuracy has fallen since its best (Rice et al. 2020) by two points and more than chance; None else."""
+        top, end = best[self.metric], last[self.metric]
+        if not self.robust or top - end < 0.02 + math.sqrt(top * (1 - top) / self.images):
+            return None
+        return (
+            f"robust overfitting: {100 * top:.1f} % of the validation images were robust at epoch {best['epoch']}, {100 * end:.1f} % at the last one "
+            f"({last['epoch']}); fewer --epochs, --awp_gamma 0.005 or --ema_decay 0.999 work against it"
+        )
+
     def judge(self, looks: Sequence[Look], ended: bool) -> None:
         """Raise :class:`Collapse` where the run is dead: for three looks in a row after the grace, or at the end of the training."""
         last = [look for look in looks if look["epoch"] >= self.grace][-3:]
         if not last or (len(last) < 3 and not ended):
             return
-        where = f"training is dead at step {last[-1]['step']}, epoch {last[-1]['epoch']}: "
+        where = f"at step {last[-1]['step']}, epoch {last[-1]['epoch']}: "
         symptoms = [self._symptom(look, looks) for look in last]
         if symptoms[-1] is not None and (ended or all(symptoms)):
-            raise Collapse(where + symptoms[-1])
+            raise Collapse(f"training is dead {where}{symptoms[-1]}")
         clean = 100 * last[-1]["validation_accuracy"]
         # None of 30 images: with 95 % confidence fewer than one in ten.
         if self.robust and ended and last[-1]["validation_robust_accuracy"] == 0 and clean * self.images >= 100 * 30:
             # Nothing collapsed: it was never there, and learning more slowly would not bring it.
             raise Collapse(
-                f"{where}not one of {self.images} validation images is classified robustly, with a clean accuracy of {clean:.1f} %: start from a "
-                "robustly pre-trained backbone, lower --attack.epsilon, raise --optimizer.lr, or train longer (--epochs)",
+                f"training ended without success {where}not one of {self.images} validation images is classified robustly, with a clean accuracy "
+                f"of {clean:.1f} %: start from a robust backbone, lower --attack.epsilon, raise --optimizer.lr, or train longer (--epochs)",
                 curable=False,
             )
 

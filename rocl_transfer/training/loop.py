@@ -1,29 +1,28 @@
 """The one loop: pre-training, probing and fine-tuning differ in the objective, the parameters that train and the monitors."""
 
 import logging
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm
-from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from rocl_transfer.data import Batch, Batches, derive_seed
+from rocl_transfer.data import Batch, Batches
 from rocl_transfer.errors import UserError
 from rocl_transfer.objectives import Objective
 from rocl_transfer.training.checkpoints import Checkpoints
 from rocl_transfer.training.guard import Collapse, Guard
 from rocl_transfer.training.metrics import MetricsFile, peak_memory
 from rocl_transfer.training.optimization import Schedule
-from rocl_transfer.training.progress import Progress
+from rocl_transfer.training.progress import Progress, Trained
+from rocl_transfer.training.update import Update
 
 log = logging.getLogger("rocl_transfer")
 Monitor = Callable[[], dict[str, float]]
@@ -42,35 +41,6 @@ class Cadence:
     log: int = 10
     checkpoint: int | None = None
     monitor: int = 1
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What the training cost, resumed parts included, and what befell it.
-
-    Attributes:
-        steps: Taken in all.
-        epochs: Begun.
-        seconds: In steps.
-        processes: How many.
-        device: Kind.
-        precision: Accelerate's word for the autocast.
-        best: What the monitor saw, and the step, at the best epoch; None without a guard.
-        last: The same at the end.
-        skipped: Steps that were not taken since a loss or gradient was not finite.
-        rollbacks: Where and why training went back to an earlier checkpoint.
-    """
-
-    steps: int
-    epochs: int
-    seconds: float
-    processes: int
-    device: str
-    precision: str
-    best: dict[str, Any] | None = None
-    last: dict[str, Any] | None = None
-    skipped: int = 0
-    rollbacks: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train(
@@ -116,7 +86,8 @@ def train(
     found = checkpoints.find(resume)
     state = checkpoints.load(found, objective, optimizer) if found else {}
     watch = _Watch(monitor, guard, cadence or Cadence())
-    loop = _Loop(accelerator, objective, optimizer, schedule, batches, checkpoints, max_steps, watch, clip_grad, state)
+    update = Update(accelerator, objective, optimizer, clip_grad)
+    loop = _Loop(accelerator, update, schedule, batches, checkpoints, max_steps, watch, state)
     if found:
         log.info("resumed from %s", found)
     return loop.run()
@@ -133,21 +104,16 @@ class _Loop:
     def __init__(
         self,
         accelerator: Accelerator,
-        objective: Objective,
-        optimizer: Optimizer,
+        update: Update,
         schedule: Schedule,
         batches: Batches,
         checkpoints: Checkpoints,
         max_steps: int | None,
         watch: _Watch,
-        clip_grad: float | None,
         state: dict[str, Any],
     ) -> None:
         self.accelerator, self.schedule, self.batches, self.checkpoints = accelerator, schedule, batches, checkpoints
-        self.monitor, self.guard, self.cadence, self.clip_grad = watch.monitor, watch.guard, watch.cadence, clip_grad
-        self.objective = objective
-        self.prepared, self.optimizer = accelerator.prepare(objective, optimizer)
-        self.trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        self.monitor, self.guard, self.cadence, self.update = watch.monitor, watch.guard, watch.cadence, update
         self.per_epoch = batches.sampler.steps_per_epoch
         self.total = schedule.epochs * self.per_epoch
         self.last = min(self.total, max_steps or self.total)
@@ -179,19 +145,22 @@ class _Loop:
         with_what = (self.accelerator.num_processes, self.accelerator.device.type, self.accelerator.mixed_precision)
         seen = (self.guard.best(self.at.looks), self.at.looks[-1] if self.at.looks else None) if self.guard else (None, None)
         best, last = (None if look is None else dict(look) for look in seen)
-        return Trained(self.at.step, -(-self.at.step // self.per_epoch), self.at.seconds, *with_what, best, last, self.at.skipped, self.at.rollbacks)
+        overfitting = self.guard.overfitting(best, last) if self.guard and best and last else None
+        if overfitting is not None:
+            log.warning("%s", overfitting)
+        return Trained(
+            self.at.step, -(-self.at.step // self.per_epoch), self.at.seconds, *with_what, best, last, overfitting, self.at.skipped, self.at.rollbacks
+        )
 
     def run_epoch(self, bar: Any) -> None:
         """One epoch, or what is left of it."""
         epoch, inner = divmod(self.at.step, self.per_epoch)
         lowered = self.guard.lowering ** len(self.at.rollbacks) if self.guard else 1.0
         rate = self.schedule(epoch) * lowered
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("lr_scale", 1.0)
-        self.prepared.train()
+        self.update.begin_epoch(rate)
         mark = time.perf_counter()
         for batch in self.batches.epoch(epoch, inner):
-            values = self.update(batch, rate)
+            values = self.take_step(batch)
             took = time.perf_counter() - mark
             self.at.seconds, self.window_seconds = self.at.seconds + took, self.window_seconds + took
             self.images += len(batch.inputs) * self.batches.sampler.world
@@ -202,36 +171,21 @@ class _Loop:
                 break
             mark = time.perf_counter()
 
-    def update(self, batch: Batch, rate: float) -> dict[str, float]:
-        """One step; the losses come back as means over the processes, so that all of them stop where one is not finite."""
-        # Dropout and stochastic depth draw from the global generator: with this they too depend on the step alone.
-        torch.manual_seed(derive_seed(self.batches.sampler.seed, self.at.step, self.batches.sampler.rank, 1))
-        self.objective.begin_step(self.at.step, self.total)
-        losses: dict[str, Tensor] = self.prepared(batch)
-        self.accelerator.backward(losses["loss"])
-        length = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
-        means = self.accelerator.reduce(torch.stack([value.detach().float() for value in (*losses.values(), length)]), "mean").tolist()
-        values: dict[str, float] = dict(zip((*losses, "gradient_norm"), means, strict=True))
-        if bad := [name for name, value in values.items() if not math.isfinite(value)]:
-            self.skip(bad, values, rate)
+    def take_step(self, batch: Batch) -> dict[str, float]:
+        """A step whose loss or gradient is not finite is not taken; a few in a row are a collapse, without a guard the first one is."""
+        sampler = self.batches.sampler
+        values, bad = self.update(batch, self.at.step, self.total, (sampler.seed, sampler.rank))
+        self.at.skipped_in_a_row = self.at.skipped_in_a_row + 1 if bad else 0
+        if bad:
+            self.at.skipped += 1
+            if self.guard is None or self.at.skipped_in_a_row > self.guard.skips:
+                raise Collapse(self.update.diagnosis(self.at.step, values, bad, self.at.skipped_in_a_row))
+            log.warning("step %d is not taken: %s not finite", self.at.step, " and ".join(bad))
         else:
-            self.at.skipped_in_a_row = 0
-            if self.clip_grad is not None:
-                nn.utils.clip_grads_with_norm_(self.trained, self.clip_grad, length)
-            self.optimizer.step()
             self.at.window.add(values)
             self.at.epoch_mean.add(values)
-        self.objective.end_step()
-        self.optimizer.zero_grad()
         self.at.step += 1
         return values
-
-    def skip(self, bad: list[str], values: dict[str, float], rate: float) -> None:
-        """A step whose loss or gradient is not finite is not taken; a few in a row are a collapse, without a guard the first one is."""
-        self.at.skipped, self.at.skipped_in_a_row = self.at.skipped + 1, self.at.skipped_in_a_row + 1
-        if self.guard is None or self.at.skipped_in_a_row > self.guard.skips:
-            raise Collapse(self.diagnosis(bad, values, rate))
-        log.warning("step %d is not taken: %s not finite", self.at.step, " and ".join(bad))
 
     def after_step(self, epoch: int, rate: float) -> None:
         """Log, monitor, save and judge where they are due, in this order: a checkpoint never stands before the lines that belong to it.
@@ -268,7 +222,7 @@ class _Loop:
         found = self.monitor()
         numbers = self.accelerator.reduce(torch.tensor(list(found.values()), device=self.accelerator.device), "mean").tolist()
         seen = {name: round(value, 6) for name, value in zip(found, numbers, strict=True)}
-        self.prepared.train()
+        self.update.prepared.train()
         log.info("epoch %d: %s", number, ", ".join(f"{name} {value:.4f}" for name, value in seen.items()))
         if self.guard is not None:
             self.at.looks.append({"step": self.at.step, "epoch": number, **seen, **mark})
@@ -303,14 +257,13 @@ class _Loop:
         skipped, seconds = self.at.skipped, self.at.seconds
         factor = self.guard.lowering ** len(rollbacks)
         log.warning("%s. Going back to step %d; the learning rate is %.3g of what it was from here on", sentence, best or 0, factor)
-        self.at = Progress.load(self.checkpoints.load(target, self.objective, self.optimizer.optimizer))
+        self.at = Progress.load(self.checkpoints.load(target, self.update.objective, self.update.optimizer.optimizer))
         self.at.rollbacks, self.at.skipped, self.at.seconds = rollbacks, skipped, seconds
         self.accelerator.wait_for_everyone()  # all have read before the main process writes
         self.metrics.rewind(self.at.step)
         if self.accelerator.is_main_process:
             self.checkpoints.forget_after(self.at.step)
         self.write(self.at.step // self.per_epoch, {"rolled_back_from": rollbacks[-1]["at"], "lr_factor": factor})
-        self.optimizer.zero_grad()
         self.save()
 
     def write(self, epoch: int, values: dict[str, float]) -> None:
@@ -320,19 +273,9 @@ class _Loop:
 
     def save(self) -> None:
         if self.accelerator.is_main_process:
-            self.checkpoints.save(self.at.step, self.objective, self.optimizer.optimizer, self.at.state(), spare=self.spared())
+            self.checkpoints.save(self.at.step, self.update.objective, self.update.optimizer.optimizer, self.at.state(), spare=self.spared())
         self.accelerator.wait_for_everyone()
 
     def spared(self) -> set[int]:
         """Checkpoints that stay beside the last few: the best, or the start while there is none."""
         return {self.best_step() or 0} if self.guard else set()
-
-    def diagnosis(self, bad: list[str], values: dict[str, float], rate: float) -> str:
-        broken = [name for name, parameter in self.objective.named_parameters() if not torch.isfinite(parameter).all()]
-        where = f"the weight {broken[0]} was already not finite" if broken else "all weights were still finite"
-        listed = ", ".join(f"{name} = {value:.4g}" for name, value in values.items())
-        repeated = f", for the {self.at.skipped_in_a_row} steps up to this one" if self.at.skipped_in_a_row > 1 else ""
-        return (
-            f"training stopped at step {self.at.step}: {' and '.join(bad)} not finite ({listed}) at learning rate {rate:.3g}{repeated}; {where}, the "
-            "step was not taken: lower --optimizer.lr or lengthen --optimizer.warmup_epochs"
-        )

@@ -1,4 +1,4 @@
-"""Where a run stands, besides weights and optimiser."""
+"""Where a run stands, besides weights and optimiser; and what became of it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -46,3 +46,34 @@ class Progress:
     def forget_last(self) -> None:
         """The run goes on: forget what was looked at only because it ended."""
         self.looks = [look for look in self.looks if "last" not in look]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the training cost, resumed parts included, and what befell it.
+
+    Attributes:
+        steps: Taken in all.
+        epochs: Begun.
+        seconds: In steps.
+        processes: How many.
+        device: Kind.
+        precision: Accelerate's word for the autocast.
+        best: What the monitor saw, and the step, at the best epoch; None without a guard.
+        last: The same at the end.
+        overfitting: A sentence where the end is worse than the best by more than chance.
+        skipped: Steps that were not taken since a loss or gradient was not finite.
+        rollbacks: Where and why training went back to an earlier checkpoint.
+    """
+
+    steps: int
+    epochs: int
+    seconds: float
+    processes: int
+    device: str
+    precision: str
+    best: dict[str, Any] | None = None
+    last: dict[str, Any] | None = None
+    overfitting: str | None = None
+    skipped: int = 0
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)

@@ -70,6 +70,12 @@ def test_the_best_epoch_is_kept_beside_the_last(tmp_path):
     assert not trained.rollbacks
 
 
+def test_robust_overfitting_is_told_where_it_is_more_than_chance(tmp_path):
+    told = run(tmp_path / "a", [look(0.7, 0.4), look(0.8, 0.3)])[1].overfitting
+    assert told.startswith("robust overfitting: 40.0 % of the validation images were robust at epoch 1, 30.0 % at the last one (2)")
+    assert run(tmp_path / "b", [look(0.7, 0.4), look(0.8, 0.36)])[1].overfitting is None
+
+
 def test_without_robustness_the_best_is_by_clean_accuracy(tmp_path):
     assert run(tmp_path, [look(0.5), look(0.7), look(0.6)], robust=False)[1].best["epoch"] == 2
 
@@ -129,7 +135,7 @@ def test_two_bad_epochs_or_a_slow_start_are_no_death(tmp_path):
 
 
 def test_robust_accuracy_that_never_rises_is_told(tmp_path):
-    with pytest.raises(UserError, match="not one of 400 validation images is classified robustly, with a clean accuracy of 80.0 %"):
+    with pytest.raises(UserError, match="without success at step 18, epoch 3: not one of 400 .* robustly, with a clean accuracy of 80.0 %"):
         run(tmp_path, [look(0.8, 0.0)] * 3, rollbacks=0)
 
 
