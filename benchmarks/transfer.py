@@ -4,7 +4,7 @@
 
 Every cell is a run of the recipes, through their command lines. The images are written once as PNG files and CSVs of paths, labels and splits; a
 tenth of the labels is another CSV of the same images, so pre-training always sees all of them. Prints the tables of RESULTS.md; a run that is there
-is not repeated, so a benchmark that was cut short goes on. Two processes of one thread each did more on two cores than one of two threads.
+is not repeated, so a benchmark that was cut short goes on.
 """
 
 import argparse
@@ -55,9 +55,9 @@ class Task:
 
 
 TASKS = {
-    "digits": Task(16, "resnet8_cifar", None, "0.1", "digits", 28, 8),
-    "cifar10": Task(32, "test_resnet", 1500, "4/255", None, 15, 6),
-    "clothing": Task(32, "test_resnet", 1500, "4/255", None, 15, 6),
+    "digits": Task(16, "resnet8_cifar", None, "0.1", "digits", 20, 6),
+    "cifar10": Task(32, "test_resnet", 1200, "4/255", None, 12, 6),
+    "clothing": Task(32, "test_resnet", 1200, "4/255", None, 12, 6),
 }
 
 
@@ -125,7 +125,7 @@ def run(recipe: object, folder: Path, *words: object) -> None:
 def adapt(task: Task, folder: Path, start: str, seed: int) -> None:
     """Pre-train (or not), then adapt in every way."""
     runs = folder / f"{start}-{seed}"
-    seeded = ["--seed", seed, "--log_every", 1000]
+    seeded = ["--seed", seed, "--log_every", 1000, "--checkpoint_every", 100_000]
     model = ["--model.name", task.model, "--model.pretrained", "false"]
     if start != "random":
         method = ["--config", RECIPES / "configs" / f"digits_{start}.yaml"] if task.config == "digits" else natural(task, start)
@@ -138,12 +138,12 @@ def adapt(task: Task, folder: Path, start: str, seed: int) -> None:
         words = [*model, "--data.name", folder / f"{share}.csv", "--data.image_size", task.size, *seeded, *measured]
         attack = ["--attack.epsilon", task.epsilon]
         if method in ("le", "r_le"):
-            given = [*attack, "--attack.step_size", "null", "--attack.steps", 3] if method == "r_le" else []
+            given = [*attack, "--attack.step_size", "null", "--attack.steps", 3, "--epochs", 5] if method == "r_le" else []
             run(linear_probe, runs / f"{method}-{share}", "--config", RECIPES / "configs" / f"digits_{method}.yaml", *words, *given)
         else:
             # A tenth of the images gets the steps of a third of them.
             epochs = task.adapt_epochs if share == "all" else 3 * task.adapt_epochs
-            steps = ["--attack.steps", 3, "--monitor_every", 2, "--epochs", epochs, "--batch_size", 64]
+            steps = ["--attack.steps", 3, "--monitor_every", epochs // 3, "--epochs", epochs, "--batch_size", 64]
             run(finetune, runs / f"{method}-{share}", *words, *attack, *steps, *flip, "--method", method)
 
 

@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from rocl_transfer.config import FinetuneConfig, command_line, write_config
 from rocl_transfer.data import Augmentation, Batches, ImageData, Resident, Sampler, Store, load_images, store_splits
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import ClassifierMonitor, compute_features
-from rocl_transfer.hub import complete_classifier, export, identify, is_trained, load_start, native_size, note_pretraining
+from rocl_transfer.hub import complete_classifier, export, is_trained, load_start, made_from, native_size, note_pretraining
 from rocl_transfer.models import PixelModel, family, merge_lora, projector, select_trainable
 from rocl_transfer.objectives import AdversarialTraining, Adversary, Contrast, LinearProbe, RobustProbe, class_weights
 from rocl_transfer.training import Cadence, Checkpoints, Guard, Schedule, Trained, create_optimizer, finish, start, train
@@ -52,10 +53,9 @@ def main(config: FinetuneConfig) -> Path:
 
     checkpoints = Checkpoints(folder, config.keep_checkpoints, config.identity(processes))
     resumes = checkpoints.find(config.resume) is not None  # refuse before anything is written
+    data, stores = store_splits(data, ("train", "validation", "test"), device, **config.data.storage)
     if accelerator.is_main_process:
         write_config(config, folder / "config.yaml")
-    splits = ("train", "validation", "test") if data.validation is not None else ("train", "test")
-    data, stores = store_splits(data, splits, device, **config.data.storage)
 
     before = begin(config, accelerator, classifier.to(device), kept, data, stores, resumes)
     objective = build(config, classifier, data, before["robust"])
@@ -63,8 +63,11 @@ def main(config: FinetuneConfig) -> Path:
     schedule = Schedule(own.lr, config.epochs, own.schedule, own.warmup_epochs, 0.0, own.milestones)
     monitor = watch(config, objective, data, stores)
     quiet = max(own.warmup_epochs, config.epochs * max(1 / 4, 0 if objective.adversary is None else objective.adversary.ramp[1]))
-    guard = Guard(len(data.class_names), len(monitor.labels), config.method != "standard", int(quiet) + 1, config.rollbacks)
-    if data.validation is None:
+    watched = "validation" if data.validation is not None else "training"
+    guard = Guard(
+        len(data.class_names), len(monitor.labels), config.method != "standard", watched, min(int(quiet) + 1, config.epochs), config.rollbacks
+    )
+    if watched == "training":
         log.info("there are no validation images: %d training images are watched, and the last epoch is exported", len(monitor.labels))
     trained = train(
         accelerator, objective, optimizer, schedule, Batches(stores["train"], data.train.labels, sampler(config, accelerator, data)), checkpoints,
@@ -75,14 +78,14 @@ def main(config: FinetuneConfig) -> Path:
     if accelerator.is_main_process:
         facts = {
             "method": config.method,
-            "backbone": identify(config.model.name),
+            **made_from(config.model.name, data),
             "trained_part": config.train,
-            "batchnorm": config.batchnorm if family(classifier.net) == "batchnorm" else None,
+            "batchnorm": objective.train().batchnorm_statistics,
             "start": before,
             "ramp": None if objective.adversary is None else objective.adversary.ramp,
         }
         if data.validation is None:
-            trained = dataclasses.replace(trained, best=None, overfitting=None)
+            trained = dataclasses.replace(trained, best=None, last=None)
         choose(objective, checkpoints, trained, folder, facts)
         attacks = [PGD(epsilon, config.evaluation.steps, norm=config.attack.norm) for epsilon in config.evaluation.radii(config.attack)]
         complete_classifier(
@@ -123,23 +126,40 @@ def begin(
         return json.loads(record.read_text(encoding="utf-8"))
     new = not kept and is_trained(config.model.name, config.model.pretrained)
     epochs = (3 if new else 0) if config.head_epochs is None else config.head_epochs
-    facts: dict[str, object] = {"head": "kept" if kept else "new", "head_epochs": epochs, "robust": False}
+    watched = "validation" if data.validation is not None else "training"
+    facts: dict[str, object] = {"head": "kept" if kept else "new", "clean_epochs": PROBE_EPOCHS if epochs else 0, "adversarial_epochs": 0,
+                                "robust": False, "watched": watched}  # fmt: skip
 
     def run(name: str, objective: LinearProbe | RobustProbe, store: Store, length: int) -> None:
         checkpoints = Checkpoints(record.parent / name, 1, config.identity(accelerator.num_processes))
         optimizer = create_optimizer(objective, "adamw", PROBE_LR, 0.0)
         batches = Batches(store, data.train.labels, sampler(config, accelerator, data))
         resume = "auto" if config.resume != "none" else "none"
-        train(accelerator, objective, optimizer, Schedule(PROBE_LR, length), batches, checkpoints, resume=resume, cadence=Cadence(config.log_every))
+        train(
+            accelerator,
+            objective,
+            optimizer,
+            Schedule(PROBE_LR, length),
+            batches,
+            checkpoints,
+            resume=resume,
+            cadence=Cadence(config.log_every, track=False),
+        )
 
     if epochs:
         log.info("the head is trained first: %d epochs on features of the frozen backbone", PROBE_EPOCHS)
         run("clean", LinearProbe(classifier.head), Resident(compute_features(classifier, stores["train"])), PROBE_EPOCHS)
     if (epochs or kept) and config.method != "standard":
-        seen = watch(config, classifier, data, stores)()
-        facts |= {**seen, "robust": seen["validation_robust_accuracy"] > max(seen["validation_accuracy"] / 3, 1.5 / len(data.class_names))}
-        log.info("the start is %s: %s", "robust" if facts["robust"] else "not robust", ", ".join(f"{k} {v:.4f}" for k, v in seen.items()))
-        if facts["robust"] and epochs:
+        found = watch(config, classifier, data, stores)()
+        # The same on every process: what follows is trained by all or none.
+        numbers = accelerator.reduce(torch.tensor(list(found.values()), device=accelerator.device), "mean").tolist()
+        seen = {name: round(value, 6) for name, value in zip(found, numbers, strict=True)}
+        # Means over the classes: one answer for all images is as robust as it is worthless.
+        robust = seen["validation_robust_recall"] > max(seen["validation_recall"] / 3, 1.5 / len(data.class_names))
+        facts |= {**seen, "robust": robust}
+        log.info("the start is %s: %s", "robust" if robust else "not robust", ", ".join(f"{k} {v:.4f}" for k, v in seen.items()))
+        if robust and epochs:
+            facts["adversarial_epochs"] = epochs
             log.info("then %d epochs on adversarial images through the frozen backbone", epochs)
             attack = PGD(config.attack.epsilon, config.attack.steps, config.attack.step, config.attack.norm)
             run("robust", RobustProbe(classifier, attack), stores["train"], epochs)
@@ -150,6 +170,7 @@ def begin(
 
 
 def build(config: FinetuneConfig, classifier: PixelModel, data: ImageData, robust_start: bool) -> AdversarialTraining:
+    torch.manual_seed(config.seed)  # the head's training may have been done in another process
     select_trainable(classifier, config.train, config.lora_rank or 8)
     adversary = None
     if config.method != "standard":
@@ -172,6 +193,7 @@ def build(config: FinetuneConfig, classifier: PixelModel, data: ImageData, robus
 def choose(objective: AdversarialTraining, checkpoints: Checkpoints, trained: Trained, folder: Path, facts: dict[str, object]) -> None:
     """Leave the best epoch's weights in ``objective``, and export the last one's beside them."""
     best, last = trained.best, trained.last
+    shutil.rmtree(folder / "last", ignore_errors=True)  # a shorter run's
     if best is not None and last is not None and best["step"] != last["step"]:
         model = copy.deepcopy(objective.deployed)
         merge_lora(model)

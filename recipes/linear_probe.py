@@ -16,7 +16,7 @@ from rocl_transfer.attacks import PGD
 from rocl_transfer.config import ProbeConfig, command_line, write_config
 from rocl_transfer.data import Batches, Resident, Sampler, load_images, store_splits
 from rocl_transfer.evaluation import compute_features
-from rocl_transfer.hub import complete_classifier, identify, load_backbone, native_size, note_pretraining
+from rocl_transfer.hub import complete_classifier, load_backbone, made_from, native_size, note_pretraining
 from rocl_transfer.models import add_head
 from rocl_transfer.objectives import LinearProbe, RobustProbe
 from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, finish, start, train
@@ -77,7 +77,7 @@ def main(config: ProbeConfig) -> Path:
         complete_classifier(
             folder, classifier, data, stores["test"], [PGD(epsilon, measured.steps, norm=measured.norm) for epsilon in measured.epsilons],
             batch_size=measured.batch_size, seed=config.seed, tag=f"{'r_le' if config.robust else 'le'}_{Path(data.name).name}",
-            facts={"method": "r-LE" if config.robust else "LE", "backbone": identify(config.model.name)},
+            facts={"method": "r-LE" if config.robust else "LE", **made_from(config.model.name, data)},
             training=dataclasses.asdict(trained), config=dataclasses.asdict(config), template=TEMPLATE,
         )  # fmt: skip
     finish(accelerator)

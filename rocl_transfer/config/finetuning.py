@@ -11,7 +11,8 @@ from rocl_transfer.config.number import Number
 from rocl_transfer.config.parts import AttackConfig, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig, ViewsConfig
 from rocl_transfer.config.recipes import RunConfig
 
-# What a family of networks is trained with unless told otherwise: optimiser, peak rate, decay and share of the rate a layer farther from the head.
+# What a family of networks is trained with unless told otherwise: optimiser, peak rate, decay, and factor on the rate for each layer farther from the
+# head. So far the families differ in the last alone.
 # The rates are the middle of benchmarks/collapse_grid.py (see RESULTS.md), whose small networks train at five times as much too; larger ones may not.
 FAMILIES: dict[str, dict[str, Any]] = {
     "batchnorm": {"name": "adamw", "lr": Number(1e-3), "weight_decay": Number(0.05), "layer_decay": Number(1)},
@@ -78,6 +79,11 @@ class FinetuneEvaluationConfig:
         return self.epsilons or (attack.epsilon / 2, float(attack.epsilon), attack.epsilon * 2)
 
 
+def attack_32px() -> AttackConfig:
+    """PGD-10 in the ball that CIFAR-10's literature shares."""
+    return AttackConfig(epsilon=Number(8 / 255), steps=10)
+
+
 def light_views() -> ViewsConfig:
     """Mirrored, and moved by up to an eighth of the side (4 pixels at 32): what adversarial training on small images uses."""
     return ViewsConfig(jitter_probability=Number(0), grey_probability=Number(0), crop_area=(Number(1), Number(1)), shift=Number(1 / 8))
@@ -91,7 +97,7 @@ class FinetuneConfig(RunConfig):
         data: Which images and labels.
         model: Which backbone or classifier; a head is kept where its classes are the data's.
         method: at (PGD adversarial training), trades, mart, or standard (no adversary: the control).
-        attack: What is trained against.
+        attack: What is trained against; with standard only measured against.
         beta: Weight of the robust term of trades (default: 6) and mart (default: 5).
         label_smoothing: Of the cross-entropy.
         class_balanced: Weigh classes by the effective number of their images.
@@ -102,7 +108,8 @@ class FinetuneConfig(RunConfig):
         train: What trains beside the head: all, head, last-K (stages), norm, or lora.
         lora_rank: Rank of the additions of --train lora (default: 8).
         batchnorm: train, or frozen: running statistics stay as they came.
-        head_epochs: Epochs of training the new head alone before everything trains (default: 3 where the backbone is trained, else 0).
+        head_epochs: Before everything trains, train the head alone: 20 epochs on clean features and, where the backbone proves robust, this many
+            on adversarial images; 0 for neither (default: 3 for a new head on a trained backbone, else 0).
         ramp: Shares of the training with epsilon 0, and after which it is whole, linear between (default: [0, 0] where the start is robust, else
             [0.1, 0.5]).
         rollbacks: How often training that has died goes back to its last good checkpoint with a lower learning rate.
@@ -114,7 +121,7 @@ class FinetuneConfig(RunConfig):
     data: DataConfig
     model: ModelConfig
     method: Literal["standard", "at", "trades", "mart"] = "trades"
-    attack: AttackConfig = field(default_factory=lambda: AttackConfig(epsilon=Number(8 / 255), steps=10))
+    attack: AttackConfig = field(default_factory=attack_32px)
     beta: Number | None = None
     label_smoothing: Number = Number(0)
     class_balanced: bool = False
@@ -145,7 +152,6 @@ class FinetuneConfig(RunConfig):
         for name in ("ss_weight", "awp_gamma", "rollbacks", "head_epochs", "beta"):
             value = getattr(self, name)
             require(value is None or (math.isfinite(value) and value >= 0), f"--{name} is {value}: give 0 or more")
-        require(not self.ss_weight or self.batch_size > 1, "--batch_size is 1: --ss_weight contrasts images, so give 2 or more")
         if self.ramp is not None:
             in_order = 0 <= self.ramp[0] <= self.ramp[1] <= 1
             require(in_order, f"--ramp is {list(self.ramp)}: give two rising shares of the training in [0, 1], such as [0.1, 0.5]")
@@ -154,7 +160,14 @@ class FinetuneConfig(RunConfig):
         if not self.ss_weight:
             require_untouched(self, ("ss_views",), "without --ss_weight")
         if self.method == "standard":
-            require_untouched(self, ("attack", "ramp", "awp_gamma"), "with --method standard, which has no adversary")
+            require_untouched(self, ("ramp", "awp_gamma"), "with --method standard, which has no adversary")
+        given = self.attack.norm != "l2" or self.attack.epsilon != attack_32px().epsilon
+        require(given, "the default --attack.epsilon 8/255 is meant for linf: give a radius with l2, such as 0.5 at 32 px")
+        if self.train in ("head", "lora"):
+            because = f"with --train {self.train}, which leaves BatchNorm as it came"
+            require_untouched(self, ("batchnorm",), because)
+        require(self.train != "head" or not self.ss_weight, "--ss_weight has no effect with --train head, which leaves the features as they are")
+        require(self.batch_size > 1, "--batch_size is 1: BatchNorm and the order of batches need 2 or more images")
         EvaluationConfig(**dataclasses.asdict(self.evaluation) | {"norm": self.attack.norm, "epsilons": self.evaluation.radii(self.attack)})
         warmup = self.optimizer.warmup_epochs or 0
         require(warmup < self.epochs, f"--optimizer.warmup_epochs {warmup} is not below --epochs {self.epochs}: lower it")

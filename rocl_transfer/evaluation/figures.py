@@ -40,7 +40,7 @@ def draw_training(metrics: Path, target: Path) -> None:
     Means of whole epochs where there are three or more: windows of steps rise and fall with whether an epoch's last, smaller batch is among them.
     """
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    beside = {"step", "epoch", "lr", "images_per_second", "memory_bytes", "last"}
+    beside = {"step", "epoch", "lr", "images_per_second", "memory_bytes", "last", "rolled_back_from", "lr_factor"}
     names = [name for name in dict.fromkeys(key for line in lines for key in line) if name not in beside and not name.startswith("epoch_")]
     figure, axes = _axes(1, len(names), figsize=(3.4 * len(names), 2.8))
     for axis, name in zip(axes[0], names, strict=True):

@@ -39,16 +39,21 @@ class ClassifierMonitor:
         self.seed, self.batch_size = seed, batch_size
 
     def __call__(self) -> dict[str, float]:
-        """Accuracy; its mean over the classes; share of the commonest answer; accuracy under attack."""
+        """Accuracy, clean and under attack; their means over the classes (recall); share of the commonest answer."""
         answers, robust = self._answers()
         right = answers == self.labels
-        classes = self.labels.unique()
         seen = {
             "validation_accuracy": right.float().mean().item(),
-            "validation_recall": torch.stack([right[self.labels == label].float().mean() for label in classes]).mean().item(),
+            "validation_recall": self._recall(right),
             "validation_majority": answers.bincount().max().item() / len(answers),
         }
-        return seen if self.attack is None else {**seen, "validation_robust_accuracy": (right & robust).float().mean().item()}
+        if self.attack is None:
+            return seen
+        right &= robust
+        return {**seen, "validation_robust_accuracy": right.float().mean().item(), "validation_robust_recall": self._recall(right)}
+
+    def _recall(self, right: Tensor) -> float:
+        return torch.stack([right[self.labels == label].float().mean() for label in self.labels.unique()]).mean().item()
 
     @torch.no_grad()
     def _answers(self) -> tuple[Tensor, Tensor]:

@@ -98,7 +98,7 @@ def load_classifier(name: str) -> PixelModel:
     folder = find_model(name)
     model = _load(folder) if folder is not None else None
     if model is None or not model.class_names:
-        raise UserError(f"{name} is no classifier: give a run of linear_probe, or another exported model that has classes")
+        raise UserError(f"{name} is no classifier: give a run of finetune or linear_probe, or another exported model that has classes")
     return model
 
 
@@ -169,10 +169,20 @@ def identify(name: str) -> dict[str, str | None]:
 
 
 def note_pretraining(data: ImageData, name: str) -> ImageData:
-    """``data`` with a note where the model ``name`` was pre-trained on the same images cut in another way, test images perhaps among them."""
+    """``data`` with a note where the model ``name`` was trained on the same images cut in another way, test images perhaps among them."""
+    before, notes = _made_on(name), []
+    for key, how, labels in (("pretrained_on", "pre-trained", "without"), ("trained_on", "trained", "with")):
+        if key in before and before[key]["data"] == data.name and before[key]["cut"] != data.cut:
+            notes.append(f"the backbone was {how} with another cut of this data, so it may have seen test images ({labels} their labels)")
+    return dataclasses.replace(data, notes=(*data.notes, *notes))
+
+
+def made_from(name: str, data: ImageData) -> dict[str, Any]:
+    """What the export of a model says of its making: the weights it began with, and all the data that it and they were trained on."""
+    return {"backbone": identify(name), **_made_on(name), "trained_on": {"data": data.name, "cut": data.cut}}
+
+
+def _made_on(name: str) -> dict[str, Any]:
     folder = find_model(name)
-    before = {} if folder is None else _config(folder).get("rocl_transfer", {}).get("pretrained_on", {})
-    if before.get("data") != data.name or before["cut"] == data.cut:
-        return data
-    seen = "the backbone was pre-trained with another cut of this data, so it may have seen test images (without their labels)"
-    return dataclasses.replace(data, notes=(*data.notes, seen))
+    facts = {} if folder is None else _config(folder).get("rocl_transfer", {})
+    return {key: facts[key] for key in ("pretrained_on", "trained_on") if key in facts}

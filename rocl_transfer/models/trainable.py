@@ -52,10 +52,11 @@ def select_trainable(model: PixelModel, what: str, lora_rank: int = 8) -> None:
     if found := re.fullmatch(r"last-(\d+)", what):
         _train_last(model, int(found[1]))
     elif what == "norm":
-        for module in net.modules():
-            if "norm" in type(module).__name__.lower():
-                for parameter in module.parameters(recurse=False):
-                    parameter.requires_grad_(True)
+        norms = [p for module in net.modules() if "norm" in type(module).__name__.lower() for p in module.parameters(recurse=False)]
+        if not norms:
+            raise UserError(f"--train norm: {model.architecture} has no norms with parameters; give head, last-1, lora or all")
+        for parameter in norms:
+            parameter.requires_grad_(True)
     elif what == "lora":
         layers = [module for module in net.modules() if isinstance(module, (nn.Linear, nn.Conv2d)) and module is not head]
         for layer in layers:

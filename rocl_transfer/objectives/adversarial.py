@@ -46,7 +46,7 @@ class Adversary:
         start, full = self.ramp
         if progress >= full:
             return 1.0
-        return max(0.0, (progress - start) / (full - start))
+        return 0.0 if progress <= start else (progress - start) / (full - start)
 
     def ascent(self, scale: float) -> Ascent:
         """The attack with its radius and step scaled."""
@@ -135,6 +135,12 @@ class AdversarialTraining(Objective):
         if self.average is not None:
             self.average.eval()
         return self
+
+    @property
+    def batchnorm_statistics(self) -> str | None:
+        """Which of BatchNorm's running statistics follow the training images: train (all), partly, frozen (none); None without BatchNorm."""
+        modes = {module.training for module in self.classifier.modules() if isinstance(module, _BatchNorm)}
+        return {frozenset([True]): "train", frozenset([False]): "frozen", frozenset([True, False]): "partly"}.get(frozenset(modes))
 
     def begin_step(self, step: int, total: int) -> None:
         """The radius follows the ramp."""

@@ -149,6 +149,8 @@ def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any
 def _join_state(optimizer: Optimizer, flat: Mapping[str, Any]) -> None:
     """Put back what :func:`_split_state` took apart."""
     saved = optimizer.state_dict()
+    # What a group holds now and did not then, LAMB's count of steps at the start for one, must go.
+    saved["param_groups"] = [{"params": group["params"]} for group in saved["param_groups"]]
     state: dict[int, dict[str, Any]] = {}
     for key, value in flat.items():
         kind, number, name = key.split(".", 2)

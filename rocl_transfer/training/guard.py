@@ -25,13 +25,14 @@ class Collapse(Exception):  # noqa: N818 - not an error of the program's
 class Guard:
     """Judges a run by what its monitor saw, epoch by epoch.
 
-    That is ``validation_accuracy``, ``validation_recall`` (mean over classes), ``validation_majority`` (share of the commonest answer) and, where
-    ``robust``, ``validation_robust_accuracy``.
+    That is ``validation_accuracy``, ``validation_recall`` (its mean over the classes), ``validation_majority`` (share of the commonest answer) and,
+    where ``robust``, ``validation_robust_accuracy`` and ``validation_robust_recall``.
 
     Args:
         classes: K.
         images: How many the monitor sees.
         robust: Whether robustness is trained for.
+        watched: What the images are: validation, or training images where there are none.
         grace: Epochs before a run can be dead: warm-up, ramp, a slow start.
         rollbacks: How often a dead run goes back to its last good checkpoint.
         lowering: Factor on the learning rate at each of them.
@@ -41,6 +42,7 @@ class Guard:
     classes: int
     images: int
     robust: bool
+    watched: str = "validation"
     grace: int = 0
     rollbacks: int = 2
     lowering: float = 0.3
@@ -48,18 +50,20 @@ class Guard:
 
     @property
     def metric(self) -> str:
-        """What the best epoch is chosen by."""
-        return "validation_robust_accuracy" if self.robust else "validation_accuracy"
+        """What the best epoch is chosen by: the mean over the classes, or one answer for all would win on unbalanced data."""
+        return "validation_robust_recall" if self.robust else "validation_recall"
 
-    def best(self, looks: Sequence[Look]) -> Look | None:
-        """The look with the best metric, of those that are not dead; the later of two equal ones where more was right on clean images."""
-        alive = [look for look in looks if self._symptom(look, looks) is None]
+    def best(self, looks: Sequence[Look], among: Sequence[Look] | None = None) -> Look | None:
+        """The look with the best metric, of those ``among`` all (default: all) that are not dead; of equal ones that with more right clean images."""
+        alive = [look for look in (looks if among is None else among) if self._symptom(look, looks) is None]
         return max(alive, key=lambda look: (look[self.metric], look["validation_accuracy"]), default=None)
 
     def overfitting(self, best: Look, last: Look) -> str | None:
         """A sentence where robust accuracy has fallen since its best (Rice et al. 2020) by two points and more than chance; None else."""
-        top, end = best[self.metric], last[self.metric]
-        if not self.robust or top - end < 0.02 + math.sqrt(top * (1 - top) / self.images):
+        if not self.robust or self.watched != "validation":
+            return None
+        top, end = best["validation_robust_accuracy"], last["validation_robust_accuracy"]
+        if top - end < 0.02 + math.sqrt(top * (1 - top) / self.images):
             return None
         return (
             f"robust overfitting: {100 * top:.1f} % of the validation images were robust at epoch {best['epoch']}, {100 * end:.1f} % at the last one "
@@ -78,9 +82,9 @@ class Guard:
         clean = 100 * last[-1]["validation_accuracy"]
         # None of 30 images: with 95 % confidence fewer than one in ten.
         if self.robust and ended and last[-1]["validation_robust_accuracy"] == 0 and clean * self.images >= 100 * 30:
-            # Nothing collapsed: it was never there, and learning more slowly would not bring it.
+            # Nothing collapsed, or two looks would have shown it; learning more slowly would not bring it.
             raise Collapse(
-                f"training ended without success {where}not one of {self.images} validation images is classified robustly, with a clean accuracy "
+                f"training ended without success {where}not one of {self.images} {self.watched} images is classified robustly, with a clean accuracy "
                 f"of {clean:.1f} %: start from a robust backbone, lower --attack.epsilon, raise --optimizer.lr, or train longer (--epochs)",
                 curable=False,
             )
@@ -88,13 +92,14 @@ class Guard:
     def _symptom(self, look: Look, looks: Sequence[Look]) -> str | None:
         recall, chance = look["validation_recall"], 1 / self.classes
         clean = look["validation_accuracy"]
-        if look["validation_majority"] == 1.0:
-            return (
-                f"every one of {self.images} validation images is given the same class (constant predictions): lower --optimizer.lr, or train longer "
-                "with a longer warm-up (and with --class_balanced true where the classes are unbalanced)"
-            )
         # One-sided 95 %: a few images more than guessing are no sign of life; but few images are no sign of death either.
-        if recall < chance + min(1.645 * math.sqrt(chance * (1 - chance) / self.images), chance / 4):
+        margin = min(1.645 * math.sqrt(chance * (1 - chance) / self.images), chance / 4)
+        if recall < chance + margin and look["validation_majority"] == 1.0:
+            return (
+                f"every one of {self.images} {self.watched} images is given the same class (constant predictions): lower --optimizer.lr, or train "
+                "longer with a longer warm-up (--class_balanced true where the classes are unbalanced)"
+            )
+        if recall < chance + margin:
             return (
                 f"accuracy is at chance ({100 * recall:.1f} % averaged over {self.classes} classes, guessing gives {100 * chance:.1f} %): lower "
                 "--optimizer.lr, train longer (--epochs), or start from a pre-trained backbone"
@@ -102,7 +107,12 @@ class Guard:
         if not self.robust:
             return None
         robust = look["validation_robust_accuracy"]
-        before = [other for other in looks if other["step"] < look["step"]]
+        # Before the whole epsilon, and where all get one answer, robust accuracy is no achievement that could be lost.
+        before = [
+            other
+            for other in looks
+            if other["step"] < look["step"] and other["epoch"] >= self.grace and other["validation_recall"] >= chance + margin
+        ]
         peak = max((other["validation_robust_accuracy"] for other in before), default=0.0)
         # Three standard errors of the difference, so that small validation sets do not cry wolf.
         if robust < peak / 4 and (peak - robust) > 3 * math.sqrt(2 * peak * (1 - peak) / self.images):

@@ -18,7 +18,7 @@ from rocl_transfer.data import Batch, Batches
 from rocl_transfer.errors import UserError
 from rocl_transfer.objectives import Objective
 from rocl_transfer.training.checkpoints import Checkpoints
-from rocl_transfer.training.guard import Collapse, Guard
+from rocl_transfer.training.guard import Collapse, Guard, Look
 from rocl_transfer.training.metrics import MetricsFile, peak_memory
 from rocl_transfer.training.optimization import Schedule
 from rocl_transfer.training.progress import Progress, Trained
@@ -36,11 +36,13 @@ class Cadence:
         log: Steps between lines of ``metrics.jsonl``.
         checkpoint: Steps between checkpoints (default: one epoch's); the last step always has one.
         monitor: Epochs between calls of the monitor; the last step always has one.
+        track: Whether Accelerate's trackers are told. Only one training of a run may: each counts its steps from 0.
     """
 
     log: int = 10
     checkpoint: int | None = None
     monitor: int = 1
+    track: bool = True
 
 
 def train(
@@ -143,7 +145,7 @@ class _Loop:
                     bar.reset(self.last)
                     bar.update(self.at.step)
         with_what = (self.accelerator.num_processes, self.accelerator.device.type, self.accelerator.mixed_precision)
-        seen = (self.guard.best(self.at.looks), self.at.looks[-1] if self.at.looks else None) if self.guard else (None, None)
+        seen = (self.best(), self.at.looks[-1] if self.at.looks else None) if self.guard else (None, None)
         best, last = (None if look is None else dict(look) for look in seen)
         overfitting = self.guard.overfitting(best, last) if self.guard and best and last else None
         if overfitting is not None:
@@ -228,14 +230,20 @@ class _Loop:
             self.at.looks.append({"step": self.at.step, "epoch": number, **seen, **mark})
         return seen
 
-    def best_step(self) -> int | None:
-        best = self.guard.best(self.at.looks) if self.guard else None
-        return None if best is None else best["step"]
+    def best(self, going_on: bool = False) -> Look | None:
+        """The best look whose weights are still there: those of a run resumed from another folder, or from before it, are not."""
+        assert self.guard is not None
+        kept = [look for look in self.at.looks if look["step"] == self.at.step or (self.checkpoints.folder / f"step-{look['step']}").is_dir()]
+        return self.guard.best(self.at.looks, [look for look in kept if not (going_on and "last" in look)])
+
+    def best_step(self, going_on: bool = False) -> int | None:
+        best = self.best(going_on) if self.guard else None
+        return None if best is None else int(best["step"])
 
     def judge(self) -> None:
-        """Raise :class:`Collapse` where the guard finds the run dead. A run cut short by ``max_steps`` within the grace is not judged."""
+        """Raise :class:`Collapse` where the guard finds the run dead. Where ``max_steps`` cuts it short, it has not ended."""
         if self.guard is not None and self.at.looks and self.at.looks[-1]["step"] == self.at.step:
-            self.guard.judge(self.at.looks, ended=self.at.step == self.last)
+            self.guard.judge(self.at.looks, ended=self.at.step == self.total)
 
     def roll_back(self, collapse: Collapse) -> None:
         """Go on from the best checkpoint (the start, if none was good) with a lower learning rate.
@@ -269,7 +277,8 @@ class _Loop:
     def write(self, epoch: int, values: dict[str, float]) -> None:
         line = {"step": self.at.step, "epoch": epoch, **values}
         self.metrics.write(line)
-        self.accelerator.log(line, step=self.at.step)
+        if self.cadence.track:
+            self.accelerator.log(line, step=self.at.step)
 
     def save(self) -> None:
         if self.accelerator.is_main_process:
@@ -277,5 +286,5 @@ class _Loop:
         self.accelerator.wait_for_everyone()
 
     def spared(self) -> set[int]:
-        """Checkpoints that stay beside the last few: the best, or the start while there is none."""
-        return {self.best_step() or 0} if self.guard else set()
+        """Checkpoints that stay beside the last few: the best, or the start while there is none; and what will be the best if the run goes on."""
+        return {self.best_step() or 0, self.best_step(going_on=True) or 0} if self.guard else set()

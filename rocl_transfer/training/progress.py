@@ -53,9 +53,9 @@ class Trained:
     """What the training cost, resumed parts included, and what befell it.
 
     Attributes:
-        steps: Taken in all.
+        steps: Of the schedule; those skipped, or repeated after going back, count once.
         epochs: Begun.
-        seconds: In steps.
+        seconds: In steps, those that were repeated included.
         processes: How many.
         device: Kind.
         precision: Accelerate's word for the autocast.

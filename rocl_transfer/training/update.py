@@ -25,6 +25,7 @@ class Update:
         self.accelerator, self.objective, self.clip_grad = accelerator, objective, clip_grad
         self.prepared, self.optimizer = accelerator.prepare(objective, optimizer)
         self.trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        self.before = [(buffer, buffer.clone()) for buffer in objective.buffers()]
         self.rate = 0.0
 
     def begin_epoch(self, rate: float) -> None:
@@ -45,11 +46,13 @@ class Update:
 
         Returns:
             The losses and the gradient's norm as means over the processes, so that all of them see the same; and the names of those that are not
-            finite: then the parameters stay as they are.
+            finite: then parameters and buffers stay as they are.
         """
         # Dropout and stochastic depth draw from the global generator: with this they too depend on the step alone.
         torch.manual_seed(derive_seed(seed[0], step, seed[1], 1))
         self.objective.begin_step(step, total)
+        for buffer, before in self.before:
+            before.copy_(buffer)
         losses: dict[str, Tensor] = self.prepared(batch)
         self.accelerator.backward(losses["loss"])
         length = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
@@ -60,7 +63,10 @@ class Update:
             if self.clip_grad is not None:
                 nn.utils.clip_grads_with_norm_(self.trained, self.clip_grad, length)
             self.optimizer.step()
-        self.objective.end_step()
+            self.objective.end_step()
+        else:
+            for buffer, before in self.before:  # BatchNorm's statistics have seen what is not finite
+                buffer.copy_(before)
         self.optimizer.zero_grad()
         return values, bad
 

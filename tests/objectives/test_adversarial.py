@@ -11,7 +11,7 @@ from torch import nn
 from rocl_transfer.data import Augmentation, Batch
 from rocl_transfer.models import add_head, create_backbone, select_trainable
 from rocl_transfer.objectives import AdversarialTraining, Adversary, Contrast, class_weights, nt_xent
-from rocl_transfer.objectives.robust_losses import mart, trades
+from rocl_transfer.objectives.robust_losses import divergence, mart, trades
 from rocl_transfer.objectives.weight_perturbation import perturbed
 
 AS_IT_IS = Augmentation(jitter_probability=0, grey_probability=0, flip_probability=0, crop_area=(1, 1))
@@ -89,8 +89,12 @@ def test_the_adversary_stays_in_its_ball_and_does_harm(norm, method):
     assert adversarial.min() >= 0
     assert adversarial.max() <= 1
     training.eval()
-    before, after = (F.cross_entropy(training.classifier(x), given.labels).item() for x in (images, adversarial))
-    assert after > before or method == "trades"
+    clean, attacked = (training.classifier(x).detach() for x in (images, adversarial))
+    if method == "trades":  # moves the answer farther than noise of the same size
+        noise = images + delta.abs().view_as(images) * torch.randn_like(images).sign()
+        assert divergence(clean, attacked).sum() > 2 * divergence(clean, training.classifier(noise).detach()).sum()
+    else:
+        assert F.cross_entropy(attacked, given.labels) > F.cross_entropy(clean, given.labels)
     assert training.train().classifier.training  # modes and flags come back
     training.perturb(images, given.labels, given.seeds)
     assert training.classifier.training
@@ -102,6 +106,7 @@ def test_the_ramp_is_zero_then_linear_then_whole():
     assert [adversary.scale(x) for x in (0, 0.1, 0.2, 0.4, 0.6, 1)] == pytest.approx([0, 0, 0, 0.5, 1, 1])
     assert adversary.ascent(0.5).threat.epsilon == pytest.approx(0.05)
     assert Adversary("linf", 0.1, 0.02, 3).scale(0) == 1
+    assert [Adversary("linf", 0.1, 0.02, 3, ramp=(0.3, 0.3)).scale(x) for x in (0, 0.29, 0.3)] == [0, 0, 1]
     training = objective("trades", adversary)
     given = batch()
     images = given.inputs.float() / 255

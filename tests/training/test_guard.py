@@ -38,7 +38,7 @@ class Toy(Objective):
 
 def look(clean, robust=None, majority=0.4, recall=None):
     seen = {"validation_accuracy": clean, "validation_recall": clean if recall is None else recall, "validation_majority": majority}
-    return seen if robust is None else {**seen, "validation_robust_accuracy": robust}
+    return seen if robust is None else {**seen, "validation_robust_accuracy": robust, "validation_robust_recall": robust}
 
 
 def run(folder, looks, objective=None, robust=True, **options):
@@ -47,9 +47,10 @@ def run(folder, looks, objective=None, robust=True, **options):
     inputs = torch.rand(24, 4, generator=torch.Generator().manual_seed(1))
     batches = Batches(Resident(inputs), inputs.sum(1), Sampler(24, 4, seed=3))
     seen = iter([*looks, *options.pop("after", [])])
+    epochs = options.pop("epochs", len(looks))
     guard = Guard(classes=5, images=400, robust=robust, grace=options.pop("grace", 0), rollbacks=options.pop("rollbacks", 1))
     trained = train(
-        Accelerator(cpu=True), objective, create_optimizer(objective, "momentum", 0.1, 0.0), Schedule(0.1, len(looks)), batches,
+        Accelerator(cpu=True), objective, create_optimizer(objective, "momentum", 0.1, 0.0), Schedule(0.1, epochs), batches,
         Checkpoints(folder, 2, {}), monitor=lambda: next(seen), guard=guard, **options,
     )  # fmt: skip
     return objective, trained
@@ -184,3 +185,66 @@ def test_the_gradient_is_clipped_and_its_norm_logged(tmp_path):
     begun = nn.Linear(4, 1).weight
     assert (clipped - begun).abs().max() < 1e-5 < (free - begun).abs().max()
     assert lines(tmp_path / "None")[-1]["gradient_norm"] > 0
+
+
+def test_a_run_that_was_cut_short_keeps_what_will_be_its_best(tmp_path):
+    # cut in the middle of the fourth epoch, where it looks better than ever
+    run(tmp_path, [look(0.5, 0.4), look(0.5, 0.1), look(0.5, 0.1), look(0.9, 0.9)], epochs=5, max_steps=21)
+    _, trained = run(tmp_path, [look(0.5, 0.1), look(0.5, 0.1)], epochs=5)
+    assert trained.best["step"] == 6
+    assert (tmp_path / "checkpoints" / "step-6").is_dir()
+
+
+def test_a_run_goes_on_in_another_folder_without_what_is_not_there(tmp_path):
+    run(tmp_path / "a", [look(0.5, 0.4), look(0.5, 0.2), look(0.5, 0.3)])
+    _, trained = run(tmp_path / "b", [look(0.5, 0.1), look(0.5, 0.2)], epochs=5, resume=str(tmp_path / "a" / "checkpoints" / "step-18"))
+    assert (tmp_path / "b" / "checkpoints" / f"step-{trained.best['step']}").is_dir()
+
+
+def test_cutting_a_run_short_judges_nothing(tmp_path):
+    dead = look(0.2, 0.2, 1.0)
+    assert not run(tmp_path, [*GOOD, dead, *GOOD], max_steps=24)[1].rollbacks
+    assert not run(tmp_path, GOOD, epochs=7)[1].rollbacks
+
+
+def test_one_class_among_few_validation_images_is_no_death(tmp_path):
+    assert run(tmp_path, [look(1.0, 0.9, majority=1.0)] * 4)[1].best["validation_accuracy"] == 1.0
+
+
+def test_what_had_the_majority_right_by_chance_cannot_be_lost(tmp_path):
+    constant, rising = look(0.6, 0.6, 1.0, recall=0.2), [look(0.8, x) for x in (0.05, 0.08, 0.1, 0.12)]
+    assert not run(tmp_path, [constant, *rising])[1].rollbacks
+
+
+def test_a_step_that_is_not_taken_leaves_the_statistics_as_they_were(tmp_path):
+    class Normed(Toy):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 1))
+            self.ended = []
+
+        def forward(self, batch):
+            inputs = batch.inputs * (float("inf") if self.number == 8 else 1)
+            return {"loss": (self.net(inputs).squeeze(1) - batch.labels).square().mean()}
+
+        def end_step(self):
+            self.ended.append(self.number)
+
+    objective, trained = run(tmp_path, GOOD, Normed())
+    assert trained.skipped == 1
+    assert all(torch.isfinite(value).all() for value in objective.state_dict().values())
+    assert 8 not in objective.ended
+
+
+def test_lamb_starts_again_from_nothing_when_it_goes_back_to_the_start():
+    from rocl_transfer.training.checkpoints import _join_state, _split_state
+
+    net = nn.Linear(4, 1)
+    optimizer = create_optimizer(net, "lamb", 0.1, 0.0)
+    tensors, scalars = _split_state(optimizer)
+    net(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    assert "step" in optimizer.param_groups[0]
+    _join_state(optimizer, {**tensors, **scalars})
+    assert "step" not in optimizer.param_groups[0]
+    optimizer.step()  # and it still works
