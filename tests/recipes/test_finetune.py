@@ -57,8 +57,9 @@ OPTIONS = {
 def test_every_option_from_a_pretrained_run_resumes_bit_for_bit(command, pretrained, class_folder, tmp_path, options):
     words = ["--model.name", pretrained, "--data.name", class_folder, *SHORT, *OPTIONS[options], "--head_epochs", "1"]
     command("finetune.py", *words, "--output_dir", "whole", check=0)
-    command("finetune.py", *words, "--output_dir", "parts", "--max_steps", "5")
-    command("finetune.py", *words, "--output_dir", "parts", check=0)
+    command("finetune.py", *words, "--output_dir", "parts", "--max_steps", "5", check=0)
+    done = command("finetune.py", *words, "--output_dir", "parts", check=0)
+    assert "resumed from parts/checkpoints/step-5" in done.stderr
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert set(a) == {*load_file(pretrained / "model.safetensors"), "fc.weight", "fc.bias"}  # nothing of the additions is left
     assert all(torch.equal(value, b[name]) for name, value in a.items())
@@ -87,7 +88,9 @@ def test_the_head_first_then_the_best_and_the_last(command, pretrained, class_fo
     assert start["head"] == "new"
     assert (tmp_path / "ft" / "head" / "robust").is_dir() == start["robust"]
     training = record(tmp_path / "ft")["training"]
-    assert training["best"]["validation_robust_accuracy"] >= training["last"]["validation_robust_accuracy"]
+    looks = [line["validation_robust_recall"] for line in metrics(tmp_path / "ft") if "validation_robust_recall" in line]
+    assert training["best"]["validation_robust_recall"] == max(looks)
+    assert training["last"]["validation_robust_recall"] == looks[-1]
     assert (tmp_path / "ft" / "last" / "model.safetensors").is_file() == (training["best"]["step"] != training["last"]["step"])
     # a classifier of the same classes keeps its head
     done = command("finetune.py", *words[2:], "--model.name", "ft", "--output_dir", "again", check=0)
@@ -129,26 +132,37 @@ def test_a_rate_of_a_million_ends_in_a_sentence(command, class_folder, tmp_path)
     assert command("finetune.py", *words, "--output_dir", "ft").stderr.splitlines()[-1] == last  # and again, at once
 
 
-def test_a_single_class_and_a_broken_file_are_told(command, class_folder, noise_image, tmp_path):
+def test_a_single_class_and_a_broken_file_are_told(command, noise_image, tmp_path):
     (tmp_path / "one" / "cat").mkdir(parents=True)
     for i in range(10):
         noise_image(i).save(tmp_path / "one" / "cat" / f"{i}.png")
     words = ["--model.name", "test_vit", "--model.pretrained", "false", *SHORT, *QUICK]
     done = command("finetune.py", *words, "--data.name", "one", "--output_dir", "a")
     assert (done.returncode, "only one class (cat)" in done.stderr.splitlines()[-1]) == (2, True)
-    file = class_folder / "b" / "0.png"
-    file.write_bytes(file.read_bytes()[:200])
-    done = command("finetune.py", *words, "--data.name", class_folder, "--output_dir", "b")
-    if done.returncode == 2:  # the cut put it into the test split
-        assert "0.png" in done.stderr.splitlines()[-1]
-    else:
-        assert any("0.png" in entry for entry in record(tmp_path / "b")["dataset"]["unreadable"])
+    for split, count in (("train", 30), ("test", 6)):
+        for i in range(count):
+            (tmp_path / "splits" / split / "br"[i % 2]).mkdir(parents=True, exist_ok=True)
+            noise_image(i).save(tmp_path / "splits" / split / "br"[i % 2] / f"{i}.png")
+    broken = tmp_path / "splits" / "train" / "b" / "0.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:200])
+    command("finetune.py", *words, "--data.name", "splits", "--data.validation_fraction", "0", "--output_dir", "b", check=0)
+    (entry,) = record(tmp_path / "b")["dataset"]["unreadable"]
+    assert entry.startswith("train: splits/train/b/0.png (")
+    broken.write_bytes(whole)
+    (tmp_path / "splits" / "test" / "r" / "1.png").write_bytes(whole[:200])
+    done = command("finetune.py", *words, "--data.name", "splits", "--output_dir", "c")
+    assert done.returncode == 2
+    assert "splits/test/r/1.png" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "c" / "metrics.jsonl").exists()
 
 
 def test_without_validation_images_the_last_epoch_is_exported(command, class_folder, tmp_path):
     words = ["--model.name", "test_resnet", "--model.pretrained", "false", "--data.name", class_folder, *SHORT, *QUICK]
-    command("finetune.py", *words, "--data.validation_fraction", "0", "--output_dir", "ft", check=0)
+    done = command("finetune.py", *words, "--data.validation_fraction", "0", "--output_dir", "ft", check=0)
+    assert "there are no validation images: 32 training images are watched, and the last epoch is exported" in done.stderr
     assert not (tmp_path / "ft" / "last").exists()
+    assert "validation" not in (tmp_path / "ft" / "README.md").read_text().split("```yaml")[0].split("## Training")[1]
 
 
 MISTAKES = {
