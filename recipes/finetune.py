@@ -63,7 +63,7 @@ def main(config: FinetuneConfig) -> Path:
     schedule = Schedule(own.lr, config.epochs, own.schedule, own.warmup_epochs, 0.0, own.milestones)
     monitor = watch(config, objective, data, stores)
     quiet = max(own.warmup_epochs, config.epochs * max(1 / 4, 0 if objective.adversary is None else objective.adversary.ramp[1]))
-    watched = "validation" if data.validation is not None else "training"
+    watched = before["watched"]
     guard = Guard(
         len(data.class_names), len(monitor.labels), config.method != "standard", watched, min(int(quiet) + 1, config.epochs), config.rollbacks
     )

@@ -94,12 +94,12 @@ class Guard:
         clean = look["validation_accuracy"]
         # One-sided 95 %: a few images more than guessing are no sign of life; but few images are no sign of death either.
         margin = min(1.645 * math.sqrt(chance * (1 - chance) / self.images), chance / 4)
-        if recall < chance + margin and look["validation_majority"] == 1.0:
-            return (
-                f"every one of {self.images} {self.watched} images is given the same class (constant predictions): lower --optimizer.lr, or train "
-                "longer with a longer warm-up (--class_balanced true where the classes are unbalanced)"
-            )
         if recall < chance + margin:
+            if look["validation_majority"] == 1.0:
+                return (
+                    f"every one of {self.images} {self.watched} images is given the same class (constant predictions): lower --optimizer.lr, or "
+                    "train longer with a longer warm-up (--class_balanced true where the classes are unbalanced)"
+                )
             return (
                 f"accuracy is at chance ({100 * recall:.1f} % averaged over {self.classes} classes, guessing gives {100 * chance:.1f} %): lower "
                 "--optimizer.lr, train longer (--epochs), or start from a pre-trained backbone"
