@@ -1,7 +1,14 @@
-"""Adversaries in pixel space: threat models, projected gradient ascent, and the frozen state they see a network in."""
+"""Adversaries in pixel space: threat models, projected gradient ascent, the parts of AutoAttack, and the frozen state they see a network in."""
 
+from rocl_transfer.attacks.apgd import APGD
+from rocl_transfer.attacks.fab import FAB
 from rocl_transfer.attacks.frozen import frozen
+from rocl_transfer.attacks.margins import margin
 from rocl_transfer.attacks.pgd import PGD, Ascent
-from rocl_transfer.attacks.threat_models import L2, Linf, ThreatModel, threat_model
+from rocl_transfer.attacks.search import Attack, Network, Outcome
+from rocl_transfer.attacks.square import Square
+from rocl_transfer.attacks.threat_models import L1, L2, Linf, ThreatModel, threat_model
 
-__all__ = ["L2", "PGD", "Ascent", "Linf", "ThreatModel", "frozen", "threat_model"]
+__all__ = [
+    "APGD", "FAB", "L1", "L2", "PGD", "Ascent", "Attack", "Linf", "Network", "Outcome", "Square", "ThreatModel", "frozen", "margin", "threat_model",
+]  # fmt: skip

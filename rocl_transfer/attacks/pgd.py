@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rocl_transfer.attacks.frozen import frozen
+from rocl_transfer.attacks.margins import margin
+from rocl_transfer.attacks.search import Attack, Network, Outcome, check_pixels
 from rocl_transfer.attacks.threat_models import Radius, ThreatModel, threat_model
-from rocl_transfer.errors import UserError
+from rocl_transfer.data import derive_seed, generators
 
 
 @dataclass(frozen=True)
@@ -49,21 +52,22 @@ class Ascent:
         return adversarial.detach()
 
 
-class PGD:
+class PGD(Attack):
     """The untargeted attack on a classifier's cross-entropy; the last iterate is the adversarial image.
 
     Args:
         epsilon: Radius in [0, 1] pixel units; a tensor (N, 1, 1, 1) gives each image its own.
         steps: Gradient steps.
         step_size: Length of a step (default: epsilon / 10, the RoCL paper's test attack).
-        norm: linf or l2.
+        norm: linf, l2 or l1.
+        restarts: Searches that :meth:`search` makes of an image, each from its own random start.
 
     Raises:
         UserError: There is no such norm, or the radius is not above 0.
     """
 
-    def __init__(self, epsilon: Radius, steps: int = 20, step_size: Radius | None = None, norm: str = "linf") -> None:
-        self.epsilon, self.steps, self.norm = epsilon, steps, norm
+    def __init__(self, epsilon: Radius, steps: int = 20, step_size: Radius | None = None, norm: str = "linf", restarts: int = 1) -> None:
+        self.epsilon, self.steps, self.norm, self.restarts = epsilon, steps, norm, restarts
         self.step_size = epsilon / 10 if step_size is None else step_size
         self.ascent = Ascent(threat_model(norm, epsilon), self.step_size, steps)
 
@@ -81,10 +85,37 @@ class PGD:
         Raises:
             UserError: The images are no floats in [0, 1].
         """
-        if not images.is_floating_point() or images.min() < 0 or images.max() > 1:
-            raise UserError("images to attack must be floats in [0, 1]: divide bytes by 255, and leave the normalisation to the model")
+        check_pixels(images)
         if generators is None:
             generators = [torch.Generator(images.device).manual_seed(int(torch.randint(2**31, ())))]
         with frozen(model):
             # The sum keeps one image's gradient independent of the batch size.
             return self.ascent(images, lambda x: F.cross_entropy(model(x).float(), labels, reduction="sum"), generators)
+
+    @property
+    def name(self) -> str:
+        """See :class:`Attack`."""
+        return f"pgd-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
+
+    @property
+    def runs(self) -> int:
+        """See :class:`Attack`."""
+        return self.restarts
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """See :class:`Attack`."""
+        return 1, self.steps
+
+    def conditions(self) -> dict[str, Any]:
+        """See :class:`Attack`."""
+        return {"steps": self.steps, "step_size": self.step_size, "restarts": self.restarts}
+
+    def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor) -> Outcome:
+        """See :class:`Attack`; as in the literature, the last point counts, whatever lay on the way."""
+        outcome = Outcome(images)
+        pairs = zip(seeds.tolist(), runs.tolist(), strict=True)
+        starts = generators([derive_seed(seed, run) if run else seed for seed, run in pairs], "attack", images.device)
+        adversarial = self.ascent(images, lambda x: F.cross_entropy(network(x), labels, reduction="sum"), starts)
+        outcome.note(torch.arange(len(images), device=images.device), adversarial, margin(network(adversarial), labels))
+        return outcome

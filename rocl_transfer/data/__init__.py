@@ -4,9 +4,10 @@ from rocl_transfer.data.audit import store_splits
 from rocl_transfer.data.augmentation import Augmentation
 from rocl_transfer.data.batches import Batch, Batches, Sampler, derive_seed, generators
 from rocl_transfer.data.images import ImageData, ImageSet, load_images
+from rocl_transfer.data.splits import stratified_sample
 from rocl_transfer.data.stores import Resident, Store, Streamed, store_images
 
 __all__ = [
     "Augmentation", "Batch", "Batches", "ImageData", "ImageSet", "Resident", "Sampler", "Store", "Streamed", "derive_seed", "generators",
-    "load_images", "store_images", "store_splits",
+    "load_images", "store_images", "store_splits", "stratified_sample",
 ]  # fmt: skip

@@ -56,11 +56,16 @@ class Augmentation:
             generators: CPU generators, each of an equal, contiguous group of the batch.
         """
         groups = images.chunk(len(generators))
-        return torch.cat([self._warp(self._colour(group, g), g) for group, g in zip(groups, generators, strict=True)])
+        return torch.cat([self._view(group, g, len(group)) for group, g in zip(groups, generators, strict=True)])
 
-    def _colour(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        n = len(images)
+    def alike(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """One view of each image (N, 3, H, W), drawn once for all of them."""
+        return self._view(images, generator, 1)
 
+    def _view(self, images: Tensor, generator: torch.Generator, n: int) -> Tensor:
+        return self._warp(self._colour(images, generator, n), generator, n)
+
+    def _colour(self, images: Tensor, generator: torch.Generator, n: int) -> Tensor:
         def draw(low: float, high: float, neutral: float) -> Tensor:
             values = torch.where(jittered, _uniform(n, low, high, generator), neutral)
             return values.view(n, 1, 1, 1).to(images.device, images.dtype, non_blocking=True)
@@ -78,8 +83,8 @@ class Augmentation:
         grey = (torch.rand(n, generator=generator) < self.grey_probability).view(n, 1, 1, 1).to(images.device, non_blocking=True)
         return torch.where(grey, _grey(images), images) if self.grey_probability else images
 
-    def _warp(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        n, _, height, width = images.shape
+    def _warp(self, images: Tensor, generator: torch.Generator, n: int) -> Tensor:
+        _, _, height, width = images.shape
         flip = torch.where(torch.rand(n, generator=generator) < self.flip_probability, -1.0, 1.0)
         top, left, rows, columns = self._crops(n, height, width, generator)
         angle = _uniform(n, *self.rotation, generator) * (math.pi / 180)
@@ -102,7 +107,7 @@ class Augmentation:
         y = top + (y * rows - 0.5).clamp(min=0).minimum(rows - 1) + 0.5
         x, y = x - width / 2 - dx * width, y - height / 2 - dy * height
         x, y = cosine * x - sine * y, sine * x + cosine * y
-        grid = torch.stack([x * (2 / width), y * (2 / height)], dim=-1)
+        grid = torch.stack([x * (2 / width), y * (2 / height)], dim=-1).expand(len(images), -1, -1, -1)
         return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
 
     def _crops(self, n: int, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:

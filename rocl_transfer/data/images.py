@@ -83,6 +83,7 @@ class ImageData:
             "n": len(images),
             "classes": len(self.class_names),
             "notes": list(self.notes),
+            **({"cut": self.cut} if self.cut else {}),
             **({"unreadable": list(self.unreadable)} if self.unreadable else {}),
         }
 

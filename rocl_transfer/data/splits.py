@@ -1,6 +1,8 @@
-"""Held-out images, cut from a training split that came without them."""
+"""Images chosen in proportion to their classes: held out of a training split, or evaluated out of a large one."""
 
 import numpy as np
+import torch
+from torch import Tensor
 
 
 def stratified_cut(labels: np.ndarray | None, count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -30,3 +32,18 @@ def stratified_cut(labels: np.ndarray | None, count: int, fraction: float, seed:
     mask = np.zeros(count, dtype=bool)
     mask[held] = True
     return np.flatnonzero(~mask), np.flatnonzero(mask)
+
+
+def stratified_sample(labels: Tensor, count: int | None, seed: int) -> Tensor:
+    """Rising positions of ``count`` samples (None, or more than there are: all), each class in proportion; the same for the same seed."""
+    everything = torch.arange(len(labels))
+    if count is None or count >= len(labels):
+        return everything
+    rng = np.random.default_rng(seed)
+    order = torch.from_numpy(rng.permutation(len(labels)))
+    # Every sample's place in its class, as a share of the class: the smallest places over all classes are in proportion.
+    place = torch.empty(len(labels), dtype=torch.float64)
+    for label in labels.unique():
+        members = order[labels[order] == label]
+        place[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+    return place.argsort(stable=True)[:count].sort().values

@@ -1,0 +1,140 @@
+"""What all attacks have in common: they search for many samples at once, and a sample that is broken leaves at once."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rocl_transfer.attacks.frozen import frozen
+from rocl_transfer.errors import UserError
+
+Network = Callable[[Tensor], Tensor]  # images (N, C, H, W) in [0, 1] -> logits (N, K), float32
+
+
+class Outcome:
+    """What a search found for each of N samples.
+
+    Attributes:
+        adversarial: (N, C, H, W): an image in the ball that breaks the sample; where none was found, the clean one.
+        margin: (N,): the lowest margin (see :func:`~rocl_transfer.attacks.margins.margin`) of an image in the ball; inf where none was looked at.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self.adversarial = images.clone()
+        self.margin = torch.full((len(images),), torch.inf, device=images.device)
+
+    @property
+    def broken(self) -> Tensor:
+        """(N,) bool."""
+        return self.margin < 0
+
+    def note(self, position: Tensor, images: Tensor, margins: Tensor) -> Tensor:
+        """Take down ``images`` of the ball, looked at for the samples at ``position``; returns which of them are wrong."""
+        wrong = margins < 0
+        self.margin[position] = torch.minimum(self.margin[position], margins)
+        if wrong.any():
+            self.adversarial[position[wrong]] = images[wrong]
+        return wrong
+
+
+@dataclass
+class Lanes:
+    """Tensors of one row for each sample still under attack; attacks add their own."""
+
+    position: Tensor  # (N,): which sample of the outcome
+    images: Tensor
+    labels: Tensor
+    seeds: Tensor
+
+    def keep(self, chosen: Tensor) -> None:
+        """Drop the other rows of every tensor."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name)[chosen])
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+
+class Attack(ABC):
+    """``runs`` searches a sample (restarts or targets), of which one has to succeed."""
+
+    norm: str
+    epsilon: Any  # a float; PGD also takes one an image
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What results call it."""
+
+    @property
+    @abstractmethod
+    def runs(self) -> int:
+        """Searches a sample."""
+
+    @property
+    @abstractmethod
+    def passes(self) -> tuple[int, int]:
+        """Evaluations of the network in one run: (forward alone, forward and backward)."""
+
+    @abstractmethod
+    def conditions(self) -> dict[str, Any]:
+        """What the record says of it beside name, norm and epsilon."""
+
+    @abstractmethod
+    def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor) -> Outcome:
+        """One run for each sample; what it finds does not depend on the samples beside it.
+
+        Args:
+            network: Deterministic, its parameters frozen.
+            images: (N, C, H, W), float32 in [0, 1].
+            labels: (N,), int64.
+            runs: (N,), int64: which run of the sample this is.
+            seeds: (N,), int64: everything random in a sample's runs follows from its seed.
+        """
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Adversarial images for ``model``, the clean image where none was found; random draws follow from torch's global generator.
+
+        Args:
+            model: Images (N, C, H, W) in [0, 1] -> logits (N, K). Attacked in eval mode with frozen parameters and left as it came in.
+            images: (N, C, H, W), float32 in [0, 1].
+            labels: (N,), int64.
+
+        Raises:
+            UserError: The images are no floats in [0, 1].
+        """
+        check_pixels(images)
+        adversarial = images.clone()
+        seeds = torch.randint(2**62, (len(images),)).to(images.device)
+        with frozen(model), torch.no_grad():
+            standing = torch.nonzero(model(images).argmax(1) == labels).flatten()
+            for run in range(self.runs):
+                found = self.search(model, images[standing], labels[standing], torch.full_like(standing, run), seeds[standing])
+                adversarial[standing] = found.adversarial
+                standing = standing[~found.broken]
+                if not len(standing):
+                    break
+        return adversarial
+
+
+def check_pixels(images: Tensor) -> None:
+    """Refuse what is no image in [0, 1].
+
+    Raises:
+        UserError: The images are no floats, or pixels lie outside.
+    """
+    if not images.is_floating_point() or not (images.min() >= 0 and images.max() <= 1):
+        raise UserError("images to attack must be floats in [0, 1]: divide bytes by 255, and leave the normalisation to the model")
+
+
+def ascend(network: Network, images: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (N, K), each sample's loss (N,), and its gradient in the pixels; ``loss`` takes the logits."""
+    images = images.detach().requires_grad_(True)
+    with torch.enable_grad():
+        logits = network(images)
+        losses = loss(logits)
+        (gradient,) = torch.autograd.grad(losses.sum(), images)
+    return logits.detach(), losses.detach(), gradient

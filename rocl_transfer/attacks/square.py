@@ -1,0 +1,206 @@
+"""Square Attack (Andriushchenko et al. 2020; for L1: Croce & Hein 2021): random search with square patches, no gradients."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rocl_transfer.attacks.draws import below, uniform
+from rocl_transfer.attacks.margins import margin
+from rocl_transfer.attacks.search import Attack, Lanes, Network, Outcome
+from rocl_transfer.attacks.threat_models import ThreatModel, threat_model
+
+_FIRST_SHARE = 0.8  # of the image's area that the first squares cover
+_HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries
+
+_BLOCK = 64  # queries whose draws are made together
+_SIGNS = 5  # where the signs begin in a query's draws
+
+
+@dataclass
+class _Best(Lanes):
+    at: Tensor
+    lowest: Tensor  # its margin
+    draws: Tensor  # (N, _BLOCK, _SIGNS + C), of the next queries: two corners, a turn, signs
+
+
+class Square(Attack):
+    """Keeps a patch where it lowers the margin. It needs no gradient, so it tells apart robust models from those that hide theirs.
+
+    Args:
+        epsilon: Radius in [0, 1] pixel units.
+        norm: linf, l2 or l1.
+        queries: Evaluations a sample.
+    """
+
+    def __init__(self, epsilon: float, norm: str = "linf", queries: int = 5000) -> None:
+        self.epsilon, self.norm, self.queries = epsilon, norm, queries
+        self.threat = threat_model(norm, epsilon)
+
+    @property
+    def name(self) -> str:
+        """See :class:`Attack`."""
+        return "square"
+
+    @property
+    def runs(self) -> int:
+        """See :class:`Attack`."""
+        return 1
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """See :class:`Attack`."""
+        return self.queries + 1, 0
+
+    def conditions(self) -> dict[str, Any]:
+        """See :class:`Attack`."""
+        return {"queries": self.queries}
+
+    def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor) -> Outcome:
+        """See :class:`Attack`."""
+        outcome = Outcome(images)
+        first, propose = (_stripes, _flat) if self.norm == "linf" else (_tiles, _bumps)
+        # Channels last from the start: a query is one pass forward, and a copy of every proposal would show.
+        images = images.contiguous(memory_format=torch.channels_last)
+        start, channels = first(images, seeds, self.threat), images.shape[1]
+        everything = torch.arange(len(images), device=images.device)
+        lanes = _Best(everything, images, labels, seeds, start, margin(network(start), labels), start)
+        wrong = outcome.note(lanes.position, lanes.at, lanes.lowest)
+        lanes.keep(~wrong)
+        for query in range(self.queries):
+            if not len(lanes):
+                break
+            if query % _BLOCK == 0:
+                lanes.draws = uniform(lanes.seeds, "square", (_BLOCK, _SIGNS + channels), query // _BLOCK)
+            proposal = propose(lanes, lanes.draws[:, query % _BLOCK], self._side(query, *images.shape[2:]), self.threat)
+            margins = margin(network(proposal), lanes.labels)
+            better = margins < lanes.lowest
+            lanes.at = torch.where(better.view(-1, 1, 1, 1), proposal, lanes.at)
+            lanes.lowest = torch.where(better, margins, lanes.lowest)
+            wrong = lanes.lowest < 0
+            if wrong.any():
+                outcome.note(lanes.position[wrong], lanes.at[wrong], lanes.lowest[wrong])
+                lanes.keep(~wrong)
+        outcome.note(lanes.position, lanes.at, lanes.lowest)
+        return outcome
+
+    def _side(self, query: int, height: int, width: int) -> int:
+        """Of the squares, in pixels: their area is halved again and again."""
+        area = _FIRST_SHARE / 2 ** sum(query > limit for limit in _HALVED_AFTER) * height * width
+        side = max(round(math.sqrt(area)), 1)
+        if self.norm != "linf":
+            side = max(side, 3) | 1  # bumps are odd
+        return min(side, height, width)
+
+
+def _corner(draws: Tensor, side: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """(N,) each: the upper row and left column of each sample's square, from draws (N, 2)."""
+    return below(height - side + 1, draws[:, 0]), below(width - side + 1, draws[:, 1])
+
+
+def _inside(first: Tensor, side: int, length: int) -> Tensor:
+    """(N, ``length``) bool: the ``side`` places from each ``first`` on."""
+    places = torch.arange(length, device=first.device)
+    return (places >= first[:, None]) & (places < first[:, None] + side)
+
+
+def _signs(draws: Tensor) -> Tensor:
+    return (draws > 0.5).float().mul_(2).sub_(1)
+
+
+def _stripes(images: Tensor, seeds: Tensor, threat: ThreatModel) -> Tensor:
+    """L-inf's first point: vertical stripes of random sign."""
+    _, channels, _, width = images.shape
+    return (images + threat.epsilon * _signs(uniform(seeds, "square start", (channels, 1, width)))).clamp_(0, 1)
+
+
+def _flat(lanes: _Best, draws: Tensor, side: int, threat: ThreatModel) -> Tensor:
+    """L-inf: a square on the ball's surface, one sign a channel."""
+    height, width = lanes.images.shape[2:]
+    top, left = _corner(draws, side, height, width)
+    square = _inside(top, side, height)[:, None, :, None] & _inside(left, side, width)[:, None, None, :]
+    signs = _signs(draws[:, _SIGNS:, None, None])
+    return torch.where(square, torch.add(lanes.images, signs, alpha=float(threat.epsilon)).clamp_(0, 1), lanes.at)
+
+
+def _tiles(images: Tensor, seeds: Tensor, threat: ThreatModel) -> Tensor:
+    """L2's and L1's first point: five by five bumps of random sign."""
+    _, channels, height, width = images.shape
+    side = max(min(height, width) // 5, 1)
+    corners = itertools.product(*(range((length % side) // 2, length - side + 1, side) for length in (height, width)))
+    delta = torch.zeros_like(images)
+    for number, (top, left) in enumerate(corners):
+        draws = uniform(seeds, "square start", (1 + channels,), number)
+        delta[:, :, top : top + side, left : left + side] = _bump(side, threat.norm, draws[:, 0]) * _signs(draws[:, 1:, None, None])
+    return _on_surface(images, delta, threat)
+
+
+def _on_surface(images: Tensor, delta: Tensor, threat: ThreatModel) -> Tensor:
+    """The images perturbed by ``delta``, brought to the ball's whole length."""
+    if threat.norm == "l2":
+        delta = delta * (threat.epsilon / threat.length(delta).clamp_min(1e-12))
+    return threat.project(images + delta, images)
+
+
+def _bumps(lanes: _Best, draws: Tensor, side: int, threat: ThreatModel) -> Tensor:
+    """L2 and L1: what two squares hold of the ball's length, and what is left of it, goes into a bump in the first of them (algorithm 3).
+
+    The bump is added to what stands in the square already, so that good patterns grow.
+    """
+    _, channels, height, width = lanes.images.shape
+    norm, power = threat.norm, 2 if threat.norm == "l2" else 1
+    size = _length_of_channels(norm)
+    delta = lanes.at - lanes.images
+    to, source = (_patch(*_corner(draws[:, place:], side, height, width), side, channels) for place in (0, 2))
+    spent = delta.clone()
+    spent[to], spent[source] = 0, 0
+    # What the two squares hold of each channel's length, and an equal share of what the ball has left.
+    held = size(delta) ** power - size(spent) ** power
+    left = (threat.epsilon**power - threat.length(delta) ** power).clamp_min(0) / channels
+    there = delta[to]
+    pattern = _bump(side, norm, draws[:, 4]) * _signs(draws[:, _SIGNS:, None, None]) + there / size(there).clamp_min(1e-12)
+    length = (held.clamp_min(0) + left) ** (1 / power)
+    # In L1 a bump may outgrow its share: the projection takes that from the small changes elsewhere, which keeps the perturbation sparse.
+    spent[to] = pattern / size(pattern).clamp_min(1e-12) * length * (channels if norm == "l1" else 1)
+    return _on_surface(lanes.images, spent, threat)
+
+
+def _patch(top: Tensor, left: Tensor, side: int, channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The index of each sample's square in (N, C, H, W)."""
+    device, places = top.device, torch.arange(side, device=top.device)
+    samples = torch.arange(len(top), device=device).view(-1, 1, 1, 1)
+    rows, columns = (top[:, None] + places)[:, None, :, None], (left[:, None] + places)[:, None, None, :]
+    return samples, torch.arange(channels, device=device).view(1, -1, 1, 1), rows, columns
+
+
+def _length_of_channels(norm: str) -> Callable[[Tensor], Tensor]:
+    return lambda delta: torch.linalg.vector_norm(delta, 2 if norm == "l2" else 1, dim=(2, 3), keepdim=True)
+
+
+def _bump(side: int, norm: str, turn: Tensor) -> Tensor:
+    """(N, 1, side, side), of length 1: a positive and a negative pyramid, side by side or one above the other as draws ``turn`` (N,) say."""
+    pattern = _pair(side, norm).to(turn.device)
+    return torch.where(turn.view(-1, 1, 1, 1) > 0.5, pattern.T, pattern)
+
+
+@functools.cache
+def _pair(side: int, norm: str) -> Tensor:
+    half = side // 2
+    pattern = torch.cat([_pyramid(half, side, norm), -_pyramid(side - half, side, norm)])
+    unit: Tensor = pattern / torch.linalg.vector_norm(pattern, 2 if norm == "l2" else 1)
+    return unit
+
+
+def _pyramid(height: int, width: int, norm: str) -> Tensor:
+    """(height, width), positive: sums of growing rectangles around the middle, each fainter than the one before."""
+    pattern = torch.zeros(height, width)
+    top, left = height // 2, width // 2
+    for ring in range(max(height // 2, width // 2) + 1):
+        rows, columns = slice(max(top - ring, 0), top + ring + 1), slice(max(left - ring, 0), left + ring + 1)
+        pattern[rows, columns] += 1 / (ring + 1) ** (2 if norm == "l2" else 4)
+    return pattern / torch.linalg.vector_norm(pattern, 2 if norm == "l2" else 1) if height else pattern
