@@ -1,0 +1,111 @@
+"""Evaluated models compared sample by sample: for each evaluation the difference in accuracy, its 95 % interval and whether it is shown.
+
+    python recipes/compare.py RUN RUN ... [--output_dir DIR]
+
+A RUN is a folder with results.json and verdicts.jsonl; the first is the reference. Only samples and evaluations that all have are compared. Prints a
+table; --output_dir gets comparison.json (with the samples that only one of two gets right), comparison.md and comparison.png.
+"""
+
+import json
+import logging
+import tempfile
+from pathlib import Path
+
+from rocl_transfer.config import CompareConfig, command_line
+from rocl_transfer.errors import UserError
+from rocl_transfer.evaluation.comparison import LEVEL, Comparison, Difference, compare, read_run
+from rocl_transfer.evaluation.comparison_figure import draw_comparison
+from rocl_transfer.evaluation.figures import can_draw
+
+log = logging.getLogger("rocl_transfer")
+HEAD = ("evaluation", "pair", "n", "first", "second", "difference", "95 % interval", "only first", "only second", "p", "p (Holm)", "the second is")
+WORDS = (0, 1, 11)  # columns of words; the others are numbers
+
+
+def main(config: CompareConfig) -> Comparison:
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
+    folder = None if config.output_dir is None else writable(Path(config.output_dir).expanduser())
+    comparison = compare([read_run(Path(run).expanduser()) for run in config.runs], config.all_pairs)
+    print(table(comparison))
+    if folder is not None:
+        write(comparison, folder)
+        log.info("comparison: %s", folder)
+    return comparison
+
+
+def writable(folder: Path) -> Path:
+    """``folder``, once it is sure that files can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"--output_dir {folder} cannot be written ({error.strerror}): choose another folder") from error
+    return folder
+
+
+def write(comparison: Comparison, folder: Path) -> None:
+    """Write the numbers, the table and, with matplotlib, the picture."""
+    (folder / "comparison.json").write_text(json.dumps(comparison.record(), indent=1) + "\n", encoding="utf-8")
+    (folder / "comparison.md").write_text(markdown(comparison), encoding="utf-8")
+    picture = folder / "comparison.png"
+    picture.unlink(missing_ok=True)  # an older one would show other numbers
+    if can_draw():
+        draw_comparison(comparison, picture)
+
+
+def table(comparison: Comparison) -> str:
+    """The comparison for the screen, aligned."""
+    runs = [(letter, run.shown, str(run.model["name"]), sha(run.model)) for letter, run in comparison.runs.items()]
+    width = [max(len(line[column]) for line in runs) for column in range(4)]
+    lines = ["  ".join(cell.ljust(width[i]) for i, cell in enumerate(line)).rstrip() for line in runs] + [""]
+    rows = [HEAD, *map(cells, comparison.differences)]
+    width = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    lines += ["  ".join(cell.ljust(width[i]) if i in WORDS else cell.rjust(width[i]) for i, cell in enumerate(row)).rstrip() for row in rows]
+    return "\n".join([*lines, "", *legend(comparison), *(f"note: {note}" for note in comparison.notes)])
+
+
+def markdown(comparison: Comparison) -> str:
+    """The comparison as ``comparison.md``."""
+    lines = ["# Comparison", "", *(f"- {letter}: `{run.shown}`, {run.model['name']}, {sha(run.model)}" for letter, run in comparison.runs.items())]
+    rule = [("---" if column in WORDS else "---:") for column in range(len(HEAD))]
+    rows = [HEAD, rule, *map(cells, comparison.differences)]
+    lines += ["", *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)]
+    lines += ["", *legend(comparison)]
+    if comparison.notes:
+        lines += ["", *(f"- {note}" for note in comparison.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def sha(model: dict) -> str:
+    return f"sha256 {str(model.get('sha256'))[:12]}"
+
+
+def cells(one: Difference) -> tuple[str, ...]:
+    """A row of the table."""
+    low, high = (f"{100 * end:+.2f}" for end in one.interval)
+    return (
+        one.evaluation, f"{one.first}, {one.second}", str(one.n), *(f"{100 * share:.2f}" for share in one.accuracy), f"{100 * one.difference:+.2f}",
+        f"[{low}, {high}]", str(len(one.only_first)), str(len(one.only_second)), chance(one.p), chance(one.p_holm), one.conclusion,
+    )  # fmt: skip
+
+
+def chance(p: float) -> str:
+    return "<0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def legend(comparison: Comparison) -> list[str]:
+    """How the table is to be read."""
+    count = len(comparison.differences)
+    return [
+        "first, second: accuracy of the pair in %; difference: second - first in points, with Tango's 95 % score interval for paired samples.",
+        "only first, only second: samples that one of both alone gets right. p: exact McNemar test on these, two-sided.",
+        f"p (Holm): adjusted for {f'all {count} comparisons' if count > 1 else 'the one comparison'}; better or worse: it is below {LEVEL}. "
+        "The intervals are not, and may exclude 0 where none is shown.",
+        "All of it speaks of these trained models; the same training with another seed is another model.",
+    ]
+
+
+if __name__ == "__main__":
+    command_line(main, CompareConfig)
