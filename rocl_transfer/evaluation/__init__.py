@@ -1,12 +1,17 @@
-"""What a model is worth, measured: accuracy under attack with intervals, the results record, neighbours, figures."""
+"""What a model is worth, measured: robustness that can be believed, with intervals, the record of it, comparison; neighbours, figures."""
 
+from rocl_transfer.evaluation.checks import inspect_model
+from rocl_transfer.evaluation.comparison import compare
 from rocl_transfer.evaluation.features import NeighbourMonitor, compute_features, knn_accuracy
 from rocl_transfer.evaluation.margin import smallest_epsilon
 from rocl_transfer.evaluation.monitor import ClassifierMonitor
+from rocl_transfer.evaluation.protocols import Ensemble, named_attacks
+from rocl_transfer.evaluation.report import assemble, draw_pictures, measure_corruptions, measure_smoothed, report_attacks
 from rocl_transfer.evaluation.results import Evaluation, Results, sha256, wilson_interval
-from rocl_transfer.evaluation.robustness import evaluate, named_attacks
+from rocl_transfer.evaluation.robustness import borderline, evaluate
 
 __all__ = [
-    "ClassifierMonitor", "Evaluation", "NeighbourMonitor", "Results", "compute_features", "evaluate", "knn_accuracy", "named_attacks", "sha256",
-    "smallest_epsilon", "wilson_interval",
+    "ClassifierMonitor", "Ensemble", "Evaluation", "NeighbourMonitor", "Results", "assemble", "borderline", "compare", "compute_features",
+    "draw_pictures", "evaluate", "inspect_model", "knn_accuracy", "measure_corruptions", "measure_smoothed", "named_attacks", "report_attacks",
+    "sha256", "smallest_epsilon", "wilson_interval",
 ]  # fmt: skip

@@ -1,8 +1,11 @@
 """Pictures for the card. They need matplotlib, an extra: without it there are none, and the log says so."""
 
+import io
 import json
 import logging
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -93,3 +96,109 @@ def draw_adversarial(model: nn.Module, images: Tensor, labels: Tensor, attack: P
             axis.axis("off")
     figure.suptitle(f"{attack.norm} {attack.epsilon:.3g}, {attack.steps} steps; wrong answers in red", fontsize=8)
     figure.savefig(target)
+
+
+def svg_broken(rows: Sequence[tuple[str, int]], n: int) -> str:
+    """A waterfall from all samples down to those that still stand, as SVG for a page.
+
+    Args:
+        rows: (what, samples) from the top: wrong from the start, broken by each part of an ensemble, still standing.
+        n: All samples.
+    """
+
+    def draw(axis: Any) -> None:
+        left = float(n)
+        for row, (_, count) in enumerate(rows):
+            left -= count
+            last = row == len(rows) - 1
+            start = 0.0 if last else left
+            axis.barh(row, 100 * count / n, left=100 * start / n, color="tab:blue" if last else "tab:orange" if row else "tab:gray", height=0.7)
+            right = start + count > 0.8 * n
+            axis.annotate(
+                f"{count} ({100 * count / n:.1f} %)", (100 * (start if right else start + count) / n, row), (-4 if right else 4, 0),
+                textcoords="offset points", va="center", ha="right" if right else "left",
+            )  # fmt: skip
+            if not last:
+                axis.plot([100 * left / n] * 2, [row - 0.35, row + 1.35], color="black", linewidth=0.6, alpha=0.5)
+        axis.set(xlabel="% of samples", xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6), yticks=range(len(rows)))
+        axis.set_yticklabels([_short(name) for name, _ in rows])
+        axis.grid(alpha=0.3, axis="x")
+
+    return _svg("broken", "What is broken by which attack", 0.75 + 0.3 * len(rows), draw)
+
+
+def svg_curve(points: Sequence[Mapping[str, Any]], mean: float | None, to: float | None, title: str) -> str:
+    """Accuracy over epsilon with its 95 % interval, as SVG for a page.
+
+    Args:
+        points: Each ``epsilon``, ``accuracy`` and ``interval``.
+        mean: Expected robustness, a dashed line.
+        to: The epsilon as far as it is the mean (default: the last).
+        title: The attack.
+    """
+
+    def draw(axis: Any) -> None:
+        rows = sorted((p["epsilon"], p["accuracy"], *(p.get("interval") or [p["accuracy"]] * 2)) for p in points)
+        epsilon, *shares = zip(*rows, strict=True)
+        accuracy, low, high = ([100 * share for share in row] for row in shares)
+        axis.fill_between(epsilon, low, high, alpha=0.2, color="tab:blue", linewidth=0, label="95 % interval")
+        axis.plot(epsilon, accuracy, marker="o", markersize=4, color="tab:blue", label="accuracy")
+        if mean is not None:
+            axis.plot(
+                [0, to or epsilon[-1]],
+                [100 * mean] * 2,
+                color="tab:orange",
+                linestyle="--",
+                linewidth=1.2,
+                label=f"expected robustness {100 * mean:.2f} %",
+            )
+        axis.set(xlabel="epsilon (pixels in [0, 1])", ylabel="accuracy %", ylim=(0, 100), title=_short(title, 60))
+        axis.grid(alpha=0.3)
+        axis.legend(loc="best", fontsize=8, framealpha=0.8)
+
+    return _svg("curve", "Accuracy over epsilon", 3.2, draw)
+
+
+def svg_classes(rows: Sequence[Mapping[str, Any] | None]) -> str:
+    """Clean and robust accuracy of classes as horizontal bars, as SVG for a page.
+
+    Args:
+        rows: From the top, each ``name``, ``clean`` and ``robust``; None is a gap.
+    """
+
+    def draw(axis: Any) -> None:
+        shown = [(place, row) for place, row in enumerate(rows) if row is not None]
+        places = [place for place, _ in shown]
+        axis.barh(places, [100 * row["clean"] for _, row in shown], color="#bcd6e8", height=0.78, label="clean")
+        axis.barh(places, [100 * row["robust"] for _, row in shown], color="tab:blue", height=0.46, label="robust")
+        axis.set(xlabel="accuracy %", xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6), yticks=places)
+        axis.set_yticklabels([_short(str(row["name"])) for _, row in shown])
+        axis.grid(alpha=0.3, axis="x")
+        axis.figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+
+    return _svg("classes", "Clean and robust accuracy of each class", 0.9 + 0.22 * len(rows), draw)
+
+
+def _short(text: str, most: int = 24) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _svg(name: str, label: str, height: float, draw: Callable[[Any], None]) -> str:
+    """An ``<svg>`` that shares a document with others: every id has ``name`` before it."""
+    from matplotlib import rc_context
+
+    # A class called "$x" is no formula, and a browser has fonts for what matplotlib's own cannot show.
+    options = {"svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False, "font.size": 9, "axes.titlesize": 9}
+    with rc_context(options), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph")
+        figure, axes = _axes(figsize=(5.2, height))
+        axes[0, 0].set_axisbelow(True)
+        axes[0, 0].spines[["top", "right"]].set_visible(False)
+        draw(axes[0, 0])
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(["Creator", "Date", "Format", "Type"]))
+    text = buffer.getvalue()
+    text = text[text.index("<svg ") :].replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    named = re.compile(r'((?<=\s)id="|url\(#|href="#)')
+    return re.sub(r"<[^>]+>", lambda tag: named.sub(rf"\g<1>{name}-", tag[0]), text)

@@ -26,6 +26,10 @@ class Evaluation:
     steps: int | None = None
     step_size: float | None = None
     restarts: int | None = None
+    targets: int | None = None
+    queries: int | None = None
+    engine: str | None = None
+    version: str | None = None
     accuracy: float
     interval: tuple[float, float]
     n: int
@@ -46,13 +50,15 @@ class Results:
         evaluations: In the order they were made.
         verdicts: For each sample its label and, for each evaluation, whether the model was right.
         device: What it ran on.
-        seed: Of every random start.
+        seed: Of everything random.
+        refuted: Successes of a search that the model itself, asked again, did not share.
     """
 
     evaluations: list[Evaluation]
     verdicts: list[dict[str, Any]] = field(repr=False)
     device: str
     seed: int = 0
+    refuted: int = 0
 
     def __getitem__(self, key: str | tuple[str, float]) -> Evaluation:
         """By name, or by name and epsilon."""
@@ -67,12 +73,23 @@ class Results:
         dataset: Mapping[str, Any],
         training: Mapping[str, Any],
         config: Mapping[str, Any],
+        report: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Write ``results.json`` and, where there are verdicts, a line a sample in ``verdicts.jsonl`` into ``folder``."""
+        """Write ``results.json`` and, where there are verdicts, a line a sample in ``verdicts.jsonl`` into ``folder``.
+
+        Args:
+            folder: Where to.
+            model: Name, SHA-256 and making.
+            dataset: What was measured on.
+            training: What it cost.
+            config: The resolved configuration.
+            report: What else was measured or follows.
+        """
         record = {
             "model": dict(model),
             "dataset": dict(dataset),
             "evaluations": [{k: v for k, v in asdict(e).items() if v is not None} for e in self.evaluations],
+            **({"report": dict(report)} if report else {}),
             "environment": {
                 "rocl_transfer": __version__,
                 "torch": torch.__version__,

@@ -1,6 +1,7 @@
 """What leaves and what comes in: export in timm's layout, loading by name, the model card."""
 
 from rocl_transfer.hub.card import render_card
+from rocl_transfer.hub.evaluated import add_to_card, import_model, match_labels, weights_digest
 from rocl_transfer.hub.export import export
 from rocl_transfer.hub.load import (
     find_model,
@@ -12,9 +13,11 @@ from rocl_transfer.hub.load import (
     native_size,
     note_pretraining,
 )
+from rocl_transfer.hub.page import render_page
 from rocl_transfer.hub.run_folder import complete_classifier, complete_run
 
 __all__ = [
-    "complete_classifier", "complete_run", "export", "find_model", "is_trained", "load_backbone", "load_classifier", "load_start",
-    "made_from", "native_size", "note_pretraining", "render_card",
+    "add_to_card", "complete_classifier", "complete_run", "export", "find_model", "import_model", "is_trained", "load_backbone",
+    "load_classifier", "load_start", "made_from", "match_labels", "native_size", "note_pretraining", "render_card", "render_page",
+    "weights_digest",
 ]  # fmt: skip

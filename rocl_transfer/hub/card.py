@@ -31,7 +31,7 @@ def render_card(folder: str | Path, template: str | Path) -> Path:
         datasets=[results["dataset"]["name"]] if _on_hub(results["dataset"]["name"]) else None,
         metrics=["accuracy"],
         model_name=results["model"]["name"],
-        eval_results=[_metadata(results, entry) for entry in results["evaluations"]] or None,
+        eval_results=[_metadata(part, entry) for part in (results, results.get("robustness")) if part for entry in part["evaluations"]] or None,
     )
     figures = {name: title for name, title in _FIGURES.items() if (folder / "figures" / name).is_file()}
     card = ModelCard.from_template(

@@ -12,7 +12,7 @@ from rocl_transfer.data import ImageData
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import sha256
 from rocl_transfer.hub.export import CONFIG, WEIGHTS
-from rocl_transfer.models import PixelModel, add_head, create_backbone, has_weights
+from rocl_transfer.models import PixelModel, add_head, create_backbone, create_classifier, has_weights
 
 
 def find_model(name: str) -> Path | None:
@@ -90,14 +90,16 @@ def load_classifier(name: str) -> PixelModel:
     """A classifier by name: images (N, 3, H, W) in [0, 1] -> logits (N, K), in eval mode, with ``class_names`` and ``input_size``.
 
     Args:
-        name: See :func:`find_model`.
+        name: See :func:`find_model`; a timm name brings its published weights and its own head.
 
     Raises:
         UserError: There is no such model, it is damaged, or it has no classes.
     """
     folder = find_model(name)
-    model = _load(folder) if folder is not None else None
-    if model is None or not model.class_names:
+    if folder is None:
+        return create_classifier(name).eval()
+    model = _load(folder)
+    if not model.class_names:
         raise UserError(f"{name} is no classifier: give a run of finetune or linear_probe, or another exported model that has classes")
     return model
 

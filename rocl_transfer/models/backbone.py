@@ -135,6 +135,26 @@ def create_backbone(name: str, image_size: int, pretrained: bool = False) -> Pix
         raise UserError(f"{name} cannot take images of {image_size} px: the smallest size that works is --data.image_size {larger}") from error
 
 
+def create_classifier(name: str) -> PixelModel:
+    """A timm network with its published weights and head, behind its own normalisation, at the image size it was made for.
+
+    Raises:
+        UserError: timm has no such network or no weights for it, or they cannot be fetched.
+    """
+    if not has_weights(name) or not timm.is_model(name):
+        raise UserError(
+            f"timm has no published weights for {name!r}{did_you_mean(name, timm.list_models(pretrained=True))}: an untrained one is no classifier"
+        )
+    try:
+        net = timm.create_model(name, pretrained=True)
+    except (OSError, HfHubHTTPError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"the weights of {name} cannot be fetched ({reason}): check your network") from error
+    cfg = net.pretrained_cfg
+    names = cfg.get("label_names") or [str(label) for label in range(net.num_classes)]
+    return PixelModel(net, cfg["architecture"], cfg["input_size"][-1], cfg["mean"], cfg["std"], None, names)
+
+
 def add_head(model: PixelModel, class_names: Sequence[str]) -> PixelModel:
     """Give ``model`` a new linear head, in place, in timm's own position so that the export is timm's classifier.
 

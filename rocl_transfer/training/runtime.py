@@ -54,7 +54,7 @@ def start(output_dir: str | Path, seed: int, log_with: str | None = None, option
     log.setLevel(logging.INFO if accelerator.is_main_process else logging.ERROR)
     if accelerator.device.type == "cpu":
         _use_all_cores()
-        _keep_memory()
+        keep_memory()
     set_seed(seed)
     if log_with is not None:
         plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in (options or {}).items()}
@@ -73,7 +73,7 @@ def _use_all_cores() -> None:
         torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Have glibc keep freed blocks of up to 32 MiB instead of handing them back to the kernel, which zeroes them again for the next layer.
 
     Larger ones still go back: keeping all of them made steps of ResNet-18 with 512 images a quarter faster, but their peak 20 GB instead of 13.

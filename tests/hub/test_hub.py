@@ -92,7 +92,7 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path):
         (lambda: load_backbone("resnet18_cifr"), "did you mean 'resnet18_cifar'"),
         (lambda: load_backbone("resnet18.a1_in1"), "timm has no weights 'resnet18.a1_in1'; did you mean 'resnet18.a1_in1k'"),
         (lambda: load_classifier(str(tmp_path)), "is no classifier"),
-        (lambda: load_classifier("resnet18"), "is no classifier"),
+        (lambda: load_classifier("resnet8_cifar"), "no published weights for 'resnet8_cifar'"),
         (lambda: load_backbone(str(tmp_path), pretrained=True), "has no effect"),
     ]
     for call, words in cases:

@@ -1,0 +1,216 @@
+"""Attacks run over many samples: those that stand are attacked on, every success is judged by the model itself, all is written down as it comes."""
+
+import datetime
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rocl_transfer.attacks import Attack, Network, margin, threat_model
+from rocl_transfer.data import Store, derive_seed
+from rocl_transfer.errors import UserError
+from rocl_transfer.evaluation.journal import Journal
+from rocl_transfer.evaluation.network import Metered, measure, search_network
+from rocl_transfer.evaluation.protocols import Ensemble, parts_of
+
+log = logging.getLogger("rocl_transfer")
+
+CLEAN = "clean"
+_HELD = 1024  # samples at once: as some leave, batches can still be filled
+
+
+def key(attack: Attack | Ensemble) -> str:
+    """What verdicts call an attack."""
+    return f"{attack.name} {attack.norm} {attack.epsilon:.6g}"
+
+
+@dataclass
+class Verdicts:
+    """Of one process's samples.
+
+    Attributes:
+        samples: (N,) positions.
+        standing: For each attack (parts of an ensemble: this one and all before), (N,) bool: still right.
+        margin: (N,): lowest margin that the first of the attacks found, as a share of the spread of the clean image's logits; negative where broken.
+        broken_by: Which part of it broke the sample, or ``clean``.
+        refuted: Successes of a search that the judge did not share.
+        seconds: Spent on each attack, earlier parts of the run counted in.
+    """
+
+    samples: Tensor
+    standing: dict[str, Tensor] = field(default_factory=dict)
+    margin: Tensor = field(default_factory=lambda: torch.empty(0))
+    broken_by: list[str | None] = field(default_factory=list)
+    refuted: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Engine:
+    """Runs attacks over the samples of one process.
+
+    Args:
+        model: The judge, in eval mode with frozen parameters.
+        images: All images.
+        labels: (all,), int64, on the model's device.
+        samples: (N,) positions of those that this process attacks.
+        seed: Each sample's own seed follows from it and the position.
+        journal: What was found before, and what is found.
+        batch_size: Images at once (default: measured).
+        compiled: Compile the network that is searched on.
+        plain: Search on the model as it is.
+        progress: Show a bar.
+    """
+
+    def __init__(
+        self, model: nn.Module, images: Store, labels: Tensor, samples: Tensor, *, seed: int, journal: Journal, batch_size: int | None = None,
+        compiled: bool = False, plain: bool = False, progress: bool = False,
+    ) -> None:  # fmt: skip
+        self.model, self.images, self.labels, self.samples = model, images, labels, samples
+        self.seed, self.journal, self.batch_size, self.compiled, self.plain = seed, journal, batch_size, compiled, plain
+        self.bar = tqdm(total=1, unit="pass", unit_scale=True, disable=not progress, dynamic_ncols=True)
+        self.network: Network | None = None
+        self.verdicts = Verdicts(samples)
+
+    def run(self, attacks: Sequence[Attack | Ensemble]) -> Verdicts:
+        """Clean answers, then every attack on the samples that were right."""
+        parts: list[Verdicts] = []
+        plan = self.samples.split(_HELD)
+        for number, (chunk, batch) in enumerate(zip(plan, self.images.stream(plan), strict=True)):
+            pixels = pixels_of(batch)
+            if self.network is None:
+                self._prepare(pixels)
+            parts.append(self._chunk(chunk, pixels, attacks, sum(map(len, plan[number + 1 :]))))
+        self.bar.close()
+        self.verdicts.standing = {name: torch.cat([part.standing[name] for part in parts]) for name in parts[0].standing}
+        self.verdicts.margin = torch.cat([part.margin for part in parts])
+        self.verdicts.broken_by = [name for part in parts for name in part.broken_by]
+        return self.verdicts
+
+    def _prepare(self, images: Tensor) -> None:
+        """Arrange and measure the network."""
+        few = images[:16]
+        network = self.model if self.plain else search_network(self.model, few, self.compiled)
+        with torch.no_grad():
+            size, forward, gradient = measure(network, images[:4096], self.batch_size)
+        self.batch_size, self.forward, self.backward = size, forward, gradient / forward
+        self.network = Metered(network, self.bar, self.backward)
+        self.later, self.foretold = 0.0, False
+
+    def cost(self, attack: Attack) -> float:
+        """Passes forward of one run on one sample that stands."""
+        forward, gradient = attack.passes
+        return forward + gradient * self.backward
+
+    def _chunk(self, samples: Tensor, images: Tensor, attacks: Sequence[Attack | Ensemble], later: int) -> Verdicts:
+        verdicts = Verdicts(samples)
+        margins, spread = self._clean(samples, images)
+        right = margins >= 0
+        verdicts.margin, verdicts.standing[CLEAN] = margins.clone(), right
+        broken_by: list[str | None] = [None if r else CLEAN for r in right.tolist()]
+        ahead = [self.cost(part) * part.runs for attack in attacks for part in parts_of(attack)]
+        self._foresee(ahead, int(right.sum()), len(right), later)
+        for attack in attacks:
+            standing = right
+            for part in parts_of(attack):
+                lowest = self._attack(part, samples, images, standing)
+                standing = standing & ~(lowest < 0)
+                verdicts.standing[key(part)] = standing
+                if attack is attacks[0]:
+                    verdicts.margin = torch.where(right, torch.minimum(verdicts.margin, lowest), verdicts.margin)
+                    for position in torch.nonzero(lowest < 0).flatten().tolist():
+                        broken_by[position] = broken_by[position] or key(part)
+                ahead = ahead[1:]
+                self._expect(sum(ahead) * int(standing.sum()) + self.later)
+            verdicts.standing[key(attack)] = standing
+        verdicts.margin, verdicts.broken_by = verdicts.margin / spread, broken_by
+        return verdicts
+
+    def _foresee(self, ahead: Sequence[float], right: int, seen: int, later: int) -> None:
+        """Say, once, how long it will take if no attack breaks anything."""
+        self.later = sum(ahead) * later * right / seen
+        passes = sum(ahead) * right + self.later
+        if not self.foretold:
+            self.foretold = True
+            minutes = datetime.timedelta(seconds=round(passes * self.forward))
+            log.info(
+                "at most %s if every image stood: %d of the first %d are right, a pass takes %.2g ms an image, %.2g ms with its gradient, %d at once",
+                minutes, right, seen, 1e3 * self.forward, 1e3 * self.forward * self.backward, self.batch_size,
+            )  # fmt: skip
+        self._expect(passes)
+
+    def _expect(self, passes: float) -> None:
+        self.bar.total = max(self.bar.n + passes, 1)
+        self.bar.refresh()
+
+    def _clean(self, samples: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) each: margins on clean images, and the spread of their logits."""
+        assert self.batch_size is not None
+        began, found, spread = time.perf_counter(), [], []
+        for chosen in torch.arange(len(samples)).split(self.batch_size):
+            logits = self.model(images[chosen]).float()
+            truth = self.labels[samples[chosen].to(self.labels.device)]
+            if not logits.isfinite().all():
+                raise UserError("the model's logits are not finite on clean images: nothing can be measured of it")
+            if truth.min() < 0 or truth.max() >= logits.shape[1]:
+                raise UserError(f"labels run from {int(truth.min())} to {int(truth.max())}, the model has {logits.shape[1]} classes, 0 and up")
+            spread.append(logits.amax(1) - logits.amin(1))
+            # A tie is settled as by argmax: the first class wins.
+            found.append(torch.where(logits.argmax(1) == truth, margin(logits, truth).clamp_min(0), margin(logits, truth).clamp_max(-1e-30)))
+        margins = torch.cat(found)
+        self.verdicts.seconds[CLEAN] = self.verdicts.seconds.get(CLEAN, 0.0) + time.perf_counter() - began
+        known = [self.journal.margin(CLEAN, 0, sample) for sample in samples.tolist()]
+        if any(value is None for value in known):
+            self.journal.write(CLEAN, [0] * len(samples), samples.tolist(), margins.tolist(), 0.0)
+        return margins.cpu(), torch.cat(spread).cpu().clamp_min(1e-30)
+
+    def _attack(self, attack: Attack, samples: Tensor, images: Tensor, standing: Tensor) -> Tensor:
+        """(N,): lowest margins found; inf where there was no search. Runs of one sample wait for each other only as far as batches go."""
+        assert self.batch_size is not None
+        name, lowest = f"{key(attack)} {json.dumps(attack.conditions())}", torch.full((len(samples),), torch.inf)
+        alive = torch.nonzero(standing).flatten()
+        pending = torch.stack([torch.arange(attack.runs).repeat_interleave(len(alive)), alive.repeat(attack.runs)])
+        known = [self.journal.margin(name, run, int(samples[row])) for run, row in pending.T.tolist()]
+        for (_, row), value in zip(pending.T.tolist(), known, strict=True):
+            lowest[row] = min(float(lowest[row]), torch.inf if value is None else value)
+        pending = pending[:, [value is None for value in known]]
+        while (pending := pending[:, lowest[pending[1]] >= 0]).shape[1]:
+            began = time.perf_counter()
+            (runs, rows), pending = pending[:, : self.batch_size], pending[:, self.batch_size :]
+            margins = self._search(attack, samples[rows], images, rows, runs)
+            lowest.scatter_reduce_(0, rows, margins, "amin")
+            self.journal.write(name, runs.tolist(), samples[rows].tolist(), margins.tolist(), time.perf_counter() - began)
+        self.verdicts.seconds[key(attack)] = self.journal.seconds[name]
+        return lowest
+
+    def _search(self, attack: Attack, samples: Tensor, images: Tensor, rows: Tensor, runs: Tensor) -> Tensor:
+        """(n,): lowest margins of one volley, successes as the judge sees them."""
+        assert self.network is not None
+        device = self.labels.device
+        seeds = torch.tensor([derive_seed(self.seed, sample) for sample in samples.tolist()], device=device)
+        clean, truth = images[rows.to(images.device)], self.labels[samples.to(device)]
+        outcome = attack.search(self.network, clean, truth, runs.to(device), seeds)
+        margins, broken = outcome.margin.clone(), outcome.broken
+        if broken.any():
+            found = outcome.adversarial[broken]
+            far = threat_model(attack.norm, 1.0).length(found - clean[broken]).amax() > attack.epsilon * (1 + 1e-4) + 1e-6
+            if far or found.min() < 0 or found.max() > 1:
+                raise RuntimeError(f"{attack.name} returned an image outside of its ball")
+            logits = self.model(found).float()
+            judged = margin(logits, truth[broken])
+            wrong = logits.argmax(1) != truth[broken]
+            self.verdicts.refuted += int((~wrong).sum())
+            margins[broken] = torch.where(wrong, judged.clamp_max(-1e-30), judged.clamp_min(0))
+        return margins.cpu()
+
+
+def pixels_of(batch: Tensor) -> Tensor:
+    """A store's batch as float32 in [0, 1]."""
+    images = batch.float() / 255 if batch.dtype == torch.uint8 else batch.float()
+    if not (images.min() >= 0 and images.max() <= 1):
+        raise UserError("images have pixels outside [0, 1]: leave the normalisation to the model, epsilon is in pixel units")
+    return images

@@ -1,0 +1,74 @@
+"""What an evaluation has found so far, on disk as it is found: a killed run goes on where it was."""
+
+import json
+import math
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rocl_transfer.errors import UserError
+
+
+class Journal:
+    """Lines of (attack, runs, samples, margins), appended by each process to a file of its own and read from all of them.
+
+    Args:
+        folder: Where; None for an evaluation that is not resumed.
+        identity: What must be the same for the lines to count: model, data, seed.
+        rank: Of this process.
+
+    Raises:
+        UserError: The folder has lines of another evaluation.
+    """
+
+    def __init__(self, folder: Path | None = None, identity: Mapping[str, Any] | None = None, rank: int = 0) -> None:
+        self._margins: dict[tuple[str, int], dict[int, float]] = defaultdict(dict)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._file = None
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        plain = json.loads(json.dumps(dict(identity or {})))
+        for path in sorted(folder.glob("*.jsonl")):
+            self._read(path, plain)
+        path = folder / f"{rank}.jsonl"
+        whole = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
+        path.write_bytes(whole[0] + whole[1])  # a line that was cut off would spoil the next one
+        self._file = path.open("a", encoding="utf-8")
+        if not whole[0]:
+            self._append({"identity": plain})
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        assert self._file is not None
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _read(self, path: Path, identity: Mapping[str, Any]) -> None:
+        head, *lines = path.read_bytes().split(b"\n")[:-1] or [b"{}"]
+        there = json.loads(head).get("identity", identity)
+        if there != identity:
+            differs = [name for name in {**there, **identity} if there.get(name) != identity.get(name)]
+            raise UserError(f"{path.parent} holds another evaluation ({', '.join(differs)} differ): choose another --output_dir, or --resume none")
+        for line in map(json.loads, lines):
+            self.seconds[line["attack"]] += line["seconds"]
+            for run, index, margin in zip(line["runs"], line["samples"], line["margins"], strict=True):
+                self._margins[line["attack"], run][index] = math.inf if margin is None else margin
+
+    def margin(self, attack: str, run: int, sample: int) -> float | None:
+        """The lowest margin this run found for the sample; None where it was not made."""
+        return self._margins[attack, run].get(sample)
+
+    def write(self, attack: str, runs: Sequence[int], samples: Sequence[int], margins: Sequence[float], seconds: float) -> None:
+        """Append what was found."""
+        self.seconds[attack] += seconds
+        if self._file is not None:
+            finite = [None if math.isinf(margin) else margin for margin in margins]
+            self._append({"attack": attack, "runs": list(runs), "samples": list(samples), "margins": finite, "seconds": round(seconds, 4)})
+
+    def close(self) -> None:
+        """No more lines."""
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,126 @@
+"""The network that attacks search on: the same function as the model, arranged for speed. What they find is judged by the model itself."""
+
+import copy
+import logging
+import time
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rocl_transfer.attacks import Network
+
+log = logging.getLogger("rocl_transfer")
+
+_LARGEST = 1024  # images at once: more than are held in memory for an attack
+_AGREE = 1e-3  # of the logits' spread: more is another function, not another rounding
+
+
+def search_network(model: nn.Module, images: Tensor, compiled: bool = False) -> nn.Module:
+    """A frozen copy of ``model`` with channels-last weights and BatchNorm folded into the convolutions before it.
+
+    Where a step cannot be done, or changes what the copy says of ``images`` by more than rounding, it is left out, and the log says so.
+
+    Args:
+        model: In eval mode.
+        images: A few (N, C, H, W), to compare on.
+        compiled: Have ``torch.compile`` make kernels of it; the first calls take long.
+    """
+    truth = model(images)
+    spread = (truth.amax(1) - truth.amin(1)).max().clamp_min(1e-12)
+    network = model
+    steps: list[tuple[str, Any]] = [("channels-last", _channels_last), ("folded BatchNorm", _folded)]
+    for name, step in [*steps, ("compiled", torch.compile)] if compiled else steps:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                candidate = step(network)
+                difference = (candidate(images) - truth).abs().max() / spread
+        except Exception as error:  # a user's network may refuse any of these in any way
+            log.info("the search goes on without a %s network (%s)", name, (str(error).strip() or type(error).__name__).splitlines()[0][:150])
+            continue
+        if difference < _AGREE:
+            network = candidate
+        else:
+            log.info("the search goes on without a %s network: its logits differ by %.1e of their spread", name, difference)
+    return network
+
+
+def _channels_last(model: nn.Module) -> nn.Module:
+    result: nn.Module = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    return result
+
+
+def _folded(model: nn.Module) -> nn.Module:
+    if not any(isinstance(part, _BatchNorm) for part in model.modules()):
+        return model
+    result: nn.Module = fuse(model).to(memory_format=torch.channels_last)
+    return result.requires_grad_(False)
+
+
+class Metered:
+    """A network whose passes move a progress bar; its logits are float32.
+
+    Args:
+        network: What is called.
+        bar: tqdm's.
+        backward: What a pass with gradient counts, in passes without.
+    """
+
+    def __init__(self, network: nn.Module, bar: Any, backward: float) -> None:
+        self.network, self.bar, self.backward = network, bar, backward
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        self.bar.update(len(images) * (self.backward if images.requires_grad else 1.0))
+        logits: Tensor = self.network(images).float()
+        return logits
+
+
+def measure(network: Network, images: Tensor, batch_size: int | None = None) -> tuple[int, float, float]:
+    """How many images are best taken at once, and seconds an image of a pass forward, and of one with gradient.
+
+    The size is doubled, from 16 on, while memory lasts and a pass takes less than a quarter of a second: larger batches cost no more an image, and
+    what is done beside the network gains from them.
+
+    Args:
+        network: What is measured.
+        images: (N, C, H, W); repeated for larger sizes.
+        batch_size: Measure this one alone.
+    """
+    size = batch_size or 16
+    times = _times(network, images, size)
+    while batch_size is None and size < _LARGEST and times[1] * size < 0.25:
+        try:
+            size, times = 2 * size, _times(network, images, 2 * size)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return max(size // 2, 1), *times  # some memory is left to what attacks keep beside the network
+    return size, *times
+
+
+def _times(network: Network, images: Tensor, size: int) -> tuple[float, float]:
+    """Seconds an image, forward and with gradient: the better of two."""
+    batch = images.repeat(-(-size // len(images)), 1, 1, 1)[:size]
+
+    def forward() -> None:
+        network(batch).sum().item()
+
+    def gradient() -> None:
+        with torch.enable_grad():
+            leaf = batch.clone().requires_grad_(True)
+            torch.autograd.grad(network(leaf).sum(), leaf)[0].sum().item()
+
+    seconds = []
+    for run in (forward, gradient):
+        run()
+        taken = []
+        for _ in range(2):
+            began = time.perf_counter()
+            run()
+            taken.append(time.perf_counter() - began)
+        seconds.append(min(taken) / size)
+    return seconds[0], seconds[1]

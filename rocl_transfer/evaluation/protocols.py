@@ -1,0 +1,79 @@
+"""The attacks that go by one name."""
+
+from dataclasses import dataclass
+
+from rocl_transfer.attacks import APGD, FAB, PGD, Attack, Square
+from rocl_transfer.attacks.reference import PARTS, Reference
+from rocl_transfer.errors import UserError, did_you_mean
+
+TARGETS = {"linf": 9, "l2": 9, "l1": 5}  # of APGD-T in the standard version; FAB-T has 9 in every norm
+RESTARTS = {"linf": 1, "l2": 1, "l1": 5}  # of APGD-CE
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Attacks one after the other, each on the samples that stood all before; a sample counts as robust where it stands them all.
+
+    Attributes:
+        name: What results call it.
+        attacks: In order.
+        version: What results say of how it relates to others' of that name.
+    """
+
+    name: str
+    attacks: tuple[Attack, ...]
+    version: str
+
+    @property
+    def norm(self) -> str:
+        """Of every part."""
+        return self.attacks[0].norm
+
+    @property
+    def epsilon(self) -> float:
+        """Of every part."""
+        return float(self.attacks[0].epsilon)
+
+
+def parts_of(attack: Attack | Ensemble) -> tuple[Attack, ...]:
+    """The attacks of an ensemble; an attack alone is its own part."""
+    return attack.attacks if isinstance(attack, Ensemble) else (attack,)
+
+
+NAMES = ("paper", "fast", "standard", "strong-pgd")
+
+
+def named_attacks(name: str, epsilon: float, norm: str, classes: int, engine: str = "native") -> list[Attack | Ensemble]:
+    """What ``name`` stands for.
+
+    ``standard`` is AutoAttack's standard version: APGD-CE, APGD-T, FAB-T, Square. ``fast`` is its first two parts, which decide almost every sample.
+    ``paper`` is RoCL's PGD-20 with steps of epsilon / 10. ``strong-pgd`` is PGD-50 with ten restarts.
+
+    Args:
+        name: One of ``NAMES``.
+        epsilon: Radius in [0, 1] pixel units.
+        norm: linf, l2 or l1.
+        classes: K. Below ten there are fewer targets, below four another loss: the result is then labelled "adapted".
+        engine: native, or reference (pyautoattack), which has the standard version alone.
+
+    Raises:
+        UserError: There is no such name, or the reference cannot run it.
+    """
+    if engine == "reference":
+        if name != "standard":
+            raise UserError(f"the reference engine has no attacks {name!r}: give standard, or take the native engine")
+        if classes < 10:
+            raise UserError(f"the reference AutoAttack fails with fewer than 10 classes ({classes} here): take the native engine, which adapts")
+        return [Ensemble("autoattack", tuple(Reference(part, epsilon, norm) for part in PARTS), "standard, reference")]
+    if name == "paper":
+        return [PGD(epsilon, steps=20, norm=norm)]
+    if name == "strong-pgd":
+        return [PGD(epsilon, steps=50, norm=norm, restarts=10)]
+    if name not in NAMES:
+        raise UserError(f"there are no attacks {name!r}{did_you_mean(name, NAMES)}: give {', '.join(NAMES[:-1])} or {NAMES[-1]}")
+    rivals = classes - 1
+    gradient = (APGD(epsilon, norm, restarts=RESTARTS[norm]), APGD(epsilon, norm, targets=min(TARGETS[norm], rivals)))
+    if name == "fast":
+        return [Ensemble("autoattack-fast", gradient, "APGD-CE and APGD-T alone")]
+    version = "standard" if rivals >= 9 else f"adapted, K = {classes}"
+    return [Ensemble("autoattack", (*gradient, FAB(epsilon, norm, targets=min(9, rivals)), Square(epsilon, norm)), version)]

@@ -1,0 +1,178 @@
+"""Everything that makes a robustness number believable: what is attacked beside the headline, and what follows from it."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rocl_transfer.attacks import APGD, PGD, Attack, frozen
+from rocl_transfer.attacks.transfer import Transfer
+from rocl_transfer.data import Store
+from rocl_transfer.evaluation.checks import Inspection
+from rocl_transfer.evaluation.corruptions import CORRUPTIONS, corrupt
+from rocl_transfer.evaluation.engine import key, pixels_of
+from rocl_transfer.evaluation.masking import Evidence, masking_checks, verdict
+from rocl_transfer.evaluation.precision import full_precision
+from rocl_transfer.evaluation.protocols import Ensemble, named_attacks
+from rocl_transfer.evaluation.results import Evaluation, Results
+from rocl_transfer.evaluation.robustness import evaluate
+from rocl_transfer.evaluation.smoothing import Smoothed, View
+
+log = logging.getLogger("rocl_transfer")
+
+CURVE = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # times the headline's radius
+EXPECTED_TO = 2.0  # times the headline's radius: as far as expected robustness is averaged
+SMOOTHED_SAMPLES, DRAWS = 200, 30  # a smoothed attack costs as many passes as there are draws
+
+
+def huge(norm: str, epsilon: float, size: int) -> float:
+    """A radius at which any image can be made any other's class without being it: 64/255, and what is as long in the other norms."""
+    side = 64 / 255
+    return max({"linf": side, "l2": side * size, "l1": side * size * size}[norm], 2 * epsilon)
+
+
+def unseen(norm: str, epsilon: float, size: int) -> list[tuple[str, float]]:
+    """Balls that a model trained for the headline's has not seen: twice the radius, and the other norms at the literature's radii for 32 px."""
+    others = {"linf": 8 / 255, "l2": 0.5 * size / 32, "l1": 12 * size / 32}
+    return [(norm, 2 * epsilon), *((other, radius) for other, radius in others.items() if other != norm)]
+
+
+def report_attacks(headline: Attack | Ensemble, size: int, classes: int, surrogates: Mapping[str, nn.Module]) -> list[Attack | Ensemble]:
+    """What a full report runs beside the headline's ensemble."""
+    epsilon, norm = float(headline.epsilon), headline.norm
+    attacks: list[Attack | Ensemble] = [
+        headline,
+        PGD(epsilon, 1, epsilon, norm),
+        PGD(epsilon, 50, norm=norm, restarts=10),
+        *(PGD(factor * epsilon, 20, norm=norm) for factor in CURVE),
+        APGD(huge(norm, epsilon, size), norm),
+        *(Transfer(model, APGD(epsilon, norm), f"transfer from {name}") for name, model in surrogates.items()),
+    ]
+    return attacks + [ensemble for ball, radius in unseen(norm, epsilon, size) for ensemble in named_attacks("fast", radius, ball, classes)]
+
+
+def assemble(
+    results: Results, headline: Ensemble, size: int, class_names: Sequence[str], seen: Inspection, surrogates: Mapping[str, str | None]
+) -> dict[str, Any]:
+    """What follows from the verdicts: classes, curve, expected robustness, masking.
+
+    Args:
+        results: Of :func:`report_attacks`.
+        headline: Its first.
+        size: Side of the images.
+        class_names: One a label.
+        seen: Of the model.
+        surrogates: Names and SHA-256s.
+    """
+    epsilon, norm = headline.epsilon, headline.norm
+    curve = [results["pgd-20", factor * epsilon] for factor in CURVE]
+    points = [(0.0, results["clean"]), *((float(e.epsilon or 0), e) for e in curve)]
+    transfers = [results[f"transfer from {name}"] for name in surrogates]
+    evidence = Evidence(
+        inspection=seen, pgd=results["pgd-20", epsilon], strong=results["pgd-50x10", epsilon], one_step=results["pgd-1", epsilon],
+        ensemble=results[headline.name, epsilon], gradient=results["fab-t", epsilon] if headline.attacks[-1].name == "square" else None,
+        curve=curve, huge=results["apgd-ce", huge(norm, epsilon, size)], transfers=transfers,
+        missed=[_missed(results, f"transfer from {name} {norm} {epsilon:.6g}", f"pgd-50x10 {norm} {epsilon:.6g}") for name in surrogates],
+    )  # fmt: skip
+    checks = masking_checks(evidence)
+    classes = _classes(results, key(headline), class_names)
+    worst = min((entry for entry in classes if entry["n"]), key=lambda entry: entry["robust"])
+    return {
+        "headline": {"name": headline.name, "norm": norm, "epsilon": epsilon},
+        "classes": classes,
+        "worst_class": {"name": worst["name"], "robust": worst["robust"]},
+        "curve": [{"epsilon": radius, "accuracy": e.accuracy, "interval": e.interval} for radius, e in points],
+        "curve_attack": f"pgd-20 {norm}",
+        "expected_robustness": _mean_over([(r / epsilon, e.accuracy) for r, e in points if r <= EXPECTED_TO * epsilon * (1 + 1e-9)]),
+        "expected_to": EXPECTED_TO * epsilon,
+        "transfer": [
+            {"surrogate": name, "sha256": sha, "accuracy": e.accuracy, "interval": e.interval, "n": e.n}
+            for (name, sha), e in zip(surrogates.items(), transfers, strict=True)
+        ],
+        "masking": {"verdict": verdict(checks), "checks": [asdict(check) for check in checks]},
+    }
+
+
+def _missed(results: Results, transfer: str, strong: str) -> int:
+    return sum(line[strong] and not line[transfer] for line in results.verdicts)
+
+
+def _classes(results: Results, robust: str, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    entries = []
+    for label, name in enumerate(class_names):
+        lines = [line for line in results.verdicts if line["label"] == label]
+        shares = {column: sum(line[k] for line in lines) / len(lines) if lines else 0.0 for column, k in (("clean", "clean"), ("robust", robust))}
+        entries.append({"name": name, "n": len(lines), **shares})
+    return entries
+
+
+def _mean_over(points: Sequence[tuple[float, float]]) -> float:
+    """Area below a curve of (place, value), by trapezoids, per length."""
+    area = sum((b - a) * (v + w) / 2 for (a, v), (b, w) in pairwise(points))
+    return float(area / (points[-1][0] - points[0][0]))
+
+
+@torch.no_grad()
+def measure_corruptions(
+    model: nn.Module, images: Store, labels: Tensor, samples: Tensor, seed: int, batch_size: int, state: PartialState
+) -> dict[str, list[float]]:
+    """Accuracy under each of the common corruptions, at severities 1 to 5; each image's noise has its own seed."""
+    mine = samples[state.process_index :: state.num_processes]
+    right = torch.zeros(len(CORRUPTIONS), 5, dtype=torch.float64, device=labels.device)
+    bar = tqdm(total=len(mine), unit="image", desc="corruptions", disable=None if state.is_main_process else True, dynamic_ncols=True)
+    with full_precision(), frozen(model):
+        plan = mine.split(batch_size)
+        for chosen, batch in zip(plan, images.stream(plan), strict=True):
+            pixels, truth = pixels_of(batch), labels[chosen.to(labels.device)]
+            for row, name in enumerate(CORRUPTIONS):
+                for severity in range(1, 6):
+                    answers = model(corrupt(pixels, name, severity, [seed * 1_000_003 + int(i) for i in chosen])).argmax(1)
+                    right[row, severity - 1] += (answers == truth).sum()
+            bar.update(len(chosen))
+    bar.close()
+    if state.num_processes > 1:
+        torch.distributed.all_reduce(right)
+    return {name: [round(share, 6) for share in row] for name, row in zip(CORRUPTIONS, (right / len(samples)).tolist(), strict=True)}
+
+
+def measure_smoothed(
+    model: nn.Module, view: View, described: str, images: Store, labels: Tensor, samples: Tensor, headline: Ensemble, *, seed: int, batch_size: int,
+    journal: Path | None, identity: Mapping[str, Any], state: PartialState,
+) -> dict[str, Any]:  # fmt: skip
+    """Smoothed inference: clean, under the ordinary attack on the model itself, and under the attack through the expectation (EoT)."""
+    attack = PGD(headline.epsilon, 20, norm=headline.norm)
+    few = samples[torch.linspace(0, len(samples) - 1, min(SMOOTHED_SAMPLES, len(samples))).long()]
+    results = evaluate(
+        Smoothed(model, view, DRAWS, seed), images, labels, samples=few, attacks=[Transfer(model, attack, "ordinary"), attack], seed=seed,
+        batch_size=max(1, batch_size // 4), journal=journal, identity={**identity, "smoothed": described, "draws": DRAWS}, state=state, progress=True,
+    )  # fmt: skip
+
+    def share(entry: Evaluation) -> dict[str, Any]:
+        return {"accuracy": entry.accuracy, "interval": entry.interval}
+
+    return {
+        "draws": DRAWS, "transformations": described, "n": len(few), "attack": key(attack), "clean": share(results["clean"]),
+        "ordinary": share(results["ordinary"]), "eot": share(results[attack.name]),
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def draw_pictures(model: nn.Module, images: Store, labels: Tensor, samples: Tensor, headline: Attack | Ensemble, target: Path) -> None:
+    """Write a few images, what APGD made of them, and the model's answers to both, as safetensors."""
+    few = samples[torch.linspace(0, len(samples) - 1, min(8, len(samples))).long()]
+    with full_precision(), frozen(model):
+        clean, truth = pixels_of(next(iter(images.stream([few])))), labels[few.to(labels.device)]
+        attack = APGD(float(headline.epsilon), headline.norm)
+        runs, seeds = torch.zeros(len(few), dtype=torch.long, device=clean.device), few.to(clean.device)
+        found = attack.search(lambda x: model(x).float(), clean, truth, runs, seeds).adversarial
+        answers = [model(x).argmax(1) for x in (clean, found)]
+    tensors = {"clean": clean, "adversarial": found, "labels": truth, "clean_answers": answers[0], "adversarial_answers": answers[1]}
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, target)

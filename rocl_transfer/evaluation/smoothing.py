@@ -1,0 +1,36 @@
+"""Transformation-smoothed inference (RoCL, section 3): the mean answer to many views of an image."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from rocl_transfer.data import derive_seed
+
+View = Callable[[Tensor, torch.Generator], Tensor]  # images (N, 3, H, W) -> one view, the same transformation for all
+
+
+class Smoothed(nn.Module):
+    """The mean logits of a model over views of its input.
+
+    The transformations are drawn once, from the seed: the same for every image and at every call. So its answers are a function of the image, and
+    a gradient through it is the expectation over the very transformations that it answers by: the strongest EoT attack (Athalye et al. 2018).
+
+    Args:
+        model: Images (N, 3, H, W) in [0, 1] -> logits (N, K).
+        view: Draws a view.
+        draws: How many.
+        seed: Of the draws.
+    """
+
+    def __init__(self, model: nn.Module, view: View, draws: int = 30, seed: int = 0) -> None:
+        super().__init__()
+        self.model, self.view, self.draws, self.seed = model, view, draws, seed
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Mean logits (N, K)."""
+        total = torch.zeros((), device=images.device)
+        for draw in range(self.draws):
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, draw))
+            total = total + self.model(self.view(images, generator).clamp(0, 1)).float()
+        return total / self.draws

@@ -1,0 +1,83 @@
+"""What is evaluated: an exported model, one of timm's, or a user's own network; and the card its results go on."""
+
+import hashlib
+import importlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rocl_transfer.errors import UserError
+from rocl_transfer.hub.card import render_card
+
+
+def import_model(reference: str) -> nn.Module:
+    """The torch module that ``module:function`` gives; modules are also looked for in the working directory.
+
+    Raises:
+        UserError: There is no such module or function, it fails, or gives something else.
+    """
+    module, _, function = reference.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        build = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"--model.callable {reference} cannot be imported ({error}): check its name, and that it lies in the working directory"
+        ) from error
+    try:
+        model = build()
+    except Exception as error:
+        raise UserError(f"--model.callable {reference} failed ({type(error).__name__}: {str(error).strip().splitlines()[:1]})") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"--model.callable {reference} gave {type(model).__name__}: it must give a torch module")
+    return model
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of all parameters and buffers with their names."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def match_labels(labels: Tensor, data_names: Sequence[str], model_names: Sequence[str]) -> tuple[Tensor, str | None]:
+    """``labels`` of the data as the model counts its classes, and a note where that is not by name.
+
+    Raises:
+        UserError: The model has fewer classes than the data.
+    """
+    if not model_names or tuple(data_names) == tuple(model_names):
+        return labels, None
+    if set(data_names) <= set(model_names):
+        position = torch.tensor([list(model_names).index(name) for name in data_names])
+        note = "the data's classes are found among the model's by name"
+        return position[labels], note if len(data_names) == len(model_names) else f"{note}: {len(data_names)} of its {len(model_names)}"
+    if len(data_names) > len(model_names):
+        raise UserError(f"the data has {len(data_names)} classes, the model {len(model_names)}: evaluate it on data of its own classes")
+    return labels, f"the model's classes have other names than the data's ({model_names[0]!r}, {data_names[0]!r}): they are matched by number"
+
+
+def add_to_card(run: Path, record: Path, template: Path) -> bool:
+    """Put an evaluation's record into the run it was made of, and render the run's card again; False where it is of other weights.
+
+    Args:
+        run: A run folder with ``results.json`` and a card.
+        record: The evaluation's ``results.json``.
+        template: Of the card.
+    """
+    results: dict[str, Any] = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    found: Mapping[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    if results["model"].get("sha256") != found["model"].get("sha256"):
+        return False
+    results["robustness"] = {name: found[name] for name in ("dataset", "evaluations", "report", "environment", "date", "seed") if name in found}
+    (run / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    render_card(run, template)
+    return True

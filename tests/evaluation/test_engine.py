@@ -1,0 +1,222 @@
+"""The engine: any number of classes, the same verdicts however they are computed, every success judged, nothing lost."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from rocl_transfer import UserError, evaluate, load_classifier
+from rocl_transfer.attacks import APGD, FAB, PGD, Square, frozen
+from rocl_transfer.data import load_images, store_images
+from rocl_transfer.evaluation import Ensemble, borderline, named_attacks, smallest_epsilon
+from rocl_transfer.evaluation import engine as engine_module
+from rocl_transfer.evaluation.journal import Journal
+from rocl_transfer.evaluation.network import measure, search_network
+from rocl_transfer.models import add_head, create_backbone
+
+ROOT = Path(__file__).parents[2]
+
+
+def small_net(classes, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, classes)).eval()
+
+
+def sample(model, count=24, size=8, seed=0):
+    images = torch.rand((count, 3, size, size), generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        return images, model(images).argmax(1)
+
+
+def short(epsilon, classes, norm="linf"):
+    targets = min(2, classes - 1)
+    parts = (APGD(epsilon, norm, 12), APGD(epsilon, norm, 12, targets=targets), FAB(epsilon, norm, 10, targets), Square(epsilon, norm, 60))
+    return Ensemble("autoattack", parts, "short")
+
+
+def middling(model, images, labels, norm="linf"):
+    """A radius that breaks about half of the samples, so that some stand to the last attack."""
+    return round(float(smallest_epsilon(model, images, labels, norm=norm, steps=10, precision=0.1, upper=4.0).median()), 5)
+
+
+def booleans(results):
+    return [{key: value for key, value in line.items() if key not in ("margin", "broken_by")} for line in results.verdicts]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 5, 9, 10, 100])
+def test_any_number_of_classes_runs_to_the_end_with_survivors(classes):
+    model = small_net(classes)
+    images, labels = sample(model, 12)
+    epsilon = middling(model, images, labels)
+    standard = named_attacks("standard", epsilon, "linf", classes)[0]
+    assert standard.version == ("standard" if classes >= 10 else f"adapted, K = {classes}")
+    assert [a.name for a in standard.attacks] == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    assert [a.runs for a in standard.attacks] == [1, min(9, classes - 1), min(9, classes - 1), 1]
+    if classes not in (3, 10):  # the whole length for two of them
+        standard = short(epsilon, classes)
+    results = evaluate(model, images, labels, attacks=[standard])
+    assert 0 < results["square"].accuracy == results["autoattack"].accuracy < 1
+    falling = [results[name].accuracy for name in ("clean", "apgd-ce", "apgd-t", "fab-t", "square")]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_the_reference_says_that_it_cannot_do_few_classes():
+    model = small_net(4)
+    images, labels = sample(model, 4)
+    with pytest.raises(UserError, match="fails with fewer than 10 classes"):
+        evaluate(model, images, labels, attacks="standard", engine="reference")
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.1), ("l2", 1.0)])
+def test_verdicts_do_not_depend_on_batches_order_or_processes(norm, epsilon):
+    model = load_classifier(str(ROOT / "model_cards" / "resnet8_cifar.r_le_digits"))
+    data = load_images("digits", image_size=16)
+    images, labels = store_images(data.test, 16, torch.device("cpu")).inputs[::12], data.test.labels[::12]
+    attacks = [short(epsilon, 10, norm), PGD(epsilon, 5, norm=norm, restarts=2)]
+    whole = evaluate(model, images, labels, attacks=attacks, batch_size=64)
+    assert 0.2 < whole["autoattack"].accuracy < 0.9
+    sure = [line["index"] for line in whole.verdicts if line["index"] not in borderline(whole)["indices"]]
+    assert len(sure) > 25
+    verdict = f"autoattack {norm} {epsilon:.6g}"
+
+    def verdicts(results):
+        return {line["index"]: line[verdict] for line in results.verdicts}
+
+    wanted = verdicts(whole)
+    for size in (1, 7):
+        other = verdicts(evaluate(model, images, labels, attacks=attacks, batch_size=size))
+        assert [other[index] for index in sure] == [wanted[index] for index in sure]
+    share = verdicts(evaluate(model, images, labels, attacks=attacks, samples=torch.arange(1, len(images), 2)))  # of the second of two processes
+    assert {index: share[index] for index in sure if index % 2} == {index: wanted[index] for index in sure if index % 2}
+
+
+class Dies(nn.Module):
+    """Dies after so many calls."""
+
+    def __init__(self, model, calls):
+        super().__init__()
+        self.model, self.calls = model, calls
+
+    def forward(self, images):
+        self.calls -= 1
+        if self.calls < 0:
+            raise KeyboardInterrupt
+        return self.model(images)
+
+
+def test_a_run_that_died_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_module, "search_network", lambda model, images, compiled: model)
+    monkeypatch.setattr(engine_module, "measure", lambda network, images, size: (size, 1.0, 1.0))
+    model = small_net(5)
+    images, labels = sample(model, 20)
+    attacks, identity = [short(0.004, 5)], {"model": "a"}
+    wanted = evaluate(model, images, labels, attacks=attacks, batch_size=4)
+    calls, deaths = 120, 0
+    while True:
+        dying = Dies(model, calls)
+        try:
+            found = evaluate(dying, images, labels, attacks=attacks, batch_size=4, journal=tmp_path / "j", identity=identity)
+        except KeyboardInterrupt:
+            deaths += 1
+            assert deaths < 30
+            continue
+        break
+    assert deaths > 2
+    assert found.verdicts == wanted.verdicts
+    # Cut in the middle of a line, as by a kill while it was written: that line alone is done again.
+    journal = tmp_path / "j" / "0.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-7])
+    assert evaluate(model, images, labels, attacks=attacks, batch_size=4, journal=tmp_path / "j", identity=identity).verdicts == wanted.verdicts
+    untouched = Dies(model, 10)
+    assert evaluate(untouched, images, labels, attacks=attacks, batch_size=4, journal=tmp_path / "j", identity=identity).verdicts == wanted.verdicts
+    with pytest.raises(UserError, match=r"holds another evaluation \(model differ\)"):
+        evaluate(model, images, labels, attacks=attacks, journal=tmp_path / "j", identity={"model": "b"})
+    with pytest.raises(UserError, match="seed differ"):
+        evaluate(model, images, labels, attacks=attacks, journal=tmp_path / "j", identity=identity, seed=1)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
+    first, second = Journal(tmp_path, {"a": 1}, 0), Journal(tmp_path, {"a": 1}, 1)
+    first.write("x", [0], [0], [0.5], 1.0)
+    second.write("x", [3], [1], [float("inf")], 2.0)
+    first.close()
+    second.close()
+    alone = Journal(tmp_path, {"a": 1}, 0)
+    assert [alone.margin("x", 0, 0), alone.margin("x", 3, 1), alone.margin("x", 0, 1)] == [0.5, float("inf"), None]
+    assert alone.seconds["x"] == 3.0
+
+
+def test_the_model_judges_what_the_search_finds(monkeypatch):
+    """A search network that is wrong about everything breaks nothing by itself."""
+    model = small_net(4)
+    images, labels = sample(model, 8)
+
+    class Wrong(nn.Module):
+        def forward(self, images):
+            return -model(images)
+
+    monkeypatch.setattr(engine_module, "search_network", lambda *_: Wrong())
+    results = evaluate(model, images, labels, attacks=[APGD(1e-6, steps=3)])
+    assert results["apgd-ce"].accuracy == 1
+    assert results.refuted == 8
+
+
+def test_the_search_network_is_the_model(caplog):
+    torch.manual_seed(0)
+    model = add_head(create_backbone("resnet8_cifar", 16), list("abc")).eval()
+    for part in model.modules():  # statistics that are not those of a new layer
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_()
+            part.running_var.uniform_(0.5, 2)
+    images = torch.rand(4, 3, 16, 16)
+    with frozen(model), torch.no_grad():
+        network = search_network(model, images)
+        assert not any(isinstance(part, nn.BatchNorm2d) for part in network.modules())
+        assert torch.allclose(network(images), model(images), atol=1e-4)
+    assert any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+    class Refuses(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def __deepcopy__(self, memo):
+            raise RuntimeError("no copies")
+
+        def forward(self, images):
+            return images.mean((2, 3)) if images.sum() > -1 else images
+
+    stubborn = Refuses().eval()
+    caplog.set_level("INFO", "rocl_transfer")
+    with torch.no_grad():
+        assert search_network(stubborn, images) is stubborn
+    assert "without a channels-last network (no copies)" in caplog.text
+    assert "without a folded BatchNorm network" in caplog.text
+
+
+def test_batch_size_is_measured():
+    model = small_net(3)
+    with torch.no_grad():
+        size, forward, gradient = measure(model, torch.rand(5, 3, 8, 8))
+        assert size >= 16
+        assert 0 < forward < gradient * 2
+        assert measure(model, torch.rand(5, 3, 8, 8), 3)[0] == 3
+
+
+def test_verdicts_say_what_broke_the_sample():
+    model = small_net(5)
+    images, labels = sample(model, 16)
+    labels = labels.clone()
+    labels[0] = (labels[0] + 1) % 5
+    results = evaluate(model, images, labels, attacks=[short(0.004, 5)])
+    for line in results.verdicts:
+        by = line.get("broken_by")
+        assert (by is None) == line["autoattack linf 0.004"] == (line["margin"] >= 0)
+        if by not in (None, "clean"):
+            assert line[by] is False
+            assert line["clean"]
+    assert results.verdicts[0]["broken_by"] == "clean"
+    assert json.loads(json.dumps(results.verdicts)) == results.verdicts

@@ -1,0 +1,139 @@
+"""recipes/evaluate.py and its neighbours as a user runs them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CARD = ROOT / "model_cards" / "resnet8_cifar.r_le_digits"
+DIGITS = ("--data.name", "digits", "--data.image_size", 16)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def booleans(path):
+    return [{k: v for k, v in line.items() if isinstance(v, bool) or k == "index"} for line in lines(path / "verdicts.jsonl")]
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A run of ours, as a probe leaves it."""
+    return shutil.copytree(CARD, tmp_path / "run")
+
+
+def test_a_run_is_evaluated_and_its_card_says_so(command, run_folder, tmp_path):
+    command("evaluate.py", "--model.name", "run", *DIGITS, "--attacks", "paper", "--epsilon", 0.1, "--samples", 50, "--output_dir", "out", check=0)
+    out = tmp_path / "out"
+    record = json.loads((out / "results.json").read_text())
+    assert [entry["name"] for entry in record["evaluations"]] == ["clean", "pgd-20"]
+    assert record["dataset"]["n"] == len(lines(out / "verdicts.jsonl")) == 50
+    labels = [line["label"] for line in lines(out / "verdicts.jsonl")]
+    assert all(4 <= labels.count(label) <= 6 for label in range(10))  # in proportion to the classes
+    card = (run_folder / "README.md").read_text()
+    assert "AutoAttack: not evaluated" not in card
+    assert f"| pgd-20 | linf | 0.1 | {100 * record['evaluations'][1]['accuracy']:.2f} |" in card
+    assert "Gradient masking: not evaluated" in card
+    assert "<html" in (out / "report.html").read_text()
+    # What is done is not done again, and another model is not mistaken for it.
+    before = (out / "verdicts.jsonl").read_bytes()
+    command("evaluate.py", "--model.name", "run", *DIGITS, "--attacks", "paper", "--epsilon", 0.1, "--samples", 50, "--output_dir", "out", check=0)
+    assert (out / "verdicts.jsonl").read_bytes() == before
+    done = command("evaluate.py", "--model.name", "run", *DIGITS, "--epsilon", 0.1, "--samples", 49, "--output_dir", "out")
+    assert done.returncode == 2
+    assert "holds another evaluation (labels differ)" in done.stderr.splitlines()[-1]
+
+
+def test_a_users_own_network(command, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "def build():\n"
+        "    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 10), torch.nn.Softmax(1)).train()\n"
+        "def broken():\n    raise ValueError('no')\n"
+    )
+    words = ("--attacks", "fast", "--epsilon", "4/255", "--samples", 12, "--update_card", "true", "--output_dir", "out")
+    done = command("evaluate.py", "--model.callable", "mine:build", *DIGITS, *words, check=0)
+    assert "came in training mode" in done.stderr
+    assert "outputs are probabilities" in done.stderr
+    record = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(record["report"]["warnings"]) == 2
+    assert record["model"]["name"] == "mine:build"
+    for name, sentence in (("mine:broken", "failed (ValueError"), ("mine:nothing", "cannot be imported"), ("mine", "write module:function")):
+        done = command("evaluate.py", "--model.callable", name, *DIGITS, "--output_dir", "other")
+        assert done.returncode == 2
+        assert sentence in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--model.name", CARD, "--norm", "l2"), "give a radius with l2"),
+        (("--model.name", CARD, "--epsilon", 8), "write 8/255 rather than 8"),
+        (("--model.name", CARD, "--report", "full", "--attacks", "paper"), "--report full is built around"),
+        (("--model.name", CARD, "--surrogates", "[x]"), "without --report full"),
+        (("--model.name", CARD, "--engine", "reference", "--attacks", "fast"), "--engine reference has no attacks fast"),
+        (("--model.name", "resnet18"), "cannot be fetched"),
+        (("--model.name", "resnet8_cifar"), "timm has no published weights"),
+        ((), "give either --model.name"),
+        (("--model.name", CARD, "--model.callable", "a:b"), "give either --model.name"),
+    ],
+)
+def test_mistakes_are_one_sentence(command, words, sentence):
+    done = command("evaluate.py", *words, *DIGITS, "--output_dir", "out")
+    assert done.returncode == 2
+    assert sentence in done.stderr.strip().splitlines()[-1]
+
+
+def test_sigkill_at_any_moment_loses_nothing(command, tmp_path):
+    words = ("--model.name", CARD, *DIGITS, "--attacks", "fast", "--epsilon", 0.1, "--samples", 16, "--batch_size", 8, "--update_card", "false")
+    command("evaluate.py", *words, "--output_dir", "whole", check=0)
+    environment = {**os.environ, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    killed = 0
+    for lines_before in (2, 5, 9):
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "recipes" / "evaluate.py"), *map(str, words), "--output_dir", "killed"], cwd=tmp_path, env=environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        journal = tmp_path / "killed" / "journal" / "attacks" / "0.jsonl"
+        while process.poll() is None:
+            if journal.exists() and journal.read_bytes().count(b"\n") >= lines_before:
+                process.send_signal(signal.SIGKILL)
+                killed += process.wait() == -signal.SIGKILL
+                break
+            time.sleep(0.02)
+    assert killed == 3
+    command("evaluate.py", *words, "--output_dir", "killed", check=0)
+    assert booleans(tmp_path / "killed") == booleans(tmp_path / "whole")
+
+
+def test_two_processes_are_one(command, tmp_path):
+    words = ("--model.name", CARD, *DIGITS, "--attacks", "fast", "--epsilon", 0.1, "--samples", 15, "--batch_size", 8, "--update_card", "false")
+    command("evaluate.py", *words, "--output_dir", "one", check=0)
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617")
+    command("evaluate.py", *words, "--output_dir", "two", launcher=launcher, check=0)
+    one, two = (booleans(tmp_path / name) for name in ("one", "two"))
+    unsure = json.loads((tmp_path / "one" / "results.json").read_text())["report"]["borderline"]["indices"]
+    assert [line["index"] for line in two] == [line["index"] for line in one]
+    assert [line for line in two if line["index"] not in unsure] == [line for line in one if line["index"] not in unsure]
+
+
+@pytest.mark.slow
+def test_full_report(command, run_folder, tmp_path):
+    words = ("--attacks", "fast", "--epsilon", 0.1, "--samples", 30, "--report", "full", "--surrogates", f"[{CARD}]", "--output_dir", "out")
+    done = command("evaluate.py", "--model.name", "run", *DIGITS, *words, check=0)
+    report = json.loads((tmp_path / "out" / "results.json").read_text())["report"]
+    assert {"classes", "curve", "corruptions", "smoothed", "transfer", "masking", "worst_class", "expected_robustness"} <= set(report)
+    assert len(report["corruptions"]) == 15
+    # The same weights: what breaks the surrogate breaks the model.
+    assert report["transfer"][0]["accuracy"] < 1
+    assert "smoothed inference:" in done.stderr
+    assert "Smoothed inference: not evaluated" not in (run_folder / "README.md").read_text()
