@@ -1,0 +1,192 @@
+"""Measure a classifier's robustness so that it can be believed: AutoAttack for any number of classes, with a full report around it if wanted.
+
+    accelerate launch recipes/evaluate.py --model.name runs/ft --data.name DATA --attacks standard --report full --output_dir runs/eval
+
+Ours, a timm model, a model on the Hub, or your own network (--model.callable module:function). A killed run goes on where it was. Leaves
+config.yaml, results.json, verdicts.jsonl (a line a sample), report.html; and the results on the card of the run that was evaluated.
+"""
+
+import dataclasses
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from rocl_transfer.config import EvaluateConfig, command_line, write_config
+from rocl_transfer.data import Augmentation, ImageData, Store, load_images, store_splits, stratified_sample
+from rocl_transfer.errors import UserError
+from rocl_transfer.evaluation import (
+    Ensemble,
+    Results,
+    assemble,
+    borderline,
+    draw_pictures,
+    evaluate,
+    inspect_model,
+    measure_corruptions,
+    measure_smoothed,
+    named_attacks,
+    report_attacks,
+    sha256,
+)  # fmt: skip
+from rocl_transfer.evaluation.engine import pixels_of
+from rocl_transfer.hub import add_to_card, find_model, import_model, load_classifier, match_labels, render_page, weights_digest
+from rocl_transfer.training import finish, start
+from rocl_transfer.version import __version__
+
+log = logging.getLogger("rocl_transfer")
+CARDS = Path(__file__).parents[1] / "model_cards"
+VIEW = Augmentation(crop_area=(0.5, 1.0))  # RoCL's transformations, its crops no smaller than half the image
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What the model is measured on."""
+
+    store: Store
+    labels: Tensor  # of all images, as the model counts its classes
+    chosen: Tensor  # positions of the samples
+    data: ImageData
+    facts: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def main(config: EvaluateConfig) -> Path:
+    folder = Path(config.output_dir)
+    accelerator = start(folder, config.seed, config.log_with)
+    model, name, sha = open_model(config)
+    surrogates = open_surrogates(config, model, accelerator.device)
+    samples = open_samples(config, model, accelerator.device)
+    model = model.to(accelerator.device)
+    few = samples.chosen[torch.linspace(0, len(samples.chosen) - 1, min(64, len(samples.chosen))).long()]
+    seen = inspect_model(model, pixels_of(next(iter(samples.store.stream([few])))), samples.labels[few.to(accelerator.device)])
+    warnings = [*samples.notes, *seen.warnings]
+    for warning in warnings:
+        log.info("note: %s", warning)
+    log.info("%s: %d %s images of %s, %d classes", name, len(samples.chosen), config.split, samples.data.name, seen.classes)
+
+    attacks = named_attacks(config.attacks, config.epsilon, config.norm, seen.classes, config.engine)
+    headline, size = attacks[0], samples.data.image_size
+    if config.report == "full":
+        attacks = report_attacks(headline, size, seen.classes, surrogates)
+    journal = folder / "journal"
+    if config.resume == "none" and accelerator.is_main_process:
+        shutil.rmtree(journal, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        write_config(config, folder / "config.yaml")
+    identity = {"model": sha, "data": {key: samples.facts[key] for key in ("name", "revision", "split")}, "image size": size,
+                "labels": samples.labels[samples.chosen.to(accelerator.device)].tolist(), "version": __version__}  # fmt: skip
+    results = evaluate(
+        model, samples.store, samples.labels, attacks=attacks, samples=samples.chosen, batch_size=config.batch_size, seed=config.seed,
+        engine=config.engine, compiled=config.compile, journal=journal / "attacks", identity=identity, state=accelerator.state, progress=True,
+    )  # fmt: skip
+    report: dict[str, Any] = {"warnings": warnings, "borderline": borderline(results), "refuted": results.refuted}
+    if config.report == "full":
+        shas = {key: weights_digest(other) for key, other in surrogates.items()}
+        report |= assemble(results, headline, size, samples.data.class_names, seen, shas)
+        report |= beyond(config, accelerator, model, samples, headline, journal / "smoothed", identity)
+    if accelerator.is_main_process:
+        what = {"model": {"name": name, "sha256": sha}, "dataset": samples.facts, "training": {}, "config": dataclasses.asdict(config)}
+        record = results.write(folder, **what, report=report)
+        draw_pictures(model, samples.store, samples.labels, samples.chosen, headline, folder / "pictures.safetensors")
+        page = render_page(folder, CARDS / "report.html")
+        say(results, report)
+        log.info("results: %s, page: %s", record, page)
+        if config.update_card and config.model.name is not None:
+            note_on_card(config.model.name, record)
+    finish(accelerator)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def open_samples(config: EvaluateConfig, model: nn.Module, device: torch.device) -> Samples:
+    """The split, its labels by the model's classes, and which of its images are measured."""
+    size = config.data.image_size or getattr(model, "input_size", None)
+    data = load_images(**{**config.data.selection, "image_size": size})
+    if config.split == "validation" and data.validation is None:
+        raise UserError(f"{data.name} has no validation images: give --data.validation_fraction, or --split test")
+    data, stores = store_splits(data, (config.split,), device, **config.data.storage)
+    for note in data.notes:
+        log.info("data: %s", note)
+    images, split = (data.test, data.test_split) if config.split == "test" else (data.validation, config.split)
+    labels, note = match_labels(images.labels, data.class_names, getattr(model, "class_names", ()))
+    chosen = stratified_sample(images.labels, config.samples, config.seed)
+    facts = {**data.facts(images, split), "n": len(chosen), "class_names": list(data.class_names)}
+    return Samples(stores[config.split], labels.to(device), chosen, data, facts, (note,) if note else ())
+
+
+def open_model(config: EvaluateConfig) -> tuple[nn.Module, str, str]:
+    """The classifier, its name, and the SHA-256 of its weights (of their file, where there is one)."""
+    if config.model.callable is not None:
+        model = import_model(config.model.callable)
+        return model, config.model.callable, weights_digest(model)
+    name = str(config.model.name)
+    found = find_model(name)
+    model = load_classifier(name)
+    if found is None:
+        return model, name, weights_digest(model)
+    record = found / "results.json"
+    known = json.loads(record.read_text(encoding="utf-8"))["model"]["name"] if record.is_file() else Path(name).name
+    return model, known, sha256(found / "model.safetensors")
+
+
+def open_surrogates(config: EvaluateConfig, model: nn.Module, device: torch.device) -> dict[str, nn.Module]:
+    """Other classifiers, which must count the same classes in the same order."""
+    opened = {}
+    for name in config.surrogates:
+        other = load_classifier(name).to(device)
+        if other.class_names != getattr(model, "class_names", other.class_names):
+            raise UserError(f"the surrogate {name} has other classes than the model, or in another order: leave it out")
+        opened[Path(name).name] = other
+    return opened
+
+
+def beyond(
+    config: EvaluateConfig, accelerator: Accelerator, model: nn.Module, samples: Samples, headline: Ensemble, journal: Path, identity: dict[str, Any]
+) -> dict[str, Any]:  # fmt: skip
+    """Corruptions and smoothed inference."""
+    size = config.batch_size or 256
+    log.info("common corruptions")
+    found = measure_corruptions(model, samples.store, samples.labels, samples.chosen, config.seed, size, accelerator.state)
+    mean = sum(sum(row) for row in found.values()) / sum(len(row) for row in found.values())
+    log.info("smoothed inference")
+    words = "RoCL's views: colour jitter, grey, mirror, crops of half the image or more"
+    smoothed = measure_smoothed(
+        model, VIEW.alike, words, samples.store, samples.labels, samples.chosen, headline, seed=config.seed, batch_size=size, journal=journal,
+        identity=identity, state=accelerator.state,
+    )  # fmt: skip
+    return {"corruptions": found, "corruptions_mean": mean, "smoothed": smoothed}
+
+
+def say(results: Results, report: dict[str, Any]) -> None:
+    for entry in results.evaluations:
+        log.info("%s", entry)
+    unsure = report["borderline"]
+    log.info("samples whose verdict hangs on rounding: %d", unsure["count"])
+    if "masking" in report:
+        log.info("gradient masking: %s", report["masking"]["verdict"])
+        for check in report["masking"]["checks"]:
+            log.info("  %s %s: %s", "ok  " if check["passed"] else "FAIL", check["name"], check["detail"])
+        smoothed = report["smoothed"]
+        log.info("smoothed inference: %.1f %% clean, %.1f %% under the ordinary attack, %.1f %% under EoT", *(
+            100 * smoothed[name]["accuracy"] for name in ("clean", "ordinary", "eot")))  # fmt: skip
+
+
+def note_on_card(name: str, record: Path) -> None:
+    """Where the model is a run folder of ours, its card says what was found."""
+    run = Path(name.removeprefix("local-dir:")).expanduser()
+    if not (run / "results.json").is_file() or not (run / "config.yaml").is_file():
+        return
+    if add_to_card(run, record, CARDS / "template.md"):
+        log.info("the card of %s says so: %s", name, run / "README.md")
+
+
+if __name__ == "__main__":
+    command_line(main, EvaluateConfig)
