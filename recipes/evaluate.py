@@ -169,7 +169,7 @@ def say(results: Results, report: dict[str, Any]) -> None:
     for entry in results.evaluations:
         log.info("%s", entry)
     unsure = report["borderline"]
-    log.info("samples whose verdict hangs on rounding: %d", unsure["count"])
+    log.info("samples whose verdict may hang on rounding (margin below %g of the spread of logits): %d", unsure["tolerance"], unsure["count"])
     if "masking" in report:
         log.info("gradient masking: %s", report["masking"]["verdict"])
         for check in report["masking"]["checks"]:
