@@ -92,7 +92,7 @@ def test_the_attack_succeeds_at_what_is_returned_and_evaluate_agrees():
     for index in torch.nonzero(found.isfinite()).flatten().tolist():
         attacks = [PGD(found[index].item(), 10), PGD(found[index].item() * (1 - 1.1 * PRECISION), 10)]
         verdicts = evaluate(model, images, labels, attacks=attacks, seed=3).verdicts[index]
-        assert list(verdicts.values())[2:] == [True, False, True]
+        assert [value for value in verdicts.values() if isinstance(value, bool)] == [True, False, True]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -139,7 +139,7 @@ def test_in_eval_mode_and_left_as_it_came():
         ({"images": torch.rand(0, 3, 4, 4), "labels": torch.zeros(0, dtype=torch.long)}, "at least one"),
         ({"images": torch.full((2, 3, 4, 4), 200.0)}, r"floats in \[0, 1\]"),
         ({"upper": 0}, "above 0"),
-        ({"norm": "l7"}, "linf or l2"),
+        ({"norm": "l7"}, "linf, l2 or l1"),
     ],
 )
 def test_bad_calls_are_one_sentence(change, sentence):
