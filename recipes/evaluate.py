@@ -89,8 +89,7 @@ def main(config: EvaluateConfig) -> Path:
     )  # fmt: skip
     report: dict[str, Any] = {"warnings": warnings, "borderline": borderline(results), "refuted": results.refuted}
     if config.report == "full":
-        shas = {key: weights_digest(other) for key, other in surrogates.items()}
-        report |= assemble(results, headline, size, samples.data.class_names, seen, shas)
+        report |= assemble(results, headline, size, samples.facts["class_names"], seen, surrogates)
         report |= beyond(config, accelerator, model, samples, headline, journal / "smoothed", identity)
     if accelerator.is_main_process:
         what = {"model": {"name": name, "sha256": sha}, "dataset": samples.facts, "training": {}, "config": dataclasses.asdict(config)}
@@ -118,7 +117,9 @@ def open_samples(config: EvaluateConfig, model: nn.Module, device: torch.device)
     images, split = (data.test, data.test_split) if config.split == "test" else (data.validation, config.split)
     labels, note = match_labels(images.labels, data.class_names, getattr(model, "class_names", ()))
     chosen = stratified_sample(images.labels, config.samples, config.seed)
-    facts = {**data.facts(images, split), "n": len(chosen), "class_names": list(data.class_names)}
+    # Labels are the model's numbers now, so names go by them as well.
+    names = getattr(model, "class_names", ()) if set(data.class_names) <= set(getattr(model, "class_names", ())) else data.class_names
+    facts = {**data.facts(images, split), "n": len(chosen), "class_names": list(names)}
     return Samples(stores[config.split], labels.to(device), chosen, data, facts, (note,) if note else ())
 
 
@@ -137,14 +138,16 @@ def open_model(config: EvaluateConfig) -> tuple[nn.Module, str, str]:
     return model, known, sha256(found / "model.safetensors")
 
 
-def open_surrogates(config: EvaluateConfig, model: nn.Module, device: torch.device) -> dict[str, nn.Module]:
+def open_surrogates(config: EvaluateConfig, model: nn.Module, device: torch.device) -> dict[str, tuple[nn.Module, str]]:
     """Other classifiers, which must count the same classes in the same order."""
-    opened = {}
+    opened: dict[str, tuple[nn.Module, str]] = {}
     for name in config.surrogates:
         other = load_classifier(name).to(device)
-        if other.class_names != getattr(model, "class_names", other.class_names):
+        if other.class_names != tuple(getattr(model, "class_names", other.class_names)):
             raise UserError(f"the surrogate {name} has other classes than the model, or in another order: leave it out")
-        opened[Path(name).name] = other
+        if Path(name).name in opened:
+            raise UserError(f"two surrogates are called {Path(name).name}: rename a folder, results go by its name")
+        opened[Path(name).name] = (other, weights_digest(other))
     return opened
 
 

@@ -33,6 +33,7 @@ class Outcome:
 
     def note(self, position: Tensor, images: Tensor, margins: Tensor) -> Tensor:
         """Take down ``images`` of the ball, looked at for the samples at ``position``; returns which of them are wrong."""
+        margins = torch.where(margins.isnan(), torch.inf, margins)  # where the network has no answer, nothing was found
         wrong = margins < 0
         self.margin[position] = torch.minimum(self.margin[position], margins)
         if wrong.any():
@@ -112,11 +113,11 @@ class Attack(ABC):
         with frozen(model), torch.no_grad():
             standing = torch.nonzero(model(images).argmax(1) == labels).flatten()
             for run in range(self.runs):
+                if not len(standing):
+                    break
                 found = self.search(model, images[standing], labels[standing], torch.full_like(standing, run), seeds[standing])
                 adversarial[standing] = found.adversarial
                 standing = standing[~found.broken]
-                if not len(standing):
-                    break
         return adversarial
 
 
@@ -137,4 +138,4 @@ def ascend(network: Network, images: Tensor, loss: Callable[[Tensor], Tensor]) -
         logits = network(images)
         losses = loss(logits)
         (gradient,) = torch.autograd.grad(losses.sum(), images)
-    return logits.detach(), losses.detach(), gradient
+    return logits.detach(), losses.detach(), gradient.nan_to_num_(0, 0, 0)  # one bad pixel must not carry the whole image away

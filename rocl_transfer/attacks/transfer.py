@@ -17,10 +17,11 @@ class Transfer(Attack):
         surrogate: Images in [0, 1] -> logits of the same classes.
         attack: What is run on it.
         name: What results call it.
+        sha256: Of the surrogate's weights, so that what was found with others is not taken for it.
     """
 
-    def __init__(self, surrogate: nn.Module, attack: Attack, name: str) -> None:
-        self.surrogate, self.attack, self._name = surrogate, attack, name
+    def __init__(self, surrogate: nn.Module, attack: Attack, name: str, sha256: str | None = None) -> None:
+        self.surrogate, self.attack, self._name, self.sha256 = surrogate, attack, name, sha256
         self.norm, self.epsilon = attack.norm, attack.epsilon
 
     @property
@@ -41,7 +42,7 @@ class Transfer(Attack):
 
     def conditions(self) -> dict[str, Any]:
         """See :class:`Attack`."""
-        return self.attack.conditions()
+        return {**self.attack.conditions(), **({"surrogate": self.sha256} if self.sha256 else {})}
 
     def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor) -> Outcome:
         """See :class:`Attack`."""

@@ -49,7 +49,9 @@ def inspect_model(model: nn.Module, images: Tensor, labels: Tensor) -> Inspectio
             warnings.append("the model's outputs are probabilities: losses made for logits have small gradients on them; give the logits instead")
         try:
             _, _, gradient = ascend(model, images, lambda logits: F.cross_entropy(logits.float(), labels, reduction="none"))
-            zero = float((gradient == 0).flatten(1).all(1).float().mean())
+            zero = float((gradient == 0).flatten(1).all(1).float().mean())  # gradients that are not finite count as none
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError:  # the output is cut off from the input
             zero = 1.0
     if zero > 0:
@@ -61,6 +63,8 @@ def _logits(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """What the model gives, if that is finite logits of the labels' classes."""
     try:
         logits = model(images)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(f"the model does not take images of {tuple(images.shape[1:])} ({reason}): give --data.image_size") from error

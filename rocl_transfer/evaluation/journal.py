@@ -34,10 +34,11 @@ class Journal:
         for path in sorted(folder.glob("*.jsonl")):
             self._read(path, plain)
         path = folder / f"{rank}.jsonl"
-        whole = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
-        path.write_bytes(whole[0] + whole[1])  # a line that was cut off would spoil the next one
+        whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+        if path.exists() and path.stat().st_size > whole:
+            os.truncate(path, whole)  # a line that was cut off would spoil the next one
         self._file = path.open("a", encoding="utf-8")
-        if not whole[0]:
+        if not whole:
             self._append({"identity": plain})
 
     def _append(self, line: Mapping[str, Any]) -> None:

@@ -73,7 +73,8 @@ def named_attacks(name: str, epsilon: float, norm: str, classes: int, engine: st
         raise UserError(f"there are no attacks {name!r}{did_you_mean(name, NAMES)}: give {', '.join(NAMES[:-1])} or {NAMES[-1]}")
     rivals = classes - 1
     gradient = (APGD(epsilon, norm, restarts=RESTARTS[norm]), APGD(epsilon, norm, targets=min(TARGETS[norm], rivals)))
+    adapted = f"adapted, K = {classes}" if rivals < 9 else ""
     if name == "fast":
-        return [Ensemble("autoattack-fast", gradient, "APGD-CE and APGD-T alone")]
-    version = "standard" if rivals >= 9 else f"adapted, K = {classes}"
+        return [Ensemble("autoattack-fast", gradient, ", ".join(filter(None, ["APGD-CE and APGD-T alone", adapted])))]
+    version = adapted or "standard"
     return [Ensemble("autoattack", (*gradient, FAB(epsilon, norm, targets=min(9, rivals)), Square(epsilon, norm)), version)]

@@ -45,7 +45,9 @@ def unseen(norm: str, epsilon: float, size: int) -> list[tuple[str, float]]:
     return [(norm, 2 * epsilon), *((other, radius) for other, radius in others.items() if other != norm)]
 
 
-def report_attacks(headline: Attack | Ensemble, size: int, classes: int, surrogates: Mapping[str, nn.Module]) -> list[Attack | Ensemble]:
+def report_attacks(
+    headline: Attack | Ensemble, size: int, classes: int, surrogates: Mapping[str, tuple[nn.Module, str]]
+) -> list[Attack | Ensemble]:  # fmt: skip
     """What a full report runs beside the headline's ensemble."""
     epsilon, norm = float(headline.epsilon), headline.norm
     attacks: list[Attack | Ensemble] = [
@@ -54,13 +56,13 @@ def report_attacks(headline: Attack | Ensemble, size: int, classes: int, surroga
         PGD(epsilon, 50, norm=norm, restarts=10),
         *(PGD(factor * epsilon, 20, norm=norm) for factor in CURVE),
         APGD(huge(norm, epsilon, size), norm),
-        *(Transfer(model, APGD(epsilon, norm), f"transfer from {name}") for name, model in surrogates.items()),
+        *(Transfer(model, APGD(epsilon, norm), f"transfer from {name}", sha) for name, (model, sha) in surrogates.items()),
     ]
     return attacks + [ensemble for ball, radius in unseen(norm, epsilon, size) for ensemble in named_attacks("fast", radius, ball, classes)]
 
 
 def assemble(
-    results: Results, headline: Ensemble, size: int, class_names: Sequence[str], seen: Inspection, surrogates: Mapping[str, str | None]
+    results: Results, headline: Ensemble, size: int, class_names: Sequence[str], seen: Inspection, surrogates: Mapping[str, tuple[nn.Module, str]]
 ) -> dict[str, Any]:
     """What follows from the verdicts: classes, curve, expected robustness, masking.
 
@@ -70,7 +72,7 @@ def assemble(
         size: Side of the images.
         class_names: One a label.
         seen: Of the model.
-        surrogates: Names and SHA-256s.
+        surrogates: By name, models and the SHA-256s of their weights.
     """
     epsilon, norm = headline.epsilon, headline.norm
     curve = [results["pgd-20", factor * epsilon] for factor in CURVE]
@@ -95,7 +97,7 @@ def assemble(
         "expected_to": EXPECTED_TO * epsilon,
         "transfer": [
             {"surrogate": name, "sha256": sha, "accuracy": e.accuracy, "interval": e.interval, "n": e.n}
-            for (name, sha), e in zip(surrogates.items(), transfers, strict=True)
+            for (name, (_, sha)), e in zip(surrogates.items(), transfers, strict=True)
         ],
         "masking": {"verdict": verdict(checks), "checks": [asdict(check) for check in checks]},
     }

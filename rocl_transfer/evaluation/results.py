@@ -29,6 +29,7 @@ class Evaluation:
     targets: int | None = None
     queries: int | None = None
     engine: str | None = None
+    surrogate: str | None = None
     version: str | None = None
     accuracy: float
     interval: tuple[float, float]
