@@ -141,10 +141,9 @@ def create_classifier(name: str) -> PixelModel:
     Raises:
         UserError: timm has no such network or no weights for it, or they cannot be fetched.
     """
-    if not has_weights(name) or not timm.is_model(name):
-        raise UserError(
-            f"timm has no published weights for {name!r}{did_you_mean(name, timm.list_models(pretrained=True))}: an untrained one is no classifier"
-        )
+    if not timm.is_model(name) or not has_weights(name):
+        near = did_you_mean(name, timm.list_models(pretrained=True))
+        raise UserError(f"{name} is no classifier: timm has no published weights for {name!r}{near}")
     try:
         net = timm.create_model(name, pretrained=True)
     except (OSError, HfHubHTTPError, RuntimeError) as error:

@@ -39,7 +39,7 @@ def test_a_run_is_evaluated_and_its_card_says_so(command, run_folder, tmp_path):
     labels = [line["label"] for line in lines(out / "verdicts.jsonl")]
     assert all(4 <= labels.count(label) <= 6 for label in range(10))  # in proportion to the classes
     card = (run_folder / "README.md").read_text()
-    assert "AutoAttack: not evaluated" not in card
+    assert "AutoAttack: not evaluated" in card  # PGD is not it
     assert f"| pgd-20 | linf | 0.1 | {100 * record['evaluations'][1]['accuracy']:.2f} |" in card
     assert "Gradient masking: not evaluated" in card
     assert "<html" in (out / "report.html").read_text()
