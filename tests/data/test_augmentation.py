@@ -49,7 +49,7 @@ def test_crops_are_torchvisions_crop_then_resize():
     images, crops = pictures(64), Augmentation(**{**NOTHING, "crop_area": (0.08, 1.0)})
     views = crops(images, generators([1], "views"))
     generator = generators([1], "views")[0]
-    crops._colour(images, generator)
+    crops._colour(images, generator, len(images))
     torch.rand(64, generator=generator)  # the flips
     for image, view, *box in zip(images, views, *crops._crops(64, 32, 32, generator), strict=True):
         top, left, rows, columns = (int(b) for b in box)
@@ -118,3 +118,12 @@ def test_moments_over_10_000_draws_are_the_per_image_pipelines():
         a, b = moment(ours), moment(theirs)
         assert (a.mean() - b.mean()).abs() < 4 * (b.std() / n**0.5) * 2**0.5
         assert (a.std() - b.std()).abs() < 0.05 * b.std()
+
+
+def test_alike_draws_one_transformation_for_all():
+    images, augmentation = pictures(6), Augmentation()
+    together = augmentation.alike(images, generators([1], "views")[0])
+    alone = torch.cat([augmentation.alike(image[None], generators([1], "views")[0]) for image in images])
+    assert torch.allclose(together, alone, atol=1e-6)
+    assert torch.allclose(together[:1], augmentation(images[:1], generators([1], "views")), atol=1e-6)
+    assert not torch.allclose(together, augmentation.alike(images, generators([2], "views")[0]), atol=0.01)
