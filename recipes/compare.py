@@ -8,14 +8,14 @@ table; --output_dir gets comparison.json (with the samples that only one of two 
 
 import json
 import logging
-import tempfile
 from pathlib import Path
 
 from rocl_transfer.config import CompareConfig, command_line
-from rocl_transfer.errors import UserError
-from rocl_transfer.evaluation.comparison import LEVEL, Comparison, Difference, compare, read_run
+from rocl_transfer.evaluation.comparison import LEVEL, Comparison, Difference, compare
 from rocl_transfer.evaluation.comparison_figure import draw_comparison
+from rocl_transfer.evaluation.evaluated_run import read_run
 from rocl_transfer.evaluation.figures import can_draw
+from rocl_transfer.training import writable
 
 log = logging.getLogger("rocl_transfer")
 HEAD = ("evaluation", "pair", "n", "first", "second", "difference", "95 % interval", "only first", "only second", "p", "p (Holm)", "the second is")
@@ -32,17 +32,6 @@ def main(config: CompareConfig) -> Comparison:
         write(comparison, folder)
         log.info("comparison: %s", folder)
     return comparison
-
-
-def writable(folder: Path) -> Path:
-    """``folder``, once it is sure that files can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"--output_dir {folder} cannot be written ({error.strerror}): choose another folder") from error
-    return folder
 
 
 def write(comparison: Comparison, folder: Path) -> None:

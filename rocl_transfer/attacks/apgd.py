@@ -73,7 +73,7 @@ class APGD(Attack):
         """See :class:`Attack`."""
         outcome, threat = Outcome(images), self.threat
         targets = rivals(network(images), labels, runs) if self.targets else runs
-        lanes = _lanes(images, labels, targets, seeds, self._start(images, runs, seeds))
+        lanes = _lanes(images, labels, targets, self._start(images, runs, seeds))
         if self.norm != "l1":
             self._climb(network, lanes, outcome, threat, self.steps)
             return outcome
@@ -184,10 +184,10 @@ class _Sparse:
         lanes.share, lanes.changed, self.since = changes / self._entries / 1.5, changes, 0
 
 
-def _lanes(images: Tensor, labels: Tensor, targets: Tensor, seeds: Tensor, start: Tensor) -> _Ascent:
+def _lanes(images: Tensor, labels: Tensor, targets: Tensor, start: Tensor) -> _Ascent:
     numbers = torch.zeros(len(images), device=images.device)
     return _Ascent(
-        torch.arange(len(images), device=images.device), images, labels, seeds, targets, at=start, before=start, gradient=start, loss=numbers,
+        torch.arange(len(images), device=images.device), images, labels, targets, at=start, before=start, gradient=start, loss=numbers,
         last_loss=numbers, best=start, best_gradient=start, best_loss=numbers, step_size=start[:, :1, :1, :1], rises=numbers, checked_loss=numbers,
         halved=numbers > 0, share=numbers, changed=numbers,
     )  # fmt: skip

@@ -67,7 +67,7 @@ class FAB(Attack):
         """See :class:`Attack`; nothing here is random."""
         outcome = Outcome(images)
         targets = rivals(network(images), labels, runs)
-        lanes = _Walk(torch.arange(len(images), device=images.device), images, labels, seeds, targets, images)
+        lanes = _Walk(torch.arange(len(images), device=images.device), images, labels, targets, images)
         for _ in range(self.steps + 1):
             logits, lead, gradient = ascend(network, lanes.at, _lead(lanes.labels[:, None], lanes.targets[:, None]))
             margins = margin(logits, lanes.labels)

@@ -48,7 +48,6 @@ class Lanes:
     position: Tensor  # (N,): which sample of the outcome
     images: Tensor
     labels: Tensor
-    seeds: Tensor
 
     def keep(self, chosen: Tensor) -> None:
         """Drop the other rows of every tensor."""

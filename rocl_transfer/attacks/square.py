@@ -24,6 +24,7 @@ _SIGNS = 5  # where the signs begin in a query's draws
 
 @dataclass
 class _Best(Lanes):
+    seeds: Tensor
     at: Tensor
     lowest: Tensor  # its margin
     draws: Tensor  # (N, _BLOCK, _SIGNS + C), of the next queries: two corners, a turn, signs

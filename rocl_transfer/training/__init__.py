@@ -5,6 +5,6 @@ from rocl_transfer.training.guard import Guard
 from rocl_transfer.training.loop import Cadence, train
 from rocl_transfer.training.optimization import Schedule, create_optimizer
 from rocl_transfer.training.progress import Trained
-from rocl_transfer.training.runtime import finish, keep_memory, start
+from rocl_transfer.training.runtime import finish, keep_memory, start, writable
 
-__all__ = ["Cadence", "Checkpoints", "Guard", "Schedule", "Trained", "create_optimizer", "finish", "keep_memory", "start", "train"]
+__all__ = ["Cadence", "Checkpoints", "Guard", "Schedule", "Trained", "create_optimizer", "finish", "keep_memory", "start", "train", "writable"]

@@ -33,13 +33,7 @@ def start(output_dir: str | Path, seed: int, log_with: str | None = None, option
         UserError: There is no such tracker, its package is not installed, or the folder cannot be written.
     """
     _check_tracker(log_with)
-    folder = Path(output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"the run folder {folder} cannot be written ({error.strerror}): choose another --output_dir") from error
+    folder = writable(Path(output_dir))
     # One process evaluates while the others wait: hours, where NCCL gives up after ten minutes.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
     # Without a GPU, torchrun's processes do not find each other unless Accelerate is told that the CPU is meant.
@@ -60,6 +54,21 @@ def start(output_dir: str | Path, seed: int, log_with: str | None = None, option
         plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in (options or {}).items()}
         accelerator.init_trackers(folder.name or "run", config=plain)
     return accelerator
+
+
+def writable(folder: Path) -> Path:
+    """``folder``, created, once it is sure that files can be written there.
+
+    Raises:
+        UserError: They cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be written ({error.strerror}): choose another --output_dir") from error
+    return folder
 
 
 def _use_all_cores() -> None:
