@@ -1,16 +1,23 @@
 """AutoAttack's standard version: ours against the reference (pyautoattack), same model, same samples, same run.
 
-    python benchmarks/autoattack.py MODEL DATA --epsilon 0.1 [--norm l2] [--image_size 16] [--samples 100] [--again]
+    python benchmarks/autoattack.py MODEL DATA --epsilon 0.1 [--norm l2] [--image_size 16] [--samples 100] [--processes 2] [--again]
 
 Prints, part by part, how many samples stand and the seconds of both, and how many samples they disagree on. The reference runs as its users have it;
-ours as recipes/evaluate.py does, which on a CPU keeps freed memory; with --again the reference once more, with memory kept as well.
+ours as recipes/evaluate.py does, which on a CPU keeps freed memory; with --processes the recipe itself as well, as so many, its seconds those of the
+whole command; with --again the reference once more, with memory kept as well.
 Needs the extra `autoattack`.
 """
 
 import argparse
+import json
 import logging
+import os
 import re
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 from pyautoattack import AutoAttack
@@ -48,6 +55,25 @@ def ours(model, images, labels, epsilon, norm, compiled):
     return [(entry.accuracy, entry.seconds) for entry in entries], whole, standing
 
 
+def recipe(options, processes):
+    """Seconds of the whole command, from nothing to its report; seconds of its attacks alone; and which samples stand."""
+    size = ["--data.image_size", str(options.image_size)] if options.image_size else []
+    samples = ["--samples", str(options.samples)] if options.samples else []
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "recipes/evaluate.py"]
+    what = ["--model.name", options.model, "--data.name", options.data, *size, *samples, "--norm", options.norm]
+    threads = max((os.cpu_count() or 1) // processes, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        where = ["--epsilon", str(options.epsilon), "--update_card", "false", "--output_dir", folder]
+        began = time.perf_counter()
+        subprocess.run([*launch, *what, *where], check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})  # noqa: S603
+        whole = time.perf_counter() - began
+        results = json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))
+        lines = [json.loads(line) for line in (Path(folder) / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()]
+    attack = next(entry for entry in results["evaluations"] if entry["name"].startswith("autoattack"))
+    name = next(name for name in lines[0] if name.startswith("autoattack"))
+    return whole, attack["seconds"], torch.tensor([line[name] for line in lines])
+
+
 def reference(model, images, labels, epsilon, norm, batch_size):
     log, times = logging.getLogger("auto-attack"), Times()
     log.setLevel(logging.DEBUG)
@@ -71,6 +97,7 @@ def main() -> None:
     parser.add_argument("--image_size", type=int)
     parser.add_argument("--samples", type=int)
     parser.add_argument("--batch_size", type=int, default=500, help="of the reference")
+    parser.add_argument("--processes", type=int)
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
@@ -91,6 +118,10 @@ def main() -> None:
         print(f"{part:8s} {100 * share:14.2f} {100 * other:10.2f} {seconds:15.1f} {others:10.1f} {others / max(seconds, 1e-9):7.2f}")
     print(f"only ours broke {int((theirs & ~standing).sum())}, only the reference broke {int((standing & ~theirs).sum())} of {len(samples)}")
     print(f"whole: ours {spent:.1f} s, reference {taken:.1f} s, ratio {taken / spent:.2f}", flush=True)
+    if options.processes:
+        seconds, searching, split = recipe(options, options.processes)
+        print(f"the recipe as {options.processes} processes: {seconds:.1f} s from start to report, {searching:.1f} s of it attacks, "
+              f"other verdicts on {int((split != standing).sum())}; ratio {taken / seconds:.2f}", flush=True)  # fmt: skip
     if options.again:
         _, taken, _ = reference(model, images, labels, options.epsilon, options.norm, options.batch_size)
         print(f"reference with memory kept: {taken:.1f} s, ratio {taken / spent:.2f}")

@@ -1,7 +1,7 @@
 """A user's data, whatever it is, as train, validation and test splits of images with labels 0 .. K-1."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,21 @@ class ImageData:
     cut: str | None
     notes: tuple[str, ...]
     unreadable: tuple[str, ...] = ()
+
+    def whole(self) -> "ImageData":
+        """With all images of a split that the others were cut from as the test split: for data that is there to be measured on.
+
+        Raises:
+            UserError: There is a test split already.
+        """
+        if self.cut is None:
+            raise UserError(f"{self.name} has a test split ({self.test_split}): --split all is for data without one; leave it out")
+        parts = [part for part in (self.train, self.validation, self.test) if part is not None and part.rows is self.train.rows]
+        order = np.argsort(np.concatenate([part.indices for part in parts]))
+        labels = torch.cat([part.labels for part in parts if part.labels is not None])
+        images = ImageSet(self.train.rows, np.concatenate([part.indices for part in parts])[order], labels[torch.from_numpy(order)])
+        notes = (*self.notes, "all images are measured on, whichever of these splits they would be in")
+        return replace(self, test=images, test_split="all images", cut=None, notes=notes)
 
     def facts(self, images: ImageSet, split: str) -> dict[str, Any]:
         """What a results record says of the data that ``images``, its split ``split``, were measured on."""

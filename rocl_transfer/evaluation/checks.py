@@ -28,25 +28,25 @@ class Inspection:
     classes: int
 
 
-def inspect_model(model: nn.Module, images: Tensor, labels: Tensor) -> Inspection:
-    """Look at the model on ``images`` (N, 3, H, W) in [0, 1] with ``labels`` (N,).
+def inspect_model(model: nn.Module, images: Tensor, labels: Tensor, name: str = "the model") -> Inspection:
+    """Look at the model on ``images`` (N, 3, H, W) in [0, 1] with ``labels`` (N,); sentences call it ``name``.
 
     Raises:
         UserError: It does not take the images, or gives no finite logits (N, K).
     """
     warnings = []
     if any(part.training for part in model.modules()):
-        warnings.append("the model came in training mode: it is measured in eval mode")
+        warnings.append(f"{name} came in training mode: it is measured in eval mode")
     with frozen(model), torch.no_grad():
-        first, second = _logits(model, images, labels), model(images)
+        first, second = _logits(model, images, labels, name), model(images)
         random = not torch.equal(first, second)
         if random and torch.allclose(first, second, rtol=1e-4, atol=1e-5 * float(first.abs().max())):
             random = False  # a GPU's sums in another order
         if random:
-            warnings.append("the model's answers are random: one pass says little, and attacks that take it for a function overstate its robustness")
+            warnings.append(f"{name}'s answers are random: one pass says little, and attacks that take it for a function overstate its robustness")
         probabilities = bool((first >= 0).all() and (first <= 1).all() and torch.allclose(first.sum(1), torch.ones_like(first[:, 0]), atol=1e-3))
         if probabilities:
-            warnings.append("the model's outputs are probabilities: losses made for logits have small gradients on them; give the logits instead")
+            warnings.append(f"{name}'s outputs are probabilities: losses made for logits have small gradients on them; give the logits instead")
         try:
             _, _, gradient = ascend(model, images, lambda logits: F.cross_entropy(logits.float(), labels, reduction="none"))
             zero = float((gradient == 0).flatten(1).all(1).float().mean())  # gradients that are not finite count as none
@@ -59,7 +59,7 @@ def inspect_model(model: nn.Module, images: Tensor, labels: Tensor) -> Inspectio
     return Inspection(tuple(warnings), random, zero, int(first.shape[1]))
 
 
-def _logits(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def _logits(model: nn.Module, images: Tensor, labels: Tensor, name: str) -> Tensor:
     """What the model gives, if that is finite logits of the labels' classes."""
     try:
         logits = model(images)
@@ -67,12 +67,12 @@ def _logits(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(f"the model does not take images of {tuple(images.shape[1:])} ({reason}): give --data.image_size") from error
+        raise UserError(f"{name} does not take images of {tuple(images.shape[1:])} ({reason}): give --data.image_size") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"the model gives {shape} for {len(images)} images: it must give logits ({len(images)}, classes)")
+        raise UserError(f"{name} gives {shape} for {len(images)} images: it must give logits ({len(images)}, classes)")
     if not logits.isfinite().all():
-        raise UserError("the model's logits are not finite on clean images: nothing can be measured of it")
+        raise UserError(f"{name}'s logits are not finite on clean images: nothing can be measured of it")
     if labels.max() >= logits.shape[1]:
-        raise UserError(f"labels run to {int(labels.max())}, the model has {logits.shape[1]} classes, 0 and up")
+        raise UserError(f"labels run to {int(labels.max())}, {name} has {logits.shape[1]} classes, 0 and up")
     return logits

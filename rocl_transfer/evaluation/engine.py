@@ -22,6 +22,7 @@ log = logging.getLogger("rocl_transfer")
 
 CLEAN = "clean"
 _HELD = 1024  # samples at once: as some leave, batches can still be filled
+_SAME = 0.01  # of the spread of an image's logits: another batch size or machine moves a clean margin by far less
 
 
 def key(attack: Attack | Ensemble) -> str:
@@ -163,10 +164,17 @@ class Engine:
             found.append(torch.where(logits.argmax(1) == truth, margin(logits, truth).clamp_min(0), margin(logits, truth).clamp_max(-1e-30)))
         margins = torch.cat(found)
         self.verdicts.seconds[CLEAN] = self.verdicts.seconds.get(CLEAN, 0.0) + time.perf_counter() - began
+        margins, spreads = margins.cpu(), torch.cat(spread).cpu().clamp_min(1e-30)
         known = [self.journal.margin(CLEAN, 0, sample) for sample in samples.tolist()]
-        if any(value is None for value in known):
+        before = torch.tensor([torch.nan if value is None else value for value in known])
+        if changed := int(((before - margins).abs() > _SAME * spreads).sum()):
+            raise UserError(
+                f"the findings written down here are of another network or other images: {changed} of {len(samples)} clean images are answered "
+                "otherwise; choose another --output_dir, or --resume none"
+            )
+        if before.isnan().any():
             self.journal.write(CLEAN, [0] * len(samples), samples.tolist(), margins.tolist(), 0.0)
-        return margins.cpu(), torch.cat(spread).cpu().clamp_min(1e-30)
+        return margins, spreads
 
     def _attack(self, attack: Attack, samples: Tensor, images: Tensor, standing: Tensor) -> Tensor:
         """(N,): lowest margins found; inf where there was no search. Runs of one sample wait for each other only as far as batches go."""
@@ -180,12 +188,26 @@ class Engine:
         pending = pending[:, [value is None for value in known]]
         while (pending := pending[:, lowest[pending[1]] >= 0]).shape[1]:
             began = time.perf_counter()
-            (runs, rows), pending = pending[:, : self.batch_size], pending[:, self.batch_size :]
-            margins = self._search(attack, samples[rows], images, rows, runs)
+            runs, rows = pending[:, : self.batch_size]
+            try:
+                margins = self._search(attack, samples[rows], images, rows, runs)
+            except torch.OutOfMemoryError:
+                self._shrink()
+                continue
+            pending = pending[:, len(runs) :]
             lowest.scatter_reduce_(0, rows, margins, "amin")
             self.journal.write(name, runs.tolist(), samples[rows].tolist(), margins.tolist(), time.perf_counter() - began)
         self.verdicts.seconds[key(attack)] = self.journal.seconds[name]
         return lowest
+
+    def _shrink(self) -> None:
+        """Go on with batches of half the size: attacks hold more than the pass that was measured."""
+        assert self.batch_size is not None
+        if self.batch_size == 1:
+            raise UserError("the memory does not hold one image with what attacks need beside the network: use a device with more")
+        self.batch_size //= 2
+        torch.cuda.empty_cache()
+        log.warning("out of memory: going on with %d images at once", self.batch_size)
 
     def _search(self, attack: Attack, samples: Tensor, images: Tensor, rows: Tensor, runs: Tensor) -> Tensor:
         """(n,): lowest margins of one volley, successes as the judge sees them."""

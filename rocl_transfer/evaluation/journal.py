@@ -53,10 +53,13 @@ class Journal:
         if there != identity:
             differs = [name for name in {**there, **identity} if there.get(name) != identity.get(name)]
             raise UserError(f"{path.parent} holds another evaluation ({', '.join(differs)} differ): choose another --output_dir, or --resume none")
+        spent: dict[str, float] = defaultdict(float)
         for line in map(json.loads, lines):
-            self.seconds[line["attack"]] += line["seconds"]
+            spent[line["attack"]] += line["seconds"]
             for run, index, margin in zip(line["runs"], line["samples"], line["margins"], strict=True):
                 self._margins[line["attack"], run][index] = math.inf if margin is None else margin
+        for attack, seconds in spent.items():  # processes worked side by side
+            self.seconds[attack] = max(self.seconds[attack], seconds)
 
     def margin(self, attack: str, run: int, sample: int) -> float | None:
         """The lowest margin this run found for the sample; None where it was not made."""

@@ -12,6 +12,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rocl_transfer.attacks import Network
+from rocl_transfer.errors import UserError
 
 log = logging.getLogger("rocl_transfer")
 
@@ -84,7 +85,7 @@ def measure(network: Network, images: Tensor, batch_size: int | None = None) -> 
     """How many images are best taken at once, and seconds an image of a pass forward, and of one with gradient.
 
     The size is doubled, from 16 on, while memory lasts and a pass takes less than a quarter of a second: larger batches cost no more an image, and
-    what is done beside the network gains from them.
+    what is done beside the network gains from them. Where memory does not hold 16, or the size that was asked for, it is halved.
 
     Args:
         network: What is measured.
@@ -92,18 +93,22 @@ def measure(network: Network, images: Tensor, batch_size: int | None = None) -> 
         batch_size: Measure this one alone.
     """
     size = batch_size or 16
-    times = _times(network, images, size)
+    while (times := _times(network, images, size)) is None:
+        if size == 1:
+            raise UserError("the memory does not hold one image's pass through the network with its gradient: use a device with more")
+        size //= 2
+        log.warning("out of memory: going on with %d images at once", size)
+        batch_size = size
     while batch_size is None and size < _LARGEST and times[1] * size < 0.25:
-        try:
-            size, times = 2 * size, _times(network, images, 2 * size)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+        larger = _times(network, images, 2 * size)
+        if larger is None:
             return max(size // 2, 1), *times  # some memory is left to what attacks keep beside the network
+        size, times = 2 * size, larger
     return size, *times
 
 
-def _times(network: Network, images: Tensor, size: int) -> tuple[float, float]:
-    """Seconds an image, forward and with gradient: the better of two."""
+def _times(network: Network, images: Tensor, size: int) -> tuple[float, float] | None:
+    """Seconds an image, forward and with gradient: the better of two; None where memory does not hold so many."""
     batch = images.repeat(-(-size // len(images)), 1, 1, 1)[:size]
 
     def forward() -> None:
@@ -115,12 +120,16 @@ def _times(network: Network, images: Tensor, size: int) -> tuple[float, float]:
             torch.autograd.grad(network(leaf).sum(), leaf)[0].sum().item()
 
     seconds = []
-    for run in (forward, gradient):
-        run()
-        taken = []
-        for _ in range(2):
-            began = time.perf_counter()
+    try:
+        for run in (forward, gradient):
             run()
-            taken.append(time.perf_counter() - began)
-        seconds.append(min(taken) / size)
+            taken = []
+            for _ in range(2):
+                began = time.perf_counter()
+                run()
+                taken.append(time.perf_counter() - began)
+            seconds.append(min(taken) / size)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
     return seconds[0], seconds[1]

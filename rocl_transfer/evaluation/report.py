@@ -146,15 +146,15 @@ def measure_corruptions(
 
 
 def measure_smoothed(
-    model: nn.Module, view: View, described: str, images: Store, labels: Tensor, samples: Tensor, headline: Ensemble, *, seed: int, batch_size: int,
-    journal: Path | None, identity: Mapping[str, Any], state: PartialState,
+    model: nn.Module, view: View, described: str, images: Store, labels: Tensor, samples: Tensor, headline: Ensemble, *, seed: int,
+    batch_size: int | None, journal: Path | None, identity: Mapping[str, Any], state: PartialState,
 ) -> dict[str, Any]:  # fmt: skip
     """Smoothed inference: clean, under the ordinary attack on the model itself, and under the attack through the expectation (EoT)."""
     attack = PGD(headline.epsilon, 20, norm=headline.norm)
     few = samples[torch.linspace(0, len(samples) - 1, min(SMOOTHED_SAMPLES, len(samples))).long()]
     results = evaluate(
         Smoothed(model, view, DRAWS, seed), images, labels, samples=few, attacks=[Transfer(model, attack, "ordinary"), attack], seed=seed,
-        batch_size=max(1, batch_size // 4), journal=journal, identity={**identity, "smoothed": described, "draws": DRAWS}, state=state, progress=True,
+        batch_size=batch_size, journal=journal, identity={**identity, "smoothed": described, "draws": DRAWS}, state=state, progress=True,
     )  # fmt: skip
 
     def share(entry: Evaluation) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Accuracy under attack: float32, eval mode, frozen parameters, random draws seeded for each sample."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def evaluate(
     Raises:
         UserError: Pixels lie outside [0, 1] or are not finite, there are no images, labels do not fit, or the journal is another evaluation's.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    given = images.device if isinstance(images, Tensor) else labels.device
+    device = next((tensor.device for tensor in itertools.chain(model.parameters(), model.buffers())), given)
     store = Resident(images.to(device)) if isinstance(images, Tensor) else images
     if not len(store) or len(store) != len(labels):
         raise UserError(f"{len(store)} images and {len(labels)} labels were given: give one label an image, and at least one")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rocl_transfer.data import derive_seed
 
@@ -31,6 +32,13 @@ class Smoothed(nn.Module):
         """Mean logits (N, K)."""
         total = torch.zeros((), device=images.device)
         for draw in range(self.draws):
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, draw))
-            total = total + self.model(self.view(images, generator).clamp(0, 1)).float()
+            if images.requires_grad:  # a view is computed again for its gradient: a graph of all would hold so many networks' activations
+                total = total + checkpoint(self._answer, images, draw, use_reentrant=False, preserve_rng_state=False)
+            else:
+                total = total + self._answer(images, draw)
         return total / self.draws
+
+    def _answer(self, images: Tensor, draw: int) -> Tensor:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, draw))
+        logits: Tensor = self.model(self.view(images, generator).clamp(0, 1)).float()
+        return logits

@@ -39,6 +39,15 @@ def test_digits():
     assert len(data.notes) == 2  # both cuts are said
 
 
+def test_all_images_of_data_without_a_test_split(class_folder):
+    data, whole = load_images("digits"), load_images("digits").whole()
+    assert len(whole.test) == 1797
+    assert np.array_equal(whole.test.indices, np.arange(1797))
+    for part in (data.train, data.validation, data.test):
+        assert torch.equal(whole.test.labels[torch.from_numpy(part.indices)], part.labels)
+    assert (whole.test_split, whole.cut) == ("all images", None)
+
+
 def test_splits_do_not_depend_on_what_else_is_asked_for():
     a, b = load_images("digits"), load_images("digits", labels_needed=False, validation_fraction=0)
     assert np.array_equal(a.test.indices, b.test.indices)

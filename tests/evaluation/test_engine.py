@@ -135,6 +135,42 @@ def test_a_run_that_died_goes_on_where_it_was(tmp_path, monkeypatch):
         evaluate(model, images, labels, attacks=attacks, journal=tmp_path / "j", identity={"model": "b"})
     with pytest.raises(UserError, match="seed differ"):
         evaluate(model, images, labels, attacks=attacks, journal=tmp_path / "j", identity=identity, seed=1)
+    # The same name and labels, but two of the images were changed since.
+    images[:2] = images[:2].flip(3)
+    with pytest.raises(UserError, match="of another network or other images: 2 of 20 clean images"):
+        evaluate(model, images, labels, attacks=attacks, batch_size=4, journal=tmp_path / "j", identity=identity)
+
+
+class Holds(nn.Module):
+    """A model on a device whose memory holds so many images."""
+
+    def __init__(self, model, most):
+        super().__init__()
+        self.model, self.most, self.seen = model, most, 0
+
+    def forward(self, images):
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError
+        self.seen = max(self.seen, len(images))
+        return self.model(images)
+
+
+def test_out_of_memory_is_answered_with_smaller_batches(monkeypatch, caplog):
+    model = small_net(5)
+    images, labels = sample(model, 20)
+    wanted = evaluate(model, images, labels, attacks=[short(0.004, 5)])
+    monkeypatch.setattr(engine_module, "search_network", lambda model, images, compiled: Holds(model, 3))
+    found = evaluate(model, images, labels, attacks=[short(0.004, 5)], batch_size=14)
+    assert booleans(found) == booleans(wanted)
+    assert "out of memory: going on with 7 images at once" in caplog.text
+    # Measured with one that held more than what attacks need leaves room for.
+    monkeypatch.setattr(engine_module, "measure", lambda network, images, size: (14, 1.0, 1.0))
+    caplog.clear()
+    assert booleans(evaluate(model, images, labels, attacks=[short(0.004, 5)], batch_size=14)) == booleans(wanted)
+    assert [record.args for record in caplog.records] == [(7,), (3,)]
+    monkeypatch.setattr(engine_module, "search_network", lambda model, images, compiled: Holds(model, 0))
+    with pytest.raises(UserError, match="memory does not hold one image"):
+        evaluate(model, images, labels, attacks=[short(0.004, 5)], batch_size=14)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
@@ -145,7 +181,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     second.close()
     alone = Journal(tmp_path, {"a": 1}, 0)
     assert [alone.margin("x", 0, 0), alone.margin("x", 3, 1), alone.margin("x", 0, 1)] == [0.5, float("inf"), None]
-    assert alone.seconds["x"] == 3.0
+    assert alone.seconds["x"] == 2.0  # they searched side by side
 
 
 def test_the_model_judges_what_the_search_finds(monkeypatch):
@@ -204,6 +240,10 @@ def test_batch_size_is_measured():
         assert size >= 16
         assert 0 < forward < gradient * 2
         assert measure(model, torch.rand(5, 3, 8, 8), 3)[0] == 3
+        assert measure(Holds(model, 5), torch.rand(5, 3, 8, 8))[0] == 4
+        assert measure(Holds(model, 40), torch.rand(5, 3, 8, 8))[0] == 16  # 32 would go, but attacks hold more
+        with pytest.raises(UserError, match="does not hold one image's pass"):
+            measure(Holds(model, 0), torch.rand(5, 3, 8, 8))
 
 
 def test_verdicts_say_what_broke_the_sample():
