@@ -3,12 +3,15 @@
 import multiprocessing
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from tests.stand_in_hub import StandInHub
 
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(2)
@@ -38,11 +41,14 @@ def forks(tmp_path_factory):
 
 @pytest.fixture
 def command(tmp_path, tmp_path_factory, forks):
-    """Run ``python recipes/NAME.py WORDS`` (or another launcher) in an empty folder; the repository's recipes by absolute path."""
+    """Run ``python recipes/NAME.py WORDS`` (or another launcher) in an empty folder; the repository's recipes by absolute path.
 
-    def run(recipe, *words, launcher=None, check=None):
+    With a launcher or an environment it is a process of its own from the start.
+    """
+
+    def run(recipe, *words, launcher=None, check=None, environment=None):
         words = [str(ROOT / "recipes" / recipe), *map(str, words)]
-        if launcher is None:
+        if launcher is None and environment is None:
             output = tmp_path_factory.mktemp("output")
             code = FORKED.replace('"std', f'"{output}/std')
             process = forks.Process(target=exec, args=(code, {"folder": str(tmp_path), "words": words}))
@@ -51,13 +57,20 @@ def command(tmp_path, tmp_path_factory, forks):
             texts = [(output / name).read_text() if (output / name).exists() else "" for name in ("stdout", "stderr")]
             done = subprocess.CompletedProcess(words, process.exitcode, *texts)
         else:
-            environment = {**os.environ, **ENVIRONMENT}
+            environment, launcher = {**os.environ, **ENVIRONMENT, **(environment or {})}, launcher or [sys.executable]
             done = subprocess.run([*launcher, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False)
         if check is not None:
             assert done.returncode == check, done.stderr[-3000:]
         return done
 
     return run
+
+
+@pytest.fixture
+def hub():
+    """A Hub on loopback; a child process that is to use it needs ``hub.environment(home)``."""
+    with StandInHub() as hub:
+        yield hub
 
 
 def _noise_image(seed, size=(20, 20), mode="RGB"):
