@@ -12,12 +12,18 @@ class CifarResNet(ResNet):  # type: ignore[misc]
 
     Convolutions start as PyTorch's default does and the last norm of a block at one: what the official networks do. timm's zero start of that
     norm would put it outside LARS (trust ratio 1 where the weight is zero), at a learning rate made for trust ratios of 0.001.
+
+    Args:
+        channels: Width of each stage.
+        in_chans: Of the images.
+        stem_padding: 2 in the networks of solo-learn and DeACL, whose maps are 34 px wide for 32 px images; their weights have the same shapes.
+        kwargs: timm's.
     """
 
-    def __init__(self, channels: tuple[int, ...] = (64, 128, 256, 512), in_chans: int = 3, **kwargs: Any) -> None:
+    def __init__(self, channels: tuple[int, ...] = (64, 128, 256, 512), in_chans: int = 3, stem_padding: int = 1, **kwargs: Any) -> None:
         # timm ties the stem's width to 64 unless the stem is "deep": ask for that, then put one convolution in its place.
         super().__init__(channels=channels, in_chans=in_chans, stem_type="deep", stem_width=channels[0] // 2, zero_init_last=False, **kwargs)
-        self.conv1 = nn.Conv2d(in_chans, channels[0], 3, stride=1, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_chans, channels[0], 3, stride=1, padding=stem_padding, bias=False)
         self.maxpool = nn.Identity()
         if len(channels) < 4:  # timm's forward names four stages
             self.layer4 = nn.Identity()
@@ -32,8 +38,8 @@ _cfg = {
     "input_size": (3, 32, 32), "pool_size": (4, 4), "crop_pct": 1.0, "interpolation": "bilinear",
     "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "first_conv": "conv1", "classifier": "fc", "license": "apache-2.0",
 }  # fmt: skip
-default_cfgs = generate_default_cfgs({f"{name}.untrained": dict(_cfg) for name in
-                                      ("resnet8_cifar", "resnet18_cifar", "resnet34_cifar", "resnet50_cifar")})  # fmt: skip
+_names = ("resnet8_cifar", "resnet18_cifar", "resnet34_cifar", "resnet50_cifar", "resnet18_cifar_pad2", "resnet50_cifar_pad2")
+default_cfgs = generate_default_cfgs({f"{name}.untrained": dict(_cfg) for name in _names})
 
 
 def _create(name: str, pretrained: bool, **kwargs: Any) -> CifarResNet:
@@ -62,3 +68,15 @@ def resnet34_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
 def resnet50_cifar(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
     """RoCL's ResNet-50: 23,500,352 parameters without a head."""
     return _create("resnet50_cifar", pretrained, block=Bottleneck, layers=(3, 4, 6, 3), **kwargs)
+
+
+@register_model  # type: ignore[untyped-decorator]
+def resnet18_cifar_pad2(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """``resnet18_cifar`` with solo-learn's stem."""
+    return _create("resnet18_cifar_pad2", pretrained, block=BasicBlock, layers=(2, 2, 2, 2), stem_padding=2, **kwargs)
+
+
+@register_model  # type: ignore[untyped-decorator]
+def resnet50_cifar_pad2(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """``resnet50_cifar`` with solo-learn's stem."""
+    return _create("resnet50_cifar_pad2", pretrained, block=Bottleneck, layers=(3, 4, 6, 3), stem_padding=2, **kwargs)

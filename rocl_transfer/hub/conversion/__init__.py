@@ -1,0 +1,5 @@
+"""Checkpoints of other projects to timm's layout: read without unpickling code, matched by name and shape, strict after that."""
+
+from rocl_transfer.hub.conversion.convert import Conversion, Wishes, check_folder, convert
+
+__all__ = ["Conversion", "Wishes", "check_folder", "convert"]
