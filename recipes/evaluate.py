@@ -65,7 +65,10 @@ def main(config: EvaluateConfig) -> Path:
     samples = open_samples(config, model, accelerator.device)
     model = model.to(accelerator.device)
     few = samples.chosen[torch.linspace(0, len(samples.chosen) - 1, min(64, len(samples.chosen))).long()]
-    seen = inspect_model(model, pixels_of(next(iter(samples.store.stream([few])))), samples.labels[few.to(accelerator.device)])
+    sight = pixels_of(next(iter(samples.store.stream([few])))), samples.labels[few.to(accelerator.device)]
+    seen = inspect_model(model, *sight)
+    for other, (surrogate, _) in surrogates.items():
+        log.info("surrogate %s: %s", other, "; ".join(inspect_model(surrogate, *sight, f"the surrogate {other}").warnings) or "nothing strange")
     warnings = [*samples.notes, *seen.warnings]
     for warning in warnings:
         log.info("note: %s", warning)
@@ -109,18 +112,21 @@ def open_samples(config: EvaluateConfig, model: nn.Module, device: torch.device)
     """The split, its labels by the model's classes, and which of its images are measured."""
     size = config.data.image_size or getattr(model, "input_size", None)
     data = load_images(**{**config.data.selection, "image_size": size})
+    if config.split == "all":
+        data = data.whole()
     if config.split == "validation" and data.validation is None:
         raise UserError(f"{data.name} has no validation images: give --data.validation_fraction, or --split test")
-    data, stores = store_splits(data, (config.split,), device, **config.data.storage)
+    split = "validation" if config.split == "validation" else "test"
+    data, stores = store_splits(data, (split,), device, **config.data.storage)
     for note in data.notes:
         log.info("data: %s", note)
-    images, split = (data.test, data.test_split) if config.split == "test" else (data.validation, config.split)
+    images, words = (data.validation, split) if split == "validation" else (data.test, data.test_split)
     labels, note = match_labels(images.labels, data.class_names, getattr(model, "class_names", ()))
     chosen = stratified_sample(images.labels, config.samples, config.seed)
     # Labels are the model's numbers now, so names go by them as well.
     names = getattr(model, "class_names", ()) if set(data.class_names) <= set(getattr(model, "class_names", ())) else data.class_names
-    facts = {**data.facts(images, split), "n": len(chosen), "class_names": list(names)}
-    return Samples(stores[config.split], labels.to(device), chosen, data, facts, (note,) if note else ())
+    facts = {**data.facts(images, words), "n": len(chosen), "class_names": list(names)}
+    return Samples(stores[split], labels.to(device), chosen, data, facts, (note,) if note else ())
 
 
 def open_model(config: EvaluateConfig) -> tuple[nn.Module, str, str]:
@@ -130,7 +136,7 @@ def open_model(config: EvaluateConfig) -> tuple[nn.Module, str, str]:
         return model, config.model.callable, weights_digest(model)
     name = str(config.model.name)
     found = find_model(name)
-    model = load_classifier(name)
+    model = load_classifier(name, config.model.sha256)
     if found is None:
         return model, name, weights_digest(model)
     record = found / "results.json"
@@ -155,15 +161,14 @@ def beyond(
     config: EvaluateConfig, accelerator: Accelerator, model: nn.Module, samples: Samples, headline: Ensemble, journal: Path, identity: dict[str, Any]
 ) -> dict[str, Any]:  # fmt: skip
     """Corruptions and smoothed inference."""
-    size = config.batch_size or 256
     log.info("common corruptions")
-    found = measure_corruptions(model, samples.store, samples.labels, samples.chosen, config.seed, size, accelerator.state)
+    found = measure_corruptions(model, samples.store, samples.labels, samples.chosen, config.seed, config.batch_size or 256, accelerator.state)
     mean = sum(sum(row) for row in found.values()) / sum(len(row) for row in found.values())
     log.info("smoothed inference")
     words = "RoCL's views: colour jitter, grey, mirror, crops of half the image or more"
     smoothed = measure_smoothed(
-        model, VIEW.alike, words, samples.store, samples.labels, samples.chosen, headline, seed=config.seed, batch_size=size, journal=journal,
-        identity=identity, state=accelerator.state,
+        model, VIEW.alike, words, samples.store, samples.labels, samples.chosen, headline, seed=config.seed, batch_size=config.batch_size,
+        journal=journal, identity=identity, state=accelerator.state,
     )  # fmt: skip
     return {"corruptions": found, "corruptions_mean": mean, "smoothed": smoothed}
 
@@ -189,6 +194,8 @@ def note_on_card(name: str, record: Path) -> None:
         return
     if add_to_card(run, record, CARDS / "template.md"):
         log.info("the card of %s says so: %s", name, run / "README.md")
+    else:
+        log.info("the card of %s stays as it is: it has a stronger evaluation, or is of other weights", name)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from rocl_transfer.config import FinetuneConfig, command_line, write_config
 from rocl_transfer.data import Augmentation, Batches, ImageData, Resident, Sampler, Store, load_images, store_splits
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import ClassifierMonitor, compute_features
-from rocl_transfer.hub import complete_classifier, export, is_trained, load_start, made_from, native_size, note_pretraining
-from rocl_transfer.models import PixelModel, family, merge_lora, projector, select_trainable
+from rocl_transfer.hub import complete_classifier, export, is_trained, load_projector, load_start, made_from, native_size, note_pretraining
+from rocl_transfer.models import PixelModel, family, merge_lora, select_trainable
 from rocl_transfer.objectives import AdversarialTraining, Adversary, Contrast, LinearProbe, RobustProbe, class_weights
 from rocl_transfer.training import Cadence, Checkpoints, Guard, Schedule, Trained, create_optimizer, finish, start, train
 
@@ -41,7 +41,7 @@ def main(config: FinetuneConfig) -> Path:
     data = note_pretraining(load_images(**{**config.data.selection, "image_size": size}), config.model.name)
     for note in data.notes:
         log.info("data: %s", note)
-    classifier, kept = load_start(config.model.name, data.class_names, data.image_size, config.model.pretrained)
+    classifier, kept = load_start(config.model.name, data.class_names, data.image_size, config.model.pretrained, config.model.sha256)
     kind = "its own head is kept" if kept else "a new linear head is trained"
     log.info("%s: %s for the %d classes %s", config.model.name, kind, len(data.class_names), ", ".join(data.class_names[:10]))
     if config.batchnorm == "frozen" and family(classifier.net) != "batchnorm":
@@ -181,7 +181,9 @@ def build(config: FinetuneConfig, classifier: PixelModel, data: ImageData, robus
     contrast = None
     if config.ss_weight:
         views = Augmentation(**dataclasses.asdict(config.ss_views))
-        contrast = Contrast(projector(classifier.num_features), views, config.ss_weight).to(next(classifier.parameters()).device)
+        projector, kept = load_projector(config.model.name, classifier.num_features)
+        log.info("the self-supervised loss begins with %s projector", "pre-training's" if kept else "a new")
+        contrast = Contrast(projector, views, config.ss_weight).to(next(classifier.parameters()).device)
     counts = torch.bincount(data.train.labels, minlength=len(data.class_names))
     return AdversarialTraining(
         classifier, config.method, adversary, Augmentation(**dataclasses.asdict(config.augmentation)), beta=config.beta,

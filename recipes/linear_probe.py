@@ -35,7 +35,8 @@ def main(config: ProbeConfig) -> Path:
     for note in data.notes:
         log.info("data: %s", note)
     sampler = Sampler(len(data.train), config.batch_size, config.seed, rank=accelerator.process_index, world=processes)
-    classifier = add_head(load_backbone(config.model.name, data.image_size, config.model.pretrained), data.class_names).to(device)
+    backbone = load_backbone(config.model.name, data.image_size, config.model.pretrained, config.model.sha256)
+    classifier = add_head(backbone, data.class_names).to(device)
 
     log.info("a new linear head is trained for the %d classes %s", len(data.class_names), ", ".join(data.class_names[:10]))
 

@@ -52,7 +52,7 @@ def main(config: PredictConfig) -> list[Row]:
         raise UserError(f"{state.num_processes} processes were launched and one does it all: start it with python recipes/predict.py")
     paths = find_images(config.images)
     output = None if config.output is None else writable(Path(config.output).expanduser())
-    model = load_classifier(config.model.name).to(state.device)
+    model = load_classifier(config.model.name, config.model.sha256).to(state.device)
     log.info("images: %d, classes: %d, size: %d px, on %s", len(paths), len(model.class_names), model.input_size, state.device.type)
 
     rows = list(tqdm(predict(model, paths, state.device, config), total=len(paths), unit="image", dynamic_ncols=True, disable=None))

@@ -14,8 +14,7 @@ from rocl_transfer.config import PretrainConfig, command_line, write_config
 from rocl_transfer.data import Augmentation, Batches, Sampler, load_images, store_splits
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import NeighbourMonitor, Results
-from rocl_transfer.hub import complete_run, find_model, load_backbone, native_size
-from rocl_transfer.models import projector
+from rocl_transfer.hub import complete_run, find_model, load_backbone, load_projector, native_size
 from rocl_transfer.objectives import RoCL
 from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, finish, start, train
 
@@ -42,11 +41,14 @@ def main(config: PretrainConfig) -> Path:
     order(len(data.train))  # refuse before anything is decoded
 
     untrained = config.model.pretrained is None and find_model(config.model.name) is None
-    encoder = load_backbone(config.model.name, data.image_size, False if untrained else config.model.pretrained)
+    encoder = load_backbone(config.model.name, data.image_size, False if untrained else config.model.pretrained, config.model.sha256)
+    projector, kept = load_projector(config.model.name, encoder.num_features)
+    if kept:
+        log.info("pre-training goes on with the projector of %s", config.model.name)
     attack = config.objective.attack
     objective = RoCL(
         encoder,
-        projector(encoder.num_features),
+        projector,
         Augmentation(**dataclasses.asdict(config.views)),
         Ascent(threat_model(attack.norm, attack.epsilon), attack.step, attack.steps) if config.objective.method == "rocl" else None,
         config.objective.temperature,
@@ -81,7 +83,7 @@ def main(config: PretrainConfig) -> Path:
             folder, encoder, results, tag=f"{config.objective.method}_{Path(data.name).name}",
             facts={"method": config.objective.method, "pretrained_on": {"data": data.name, "cut": data.cut}},
             dataset=data.facts(*((data.validation, "validation") if monitor else (data.train, "train"))),
-            training=dataclasses.asdict(trained), config=dataclasses.asdict(config), template=TEMPLATE,
+            training=dataclasses.asdict(trained), config=dataclasses.asdict(config), template=TEMPLATE, projector=projector,
         )  # fmt: skip
     finish(accelerator)
     accelerator.wait_for_everyone()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rocl_transfer.config.checks import require, require_untouched
+from rocl_transfer.config.checks import require, require_sha256, require_untouched
 from rocl_transfer.config.number import Number
 from rocl_transfer.config.parts import DataConfig
 
@@ -15,17 +15,21 @@ class EvaluatedConfig:
     Args:
         name: A run folder that holds a classifier, ``hf-hub:USER/NAME``, ``local-dir:FOLDER``, or a timm name with published weights.
         callable: Your own: ``module:function``, called without arguments, gives a torch module from images in [0, 1] to logits.
+        sha256: What the weights file of an exported model must have; another one is refused.
     """
 
     name: str | None = None
     callable: str | None = None
+    sha256: str | None = None
 
     def __post_init__(self) -> None:
+        require_sha256(self.sha256)
         given = (self.name is not None) + (self.callable is not None)
         require(given == 1, "give either --model.name (a run folder, hf-hub:USER/NAME or a timm name) or --model.callable module:function")
         if self.callable is not None:
             module, _, function = self.callable.partition(":")
             require(bool(module and function), f"--model.callable is {self.callable}: write module:function, such as mine:build")
+            require_untouched(self, ("sha256",), "with --model.callable", "model.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,7 @@ class EvaluateConfig:
         epsilon: Its radius in [0, 1] pixel units, a number or a fraction.
         report: none, or full: unseen balls, accuracy over epsilon and per class, corruptions, transfer, smoothing, gradient masking.
         surrogates: With --report full, other classifiers of these classes whose adversarial images are tried.
-        split: test or validation.
+        split: test, validation, or all: every image of data that has no test split, where some would be held out.
         samples: Evaluate this many, drawn by --seed in proportion to the classes (default: all).
         batch_size: Images at once in each process (default: measured); verdicts do not depend on it.
         compile: Compile the network that attacks search on; pays on a GPU, or where evaluation takes long.
@@ -61,7 +65,7 @@ class EvaluateConfig:
     epsilon: Number = Number(8 / 255)
     report: Literal["none", "full"] = "none"
     surrogates: tuple[str, ...] = field(default_factory=tuple)
-    split: Literal["test", "validation"] = "test"
+    split: Literal["test", "validation", "all"] = "test"
     samples: int | None = None
     batch_size: int | None = None
     compile: bool = False

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import timm.optim
 
-from rocl_transfer.config.checks import require, require_untouched
+from rocl_transfer.config.checks import require, require_sha256, require_untouched
 from rocl_transfer.config.number import Number
 from rocl_transfer.errors import did_you_mean
 
@@ -87,13 +87,16 @@ class ModelConfig:
         name: A timm name (ours: resnet8_cifar, resnet18_cifar, resnet34_cifar, resnet50_cifar), a run folder, ``hf-hub:USER/NAME`` or
             ``local-dir:FOLDER``.
         pretrained: For a timm name, start from its published weights (default: no in pre-training, yes in adaptation where it has any).
+        sha256: What the weights file of an exported model must have; another one is refused.
     """
 
     name: str
     pretrained: bool | None = None
+    sha256: str | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.name), "--model.name is empty: give a timm name, a run folder or hf-hub:USER/NAME")
+        require_sha256(self.sha256)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rocl_transfer.config.checks import require, require_untouched
+from rocl_transfer.config.checks import require, require_sha256, require_untouched
 from rocl_transfer.config.number import Number
 from rocl_transfer.config.parts import AttackConfig, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig, RoCLConfig, ViewsConfig
 
@@ -163,11 +163,14 @@ class ClassifierConfig:
 
     Args:
         name: A run folder that holds a classifier, ``hf-hub:USER/NAME`` or ``local-dir:FOLDER``.
+        sha256: What the weights file of an exported model must have; another one is refused.
     """
 
     name: str
+    sha256: str | None = None
 
     def __post_init__(self) -> None:
+        require_sha256(self.sha256)
         require(bool(self.name), "--model.name is empty: give a run folder or hf-hub:USER/NAME")
 
 

@@ -1,5 +1,6 @@
 """Hub datasets, and local folders of parquet or of anything else ``datasets.load_dataset`` opens."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,9 @@ def open_dataset(name: str, config: str | None, revision: str | None, image_colu
     local = Path(name).is_dir()
     if local and revision is not None:
         raise UserError(f"--data.revision has no effect with the folder {name}: leave it out")
+    asked = None if local else _commit(name, revision)  # first: a branch may move while it is read
     try:
-        opened = datasets.load_dataset(name, config, revision=revision)
+        opened = datasets.load_dataset(name, config, revision=asked or revision)
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         where = f"the folder {name}" if local else f"{name!r}, taken for a Hub dataset since no such folder exists,"
@@ -67,7 +69,7 @@ def open_dataset(name: str, config: str | None, revision: str | None, image_colu
     for split, dataset in opened.items():
         undecoded = dataset.select_columns([image]).cast_column(image, datasets.Image(decode=False))
         found[split] = RawSplit(ColumnRows(undecoded, image, split), list(dataset[label]) if label else None)
-    return Source(found, names, None if local else _commit(name, revision))
+    return Source(found, names, None if local else _opened(name, revision, asked, first))
 
 
 def _is_image(feature: Any) -> bool:
@@ -107,11 +109,28 @@ def _label_column(features: Any, wanted: str | None, image: str) -> str | None:
 
 
 def _commit(name: str, revision: str | None) -> str | None:
+    """What the Hub has under the revision; None where it cannot be asked."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         sha: str | None = HfApi().dataset_info(name, revision=revision).sha
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
-        return revision  # opened from the local cache
+    except Exception:  # HTTP clients of several kinds raise here; what there is to say, load_dataset says
+        return None
     return sha
+
+
+def _opened(name: str, revision: str | None, asked: str | None, dataset: Any) -> str | None:
+    """The commit that was read.
+
+    Where the Hub cannot be asked, ``datasets`` gives what it prepared last, whatever the revision that was wanted: its cache is named by commits.
+
+    Raises:
+        UserError: It is not the one that was asked for.
+    """
+    folder = Path(dataset.cache_files[0]["filename"]).parent.name if dataset.cache_files else ""
+    found = folder if re.fullmatch("[0-9a-f]{40}", folder) else asked
+    wanted = asked or revision
+    if wanted is not None and found != wanted:
+        have = f"the cache has {found}" if found else "what the cache has is not known"
+        raise UserError(f"revision {wanted} of {name} cannot be had, since the Hub cannot be asked, and {have}: go online, or give that revision")
+    return found

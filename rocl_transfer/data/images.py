@@ -15,7 +15,7 @@ from rocl_transfer.data.hub import open_dataset
 from rocl_transfer.data.labels import encode_labels
 from rocl_transfer.data.sources import Rows, Source, is_image_folder, open_digits, open_image_folder
 from rocl_transfer.data.splits import stratified_cut
-from rocl_transfer.errors import UserError, did_you_mean
+from rocl_transfer.errors import UserError, did_you_mean, is_pickle
 
 TEST_FRACTION = 0.2
 
@@ -194,7 +194,7 @@ def _open(name: str, config: str | None, revision: str | None, image_column: str
         refuse("the file", **hub, **columns)
         return open_safetensors(path)
     if path.is_file():
-        raise UserError(f"{name} is neither a CSV nor safetensors: give the folder that it is in")
+        raise UserError(f"{name} is neither a CSV nor safetensors{is_pickle([path])}: give the folder of images that it is in")
     if not path.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name):
         raise UserError(f"there is no folder {name}: check --data.name")
     return open_dataset(str(path) if path.is_dir() else name, config, revision, image_column, label_column)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from rocl_transfer.data.decode import Encoded
-from rocl_transfer.errors import UserError
+from rocl_transfer.errors import UserError, is_pickle
 
 
 class Rows(Protocol):
@@ -133,7 +133,8 @@ def open_image_folder(folder: Path) -> Source:
             empty += sorted(classes - set(labels))
         splits[split] = RawSplit(FileRows(images), labels)
     if not len(splits["train"].rows):
-        raise UserError(f"{roots['train']} has no images ({', '.join(sorted(extensions)[:6])}, ...): put images or parquet files into it")
+        known = f"({', '.join(sorted(extensions)[:6])}, ...)"
+        raise UserError(f"{roots['train']} has no images {known}{is_pickle(others)}: put images or parquet files into it")
     notes = [f"{len(others)} files are not images by their extension and are left out, such as {others[0].name}"] if others else []
     notes += [f"class folder {name!r} has no image" for name in empty]
     names = sorted({label for split in splits.values() for label in split.labels or ()} | set(empty))

@@ -1,5 +1,6 @@
 """The model card: rendered from the results record and the configuration, so that no number on it was typed."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+CARD, RESULTS = "README.md", "results.json"
 _FIGURES = {
     "training.png": "Training",
     "robustness.png": "Accuracy over epsilon",
@@ -15,18 +17,32 @@ _FIGURES = {
 
 
 def render_card(folder: str | Path, template: str | Path) -> Path:
-    """Write ``README.md`` of a run folder from its ``results.json``, ``config.yaml``, ``config.json`` and the names of its figures.
+    """Write ``README.md`` of a run folder; see :func:`card_text`."""
+    path = Path(folder) / CARD
+    path.write_text(card_text(folder, template), encoding="utf-8")
+    return path
+
+
+def card_text(folder: str | Path, template: str | Path, *, license: str | None = None, repo_id: str | None = None) -> str:
+    """The card of a run folder, from its ``results.json``, ``config.yaml``, ``config.json`` and the names of its figures.
 
     Args:
         folder: The run folder.
         template: A Jinja template of a card.
+        license: Of the weights, by the Hub's identifier (default: as ``config.json`` has it).
+        repo_id: Where the model is to be on the Hub.
     """
     folder = Path(folder)
-    results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    record = (folder / RESULTS).read_bytes()
+    results: dict[str, Any] = json.loads(record)
     model: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     options = (folder / "config.yaml").read_text(encoding="utf-8")
+    license = license or model["pretrained_cfg"].get("license")
+    backbone = str((results["model"].get("backbone") or {}).get("name") or "")
     data = ModelCardData(
         library_name="timm",
+        license=license or "unknown",
+        base_model=backbone.removeprefix("hf-hub:").partition("@")[0] if backbone.startswith("hf-hub:") else None,
         tags=["image-classification" if model["num_classes"] else "image-feature-extraction", "adversarial-robustness", "rocl", "timm"],
         datasets=[results["dataset"]["name"]] if _on_hub(results["dataset"]["name"]) else None,
         metrics=["accuracy"],
@@ -36,11 +52,9 @@ def render_card(folder: str | Path, template: str | Path) -> Path:
     figures = {name: title for name, title in _FIGURES.items() if (folder / "figures" / name).is_file()}
     card = ModelCard.from_template(
         data, template_path=str(template), results=results, model=model, options=options, config=yaml.safe_load(options), figures=figures,
-        percent=lambda share: f"{100 * share:.2f}",
+        record=hashlib.sha256(record).hexdigest(), license=license, repo_id=repo_id, percent=lambda share: f"{100 * share:.2f}",
     )  # fmt: skip
-    path = folder / "README.md"
-    path.write_text(str(card), encoding="utf-8")
-    return path
+    return str(card)
 
 
 def _on_hub(name: str) -> bool:

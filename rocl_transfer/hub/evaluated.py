@@ -66,7 +66,10 @@ def match_labels(labels: Tensor, data_names: Sequence[str], model_names: Sequenc
 
 
 def add_to_card(run: Path, record: Path, template: Path) -> bool:
-    """Put an evaluation's record into the run it was made of, and render the run's card again; False where it is of other weights.
+    """Put an evaluation's record into the run it was made of, and render the run's card again.
+
+    Nothing is done, and False given, where the record is of other weights, or says less than what the card has: no AutoAttack where that has
+    one, or fewer samples of the same split.
 
     Args:
         run: A run folder with ``results.json`` and a card.
@@ -77,7 +80,15 @@ def add_to_card(run: Path, record: Path, template: Path) -> bool:
     found: Mapping[str, Any] = json.loads(record.read_text(encoding="utf-8"))
     if results["model"].get("sha256") != found["model"].get("sha256"):
         return False
+    if (known := results.get("robustness")) and _says_less(found, known):
+        return False
     results["robustness"] = {name: found[name] for name in ("dataset", "evaluations", "report", "environment", "date", "seed") if name in found}
     (run / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     render_card(run, template)
     return True
+
+
+def _says_less(found: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    whole, had = ([entry for entry in part["evaluations"] if entry["name"] == "autoattack"] for part in (found, known))
+    same = all(found["dataset"].get(name) == known["dataset"].get(name) for name in ("name", "revision", "split"))
+    return bool(had and not whole) or (same and found["dataset"]["n"] < known["dataset"]["n"])

@@ -1,20 +1,26 @@
-"""What leaves a run: timm's layout, ``config.json`` + ``model.safetensors``, that ``timm.create_model`` loads alone."""
+"""What leaves a run: timm's layout, ``config.json`` + ``model.safetensors``, that ``timm.create_model`` loads alone, and what proves it whole."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from rocl_transfer.attacks import frozen
 from rocl_transfer.evaluation import sha256
+from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.models import PixelModel
 from rocl_transfer.version import __version__
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+PROBE = "probe.safetensors"  # images (2, 3, S, S), uint8, and the model's outputs for them: what it must still give wherever it is loaded
+PROJECTOR = "projector.safetensors"
 
 
-def export(model: PixelModel, folder: str | Path, facts: Mapping[str, Any] | None = None) -> str:
+def export(model: PixelModel, folder: str | Path, facts: Mapping[str, Any] | None = None, projector: nn.Module | None = None) -> str:
     """Write ``model`` into ``folder``; each file appears whole or not at all.
 
     The ``pretrained_cfg`` is written afresh: one laid over a stock model's would keep that model's licence, tag and test size.
@@ -23,15 +29,19 @@ def export(model: PixelModel, folder: str | Path, facts: Mapping[str, Any] | Non
         model: A backbone or a classifier.
         folder: Where to.
         facts: What else ``config.json`` says under the key ``rocl_transfer``.
+        projector: Pre-training's, kept in a file of its own for pre-training to go on from.
 
     Returns:
         The SHA-256 of the weights file.
     """
     folder = Path(folder)
     net = model.net
-    # Channels-last weights are not contiguous, which safetensors refuses.
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    save_file(weights, folder / f".{WEIGHTS}", metadata={"format": "pt"})
+    _save(net.state_dict(), folder / f".{WEIGHTS}")
+    sha = sha256(folder / f".{WEIGHTS}")
+    images = torch.randint(256, (2, 3, model.input_size, model.input_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    _save({"images": images, "outputs": probe(model, images)}, folder / f".{PROBE}")
+    if projector is not None:
+        _save(projector.state_dict(), folder / f".{PROJECTOR}")
     content = {
         "architecture": model.architecture,
         "num_classes": len(model.class_names),
@@ -52,9 +62,24 @@ def export(model: PixelModel, folder: str | Path, facts: Mapping[str, Any] | Non
             "first_conv": net.pretrained_cfg.get("first_conv"),
             "classifier": net.pretrained_cfg.get("classifier"),
         },
-        "rocl_transfer": {"version": __version__, "pixel_range": [0, 1], **(facts or {})},
+        "rocl_transfer": {"version": __version__, "pixel_range": [0, 1], "sha256": sha, **(facts or {})},
     }
     (folder / f".{CONFIG}").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    for name in (WEIGHTS, CONFIG):
-        (folder / f".{name}").rename(folder / name)
-    return sha256(folder / WEIGHTS)
+    (folder / PROJECTOR).unlink(missing_ok=True)  # an earlier model's
+    for name in (PROJECTOR, PROBE, WEIGHTS, CONFIG):
+        if (folder / f".{name}").exists():
+            (folder / f".{name}").rename(folder / name)
+    return sha
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    # Channels-last weights are not contiguous, which safetensors refuses.
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def probe(model: PixelModel, images: Tensor) -> Tensor:
+    """What the model gives for uint8 images, in eval mode and float32."""
+    device = next(model.parameters()).device
+    with full_precision(), frozen(model), torch.no_grad():
+        outputs: Tensor = model(images.to(device).float() / 255).cpu()
+    return outputs

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rocl_transfer.attacks import PGD
 from rocl_transfer.data import ImageData, Store
@@ -31,8 +31,9 @@ def complete_run(
     config: Mapping[str, Any],
     template: Path,
     pictures: tuple[Tensor, Tensor, PGD] | None = None,
+    projector: nn.Module | None = None,
 ) -> None:
-    """Complete a run folder that holds ``config.yaml`` and ``metrics.jsonl``.
+    """Complete a run folder that holds ``config.yaml`` and, where something was trained, ``metrics.jsonl``.
 
     Args:
         folder: The run folder.
@@ -45,14 +46,16 @@ def complete_run(
         config: The resolved configuration.
         template: Of the card.
         pictures: A few images (N, 3, H, W) in [0, 1], their labels, and the attack that the card shows on them.
+        projector: Pre-training's.
     """
-    sha = export(model, folder, facts)
+    sha = export(model, folder, facts, projector)
     identity = {"name": f"{model.architecture}.{tag}", "sha256": sha, **facts}
     results.write(folder, model=identity, dataset=dataset, training=training, config=config)
     if can_draw():
         figures = folder / "figures"
         figures.mkdir(exist_ok=True)
-        draw_training(folder / "metrics.jsonl", figures / "training.png")
+        if (folder / "metrics.jsonl").is_file():
+            draw_training(folder / "metrics.jsonl", figures / "training.png")
         if any(entry.epsilon for entry in results.evaluations):
             draw_robustness(results, figures / "robustness.png")
         if pictures is not None:

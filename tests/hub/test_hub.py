@@ -9,8 +9,8 @@ from safetensors import safe_open
 
 from rocl_transfer import UserError, load_backbone, load_classifier
 from rocl_transfer.evaluation import sha256
-from rocl_transfer.hub import export, find_model, native_size
-from rocl_transfer.models import PixelModel, add_head, create_backbone
+from rocl_transfer.hub import export, find_model, load_projector, native_size
+from rocl_transfer.models import PixelModel, add_head, create_backbone, projector
 
 FAMILIES = ["resnet8_cifar", "test_resnet", "test_vit", "test_convnext", "test_efficientnet"]
 
@@ -33,7 +33,7 @@ def test_export_loads_back_and_in_timm_alone(tmp_path, name, classes):
     model = trained(name, classes)
     digest = export(model, tmp_path)
     assert digest == sha256(tmp_path / "model.safetensors")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors", "probe.safetensors"]
     loaded = load_classifier(str(tmp_path)) if classes else load_backbone(str(tmp_path))
     assert not loaded.training
     assert loaded.class_names == classes
@@ -104,8 +104,10 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path):
 def test_a_folder_with_only_a_pickle_is_refused(tmp_path):
     export(trained("resnet8_cifar"), tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"no model\.safetensors"):
+    with pytest.raises(UserError, match=r"no model\.safetensors.*pytorch_model\.bin is a pickle"):
         load_backbone(str(tmp_path))
+    with pytest.raises(UserError, match=r"pytorch_model\.bin is a pickle, which can run code"):
+        load_backbone(str(tmp_path / "pytorch_model.bin"))
 
 
 def test_another_image_size_is_taken_where_the_network_can(tmp_path):
@@ -120,6 +122,7 @@ def test_another_image_size_is_taken_where_the_network_can(tmp_path):
 def test_foreign_configs(tmp_path):
     model = trained("test_resnet")
     export(model, tmp_path)
+    (tmp_path / "probe.safetensors").unlink()
     content = json.loads((tmp_path / "config.json").read_text())
     flat = {**content["pretrained_cfg"], "architecture": "test_resnet", "num_classes": 0}
     (tmp_path / "config.json").write_text(json.dumps(flat))  # timm's older layout
@@ -129,12 +132,55 @@ def test_foreign_configs(tmp_path):
         native_size(str(tmp_path))
 
 
+def test_a_model_that_does_otherwise_than_when_it_was_exported_is_refused(tmp_path):
+    model = trained("test_resnet", ("a", "b"))
+    export(model, tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    # Its weights are whole, but what is built around them is another function: as after an unlucky update of timm.
+    (tmp_path / "config.json").write_text(json.dumps({**content, "model_args": {"act_layer": "gelu"}}))
+    with pytest.raises(UserError, match="does not give what it gave when it was exported"):
+        load_classifier(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert load_classifier(str(tmp_path)).class_names == ("a", "b")
+    (tmp_path / "probe.safetensors").write_bytes(b"{}")
+    with pytest.raises(UserError, match=r"probe\.safetensors is damaged"):
+        load_classifier(str(tmp_path))
+
+
+def test_the_projector_is_kept_apart(tmp_path):
+    model = trained("resnet8_cifar")
+    head = projector(64)
+    export(model, tmp_path, projector=head)
+    loaded, kept = load_projector(str(tmp_path), 64)
+    assert kept
+    for name, tensor in head.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+    assert not any(name == "0.weight" for name in load_backbone(str(tmp_path)).net.state_dict())
+    with pytest.raises(UserError, match="no projector of 32 features"):
+        load_projector(str(tmp_path), 32)
+    export(model, tmp_path)  # of a model without one: the other's does not stay
+    assert not load_projector(str(tmp_path), 64)[1]
+    assert not load_projector("resnet8_cifar", 64)[1]
+
+
 def test_damage_is_noticed(tmp_path):
     export(trained("resnet8_cifar"), tmp_path)
     weights = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="is not the file that was exported"):
         load_backbone(str(tmp_path))
+    for place in (10, len(weights) // 3, len(weights) - 1):  # header, weights, the last byte
+        flipped = bytearray(weights)
+        flipped[place] ^= 1
+        (tmp_path / "model.safetensors").write_bytes(flipped)
+        with pytest.raises(UserError, match="is not the file that was exported"):
+            load_backbone(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    assert load_backbone(str(tmp_path), sha256=sha256(tmp_path / "model.safetensors").upper()).num_features == 64
+    with pytest.raises(UserError, match="is not the file that was asked for"):
+        load_backbone(str(tmp_path), sha256="0" * 64)
+    with pytest.raises(UserError, match="leave out --model.sha256"):
+        load_backbone("resnet8_cifar", 32, sha256="0" * 64)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="no JSON"):
         load_backbone(str(tmp_path))

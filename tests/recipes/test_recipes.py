@@ -189,7 +189,7 @@ MISTAKES = {
         ["--model.name", "test_convnext"],
         "smallest size that works is --data.image_size",
     ),
-    "a file where the run folder should be": ("pretrain.py", ["--output_dir", "{file}"], "the run folder"),
+    "a file where the run folder should be": ("pretrain.py", ["--output_dir", "{file}"], "cannot be written"),
 }
 
 

@@ -1,0 +1,108 @@
+"""From a name to a folder with an exported model: a run folder, a timm folder, or the Hub."""
+
+import functools
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from rocl_transfer.errors import UserError, is_pickle
+from rocl_transfer.evaluation import sha256
+from rocl_transfer.hub.export import CONFIG, PROBE, PROJECTOR, WEIGHTS
+from rocl_transfer.hub.failures import patiently
+
+log = logging.getLogger("rocl_transfer")
+
+
+def find_model(name: str) -> Path | None:
+    """The local folder that ``name`` means, downloaded if it is on the Hub; None if it is to be a timm name.
+
+    Args:
+        name: ``hf-hub:USER/NAME`` (with ``@REVISION`` if wanted), ``local-dir:FOLDER``, a folder, or a timm name.
+
+    Raises:
+        UserError: The folder or repository does not exist or holds no exported model.
+    """
+    if name.startswith("hf-hub:"):
+        return _download(name.removeprefix("hf-hub:"))
+    folder = Path(name.removeprefix("local-dir:")).expanduser()
+    if folder.is_dir():
+        for file in (CONFIG, WEIGHTS):
+            if not (folder / file).is_file():
+                instead = is_pickle(folder.iterdir())
+                remedy = f"{instead}: make a model of it with recipes/convert.py" if instead else "; a run exports one when its training has ended"
+                raise UserError(f"{folder} has no {file}: it holds no exported model{remedy}")
+        return folder
+    if folder.is_file():
+        raise UserError(f"{folder} is no folder{is_pickle([folder])}: recipes/convert.py makes a model of a checkpoint's tensors alone")
+    if name.startswith(("local-dir:", ".", "~")) or "/" in name:
+        raise UserError(f"there is no folder {folder}: check the path, or write hf-hub:USER/NAME for a model on the Hub")
+    return None
+
+
+@functools.cache  # a branch may move between two looks at one name
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    repo, _, revision = name.partition("@")
+
+    def fetch(again: bool = False) -> Path:
+        wanted = [CONFIG, WEIGHTS, PROBE, PROJECTOR]
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=wanted, force_download=again))
+
+    what = f"the model hf-hub:{name} cannot be fetched"
+    folder = patiently(fetch, what)
+    if damaged := _damaged(folder):
+        log.info("%s of hf-hub:%s arrived damaged: fetching it again", damaged, name)
+        folder = patiently(lambda: fetch(again=True), what)
+        if damaged := _damaged(folder):
+            raise UserError(f"{damaged} of hf-hub:{name} arrived damaged twice: check your network and your disk, and try again")
+    for file in (CONFIG, WEIGHTS):
+        if not (folder / file).is_file():
+            raise UserError(f"hf-hub:{name} has no {file}: timm's layout in safetensors is read, never a pickle; recipes/convert.py makes one of it")
+    return folder
+
+
+def _damaged(folder: Path) -> str | None:
+    """The first file that is not what the Hub said it is; the client itself compares lengths alone, and keeps what arrived.
+
+    The cache keeps a file under the hash that the Hub gave: SHA-256, or for small files git's.
+    """
+    for path in sorted(folder.iterdir()):
+        name = path.resolve().name
+        if len(name) == 64 and sha256(path) != name:
+            return path.name
+        if len(name) == 40:
+            content = path.read_bytes()
+            if hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() != name:
+                return path.name
+    return None
+
+
+def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``config.json`` and its ``pretrained_cfg``, which older timm exports keep at the top level.
+
+    Raises:
+        UserError: It is no JSON, or not timm's.
+    """
+    try:
+        content: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{folder / CONFIG} is no JSON ({error}): export or download the model again") from error
+    cfg = content.get("pretrained_cfg", content) if isinstance(content, dict) else {}
+    if not {"input_size", "mean", "std"} <= set(cfg) or "architecture" not in content:
+        raise UserError(f"{folder / CONFIG} is not timm's (it names no architecture, input size or normalisation): export the model again")
+    return content, cfg
+
+
+def own_facts(folder: Path) -> dict[str, Any]:
+    """What ``config.json`` says under our key; nothing where another made it."""
+    found = read_config(folder)[0].get("rocl_transfer", {})
+    return found if isinstance(found, dict) else {}
+
+
+def native_size(name: str) -> int | None:
+    """The image size in pixels that an exported model was made for; None for a timm name."""
+    folder = find_model(name)
+    return None if folder is None else int(read_config(folder)[1]["input_size"][-1])

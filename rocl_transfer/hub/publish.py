@@ -1,0 +1,202 @@
+"""A run folder to a repository on the Hub: checked first, then sent as one commit."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+from rocl_transfer.errors import UserError
+from rocl_transfer.evaluation import sha256
+from rocl_transfer.hub.card import CARD, RESULTS, card_text
+from rocl_transfer.hub.export import CONFIG, PROBE, PROJECTOR, WEIGHTS
+from rocl_transfer.hub.failures import patiently
+from rocl_transfer.hub.find import find_model
+from rocl_transfer.hub.load import load_backbone
+
+OPTIONS = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What would be sent.
+
+    Attributes:
+        files: Path in the repository -> a file, or the bytes that are made for it.
+        card: Text of the card.
+        warnings: What a reader of the card will miss, a sentence each.
+    """
+
+    files: Mapping[str, Path | bytes]
+    card: str
+    warnings: tuple[str, ...]
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file."""
+        return {name: len(what) if isinstance(what, bytes) else what.stat().st_size for name, what in self.files.items()}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where it is now.
+
+    Attributes:
+        url: Of the commit.
+        commit: 40 hexadecimal digits.
+        changed: False where the repository held all of it already.
+    """
+
+    url: str
+    commit: str
+    changed: bool
+
+
+def prepare(run: str | Path, template: str | Path, repo_id: str, license: str | None = None) -> Publication:
+    """Check a run folder and gather what belongs on the Hub: weights, configuration, card, results record and figures, nothing else.
+
+    Args:
+        run: A folder that pre-training, a probe, fine-tuning or a conversion left.
+        template: Of its card.
+        repo_id: ``USER/NAME``, which the card's commands name.
+        license: Licence of the weights, by the Hub's identifier.
+
+    Raises:
+        UserError: Something is missing, the weights are not those that were measured, or the card says other things than the record.
+    """
+    folder = Path(run).expanduser()
+    if find_model(str(folder)) is None:
+        raise UserError(f"there is no folder {folder}: name a run folder with --run")
+    for name in (RESULTS, OPTIONS):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} has no {name}: name a run whose training has ended, and which measured what it made")
+    results = _read(folder / RESULTS)
+    sha = sha256(folder / WEIGHTS)
+    if (measured := results.get("model", {}).get("sha256")) != sha:
+        raise UserError(f"{folder / RESULTS} is of other weights (sha256 {measured}) than {WEIGHTS} ({sha}): measure these, or export those again")
+    _check_verdicts(folder, results)
+    load_backbone(str(folder))  # whole, and still what was exported
+    plain = card_text(folder, template)
+    written = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else plain
+    if written != plain:
+        line = next((n for n, (a, b) in enumerate(zip(written.splitlines(), plain.splitlines(), strict=False), 1) if a != b), "last")
+        raise UserError(
+            f"{folder / CARD} is not what {RESULTS} and the template make of it (line {line}): what a card says comes from its record; "
+            f"remove {CARD} to have it made again"
+        )
+    config = _read(folder / CONFIG)
+    license = license or config["pretrained_cfg"].get("license")
+    config["pretrained_cfg"] |= {"license": license} if license else {}
+    card = card_text(folder, template, license=license, repo_id=repo_id)
+    files: dict[str, Path | bytes] = {CARD: card.encode(), CONFIG: (json.dumps(config, indent=2) + "\n").encode()}
+    for name in (WEIGHTS, PROBE, PROJECTOR, RESULTS, OPTIONS):
+        if (folder / name).is_file():
+            files[name] = folder / name
+    files |= {f"figures/{path.name}": path for path in sorted((folder / "figures").glob("*.png"))}
+    return Publication(files, card, tuple(_missing(results, config, license)))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}): measure or export again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no record: measure or export again")
+    return content
+
+
+def _check_verdicts(folder: Path, results: Mapping[str, Any]) -> None:
+    """Every accuracy in the record is the share of the samples that stand beside it."""
+    path = folder / "verdicts.jsonl"
+    if not path.is_file():
+        return
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for entry in results["evaluations"]:
+        column = entry["name"] if "epsilon" not in entry else f"{entry['name']} {entry['norm']} {entry['epsilon']:.6g}"
+        if lines and column in lines[0]:
+            share = sum(line[column] for line in lines) / len(lines)
+            if abs(share - entry["accuracy"]) > 1e-9:
+                raise UserError(f"{folder / RESULTS} says {entry['accuracy']} for {column}, the samples in {path.name} say {share}: measure again")
+
+
+def _missing(results: Mapping[str, Any], config: Mapping[str, Any], license: str | None) -> list[str]:
+    missing = []
+    if license is None:
+        missing.append("no licence was given, so nobody may use the weights: give --license, such as apache-2.0")
+    robustness = results.get("robustness") or {}
+    if config.get("num_classes") and not any(entry["name"] == "autoattack" for entry in robustness.get("evaluations", [])):
+        missing.append("the card says that AutoAttack was not evaluated: recipes/evaluate.py --model.name RUN adds it")
+    if config.get("num_classes") and "masking" not in robustness.get("report", {}):
+        missing.append("the card has no verdict on gradient masking: recipes/evaluate.py --report full adds it")
+    return missing
+
+
+def publish(publication: Publication, repo_id: str, *, private: bool | None = None, revision: str | None = None, tag: str | None = None) -> Published:
+    """Make the repository where there is none, send everything as one commit, and see that the Hub holds it.
+
+    Interrupted, it leaves the repository as it was or as it should be; done again, it sends what is not there yet.
+
+    Args:
+        publication: Of :func:`prepare`.
+        repo_id: ``USER/NAME``.
+        private: Of a new repository; None: the account's default. One that exists stays as it is.
+        revision: Branch, made where there is none; None: main.
+        tag: Of the commit.
+
+    Raises:
+        UserError: There is no token, or no right, or no network; the tag belongs to another commit.
+    """
+    api = HfApi()
+    return patiently(lambda: _send(api, publication, repo_id, private, revision, tag), f"{repo_id} cannot be published")
+
+
+def _send(api: HfApi, publication: Publication, repo_id: str, private: bool | None, revision: str | None, tag: str | None) -> Published:
+    known = _visibility(api, repo_id)
+    if known is None:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+    elif private is not None and known != private:
+        is_now = "private" if known else "public"
+        raise UserError(f"{repo_id} exists and is {is_now}: leave out --private, or change it in its settings on the Hub")
+    if revision is not None:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    before = api.repo_info(repo_id, revision=revision).sha
+    operations = [CommitOperationAdd(name, what if isinstance(what, bytes) else str(what)) for name, what in publication.files.items()]
+    commit = api.create_commit(repo_id, operations, commit_message="Weights, results record and card, by rocl_transfer", revision=revision)
+    _compare(api, publication, repo_id, commit.oid)
+    if tag is not None:
+        _tag(api, repo_id, tag, commit.oid)
+    return Published(str(commit.commit_url), commit.oid, commit.oid != before)
+
+
+def _visibility(api: HfApi, repo_id: str) -> bool | None:
+    """Whether the repository is private; None where there is none to be seen."""
+    try:
+        return bool(api.repo_info(repo_id).private)
+    except RepositoryNotFoundError:
+        return None
+
+
+def _compare(api: HfApi, publication: Publication, repo_id: str, commit: str) -> None:
+    """Whether the commit holds what was sent: sizes of all files, and the SHA-256 of the large ones."""
+    there = {file.rfilename: file for file in api.model_info(repo_id, revision=commit, files_metadata=True).siblings or []}
+    for name, size in publication.sizes().items():
+        what, file = publication.files[name], there.get(name)
+        digest = file.lfs.sha256 if file is not None and file.lfs is not None else None
+        if file is None or file.size != size or (digest is not None and isinstance(what, Path) and digest != sha256(what)):
+            raise UserError(f"the Hub does not hold {name} of {repo_id} as it was sent: publish it again")
+
+
+def _tag(api: HfApi, repo_id: str, tag: str, commit: str) -> None:
+    try:
+        api.create_tag(repo_id, tag=tag, revision=commit)
+    except HfHubHTTPError as error:
+        if error.response is None or error.response.status_code != 409:
+            raise
+        there = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags}
+        if there.get(tag) != commit:
+            raise UserError(
+                f"{repo_id} has the tag {tag} on another commit, {there.get(tag)}: everything was sent; give --tag another name"
+            ) from error
