@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from rocl_transfer import UserError, load_backbone, load_classifier
+from rocl_transfer.config import CompareConfig, parse
 from rocl_transfer.data import load_images, store_splits
 from rocl_transfer.hub import load_projector
 from rocl_transfer.training import Checkpoints
@@ -116,6 +117,20 @@ def test_an_image_that_is_one(class_folder, evil, marker):
     (class_folder / "b" / "evil.png").write_bytes(evil)
     data, _ = store_splits(load_images(str(class_folder)), ("train", "validation", "test"), torch.device("cpu"), max_unreadable=0.5)
     assert any("evil.png" in line for line in data.unreadable)
+
+
+def test_a_dataset_with_a_script(tmp_path, marker):
+    pytest.importorskip("datasets")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "data.py").write_text(f"import os\nos.mkdir({str(marker)!r})\n")
+    with pytest.raises(UserError):
+        load_images(str(tmp_path / "data"))
+
+
+def test_a_configuration_with_tags(tmp_path, marker):
+    (tmp_path / "evil.yaml").write_text(f"output_dir: !!python/object/apply:os.mkdir ['{marker}']\n")
+    with pytest.raises(UserError, match="python/object"):
+        parse(CompareConfig, ["--config", str(tmp_path / "evil.yaml"), "a", "b"])
 
 
 def test_a_checkpoint_that_is_one(tmp_path, marker):

@@ -78,11 +78,13 @@ class Square(Attack):
                 break
             if query % _BLOCK == 0:
                 lanes.draws = uniform(lanes.seeds, "square", (_BLOCK, _SIGNS + channels), query // _BLOCK)
-            proposal = propose(lanes, lanes.draws[:, query % _BLOCK], self._side(query, *images.shape[2:]), self.threat)
-            margins = margin(network(proposal), lanes.labels)
-            better = margins < lanes.lowest
-            lanes.at = torch.where(better.view(-1, 1, 1, 1), proposal, lanes.at)
-            lanes.lowest = torch.where(better, margins, lanes.lowest)
+            proposal, new = propose(lanes, lanes.draws[:, query % _BLOCK], self._side(query, *images.shape[2:]), self.threat)
+            if not len(new):
+                continue
+            margins = margin(network(proposal[new]), lanes.labels[new])
+            lower = margins < lanes.lowest[new]
+            better = new[lower]
+            lanes.at[better], lanes.lowest[better] = proposal[better], margins[lower]
             wrong = lanes.lowest < 0
             if wrong.any():
                 outcome.note(lanes.position[wrong], lanes.at[wrong], lanes.lowest[wrong])
@@ -104,12 +106,6 @@ def _corner(draws: Tensor, side: int, height: int, width: int) -> tuple[Tensor, 
     return below(height - side + 1, draws[:, 0]), below(width - side + 1, draws[:, 1])
 
 
-def _inside(first: Tensor, side: int, length: int) -> Tensor:
-    """(N, ``length``) bool: the ``side`` places from each ``first`` on."""
-    places = torch.arange(length, device=first.device)
-    return (places >= first[:, None]) & (places < first[:, None] + side)
-
-
 def _signs(draws: Tensor) -> Tensor:
     return (draws > 0.5).float().mul_(2).sub_(1)
 
@@ -120,13 +116,15 @@ def _stripes(images: Tensor, seeds: Tensor, threat: ThreatModel) -> Tensor:
     return (images + threat.epsilon * _signs(uniform(seeds, "square start", (channels, 1, width)))).clamp_(0, 1)
 
 
-def _flat(lanes: _Best, draws: Tensor, side: int, threat: ThreatModel) -> Tensor:
-    """L-inf: a square on the ball's surface, one sign a channel."""
-    height, width = lanes.images.shape[2:]
-    top, left = _corner(draws, side, height, width)
-    square = _inside(top, side, height)[:, None, :, None] & _inside(left, side, width)[:, None, None, :]
-    signs = _signs(draws[:, _SIGNS:, None, None])
-    return torch.where(square, torch.add(lanes.images, signs, alpha=float(threat.epsilon)).clamp_(0, 1), lanes.at)
+def _flat(lanes: _Best, draws: Tensor, side: int, threat: ThreatModel) -> tuple[Tensor, Tensor]:
+    """L-inf: a square on the ball's surface, one sign a channel; and the samples in which it was not there already (15 of 16, digits at 16 px)."""
+    _, channels, height, width = lanes.images.shape
+    square = _patch(*_corner(draws, side, height, width), side, channels)
+    flat = (lanes.images[square] + threat.epsilon * _signs(draws[:, _SIGNS:, None, None])).clamp_(0, 1)
+    new = (flat != lanes.at[square]).flatten(1).any(1)
+    proposal = lanes.at.clone()
+    proposal[square] = flat
+    return proposal, new.nonzero().flatten()
 
 
 def _tiles(images: Tensor, seeds: Tensor, threat: ThreatModel) -> Tensor:
@@ -148,7 +146,7 @@ def _on_surface(images: Tensor, delta: Tensor, threat: ThreatModel) -> Tensor:
     return threat.project(images + delta, images)
 
 
-def _bumps(lanes: _Best, draws: Tensor, side: int, threat: ThreatModel) -> Tensor:
+def _bumps(lanes: _Best, draws: Tensor, side: int, threat: ThreatModel) -> tuple[Tensor, Tensor]:
     """L2 and L1: what two squares hold of the ball's length, and what is left of it, goes into a bump in the first of them (algorithm 3).
 
     The bump is added to what stands in the square already, so that good patterns grow.
@@ -168,7 +166,7 @@ def _bumps(lanes: _Best, draws: Tensor, side: int, threat: ThreatModel) -> Tenso
     length = (held.clamp_min(0) + left) ** (1 / power)
     # In L1 a bump may outgrow its share: the projection takes that from the small changes elsewhere, which keeps the perturbation sparse.
     spent[to] = pattern / size(pattern).clamp_min(1e-12) * length * (channels if norm == "l1" else 1)
-    return _on_surface(lanes.images, spent, threat)
+    return _on_surface(lanes.images, spent, threat), torch.arange(len(spent), device=spent.device)
 
 
 def _patch(top: Tensor, left: Tensor, side: int, channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -3,6 +3,11 @@
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+# Similarities held at once. The matrix grows with the square of the global batch: beyond this many entries (64 MiB) its rows are taken in turn, and
+# computed again for the gradient. The paper's batch of 512 images has a seventh of it.
+_ENTRIES = 2**24
 
 
 def gather_keys(keys: Tensor) -> tuple[Tensor, int]:
@@ -41,17 +46,27 @@ def nt_xent(anchors: Tensor, keys: Tensor, temperature: float, offset: int = 0) 
     """
     *_, num_anchor_views, n, _ = anchors.shape
     *_, num_views, m, _ = keys.shape
-    with torch.autocast(anchors.device.type, enabled=False):
-        rows = anchors.float().flatten(-3, -2)
-        columns = keys.detach().float().flatten(-3, -2)
-        similarity = rows @ columns.transpose(-1, -2) / temperature
-
+    rows = anchors.float().flatten(-3, -2)
+    columns = keys.detach().float().flatten(-3, -2)
     image = offset + torch.arange(n, device=anchors.device).repeat(num_anchor_views)
     view = torch.arange(num_anchor_views, device=anchors.device).repeat_interleave(n)
     # Row r's V columns of its own image, itself first, then the positives.
     turns = torch.arange(num_views, device=anchors.device)
     own = ((view[:, None] + turns) % num_views) * m + image[:, None]
-    own = own.expand(*similarity.shape[:-1], num_views)
+    at_once = max(_ENTRIES // (rows[..., 0, 0].numel() * columns.shape[-2]), 1)
+    parts = list(zip(rows.split(at_once, -2), own.split(at_once), strict=True))
+    if len(parts) == 1:
+        total = _terms(rows, columns, own, temperature)
+    else:
+        total = sum((checkpoint(_terms, part, columns, place, temperature, use_reentrant=False) for part, place in parts), rows.new_zeros(()))
+    return total / (num_anchor_views * n)
+
+
+def _terms(rows: Tensor, columns: Tensor, own: Tensor, temperature: float) -> Tensor:
+    """The sum of the terms of some anchors ``rows`` (..., R, D); ``own`` (R, V) says where each one's image is among ``columns``."""
+    with torch.autocast(rows.device.type, enabled=False):
+        similarity = rows @ columns.transpose(-1, -2) / temperature
+    own = own.expand(*similarity.shape[:-1], own.shape[-1])
     positives = similarity.gather(-1, own[..., 1:])
     denominator = similarity.scatter(-1, own[..., :1], float("-inf")).logsumexp(-1, keepdim=True)
-    return (denominator - positives).sum() / (num_anchor_views * n)
+    return (denominator - positives).sum()

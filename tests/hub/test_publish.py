@@ -26,7 +26,7 @@ USER = f"""
 import json, os, shutil, sys, time
 import timm, torch
 import rocl_transfer as rt
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 from rocl_transfer.hub import failures, find
 from rocl_transfer.hub.publish import prepare, publish
 
@@ -99,6 +99,9 @@ def test_published_and_loaded_by_others(hub, user):
     assert 'rt.load_classifier("hf-hub:user/digits")' in card
     assert OWNER not in card
 
+    assert user("ModelCard.load('user/digits').validate()") is None
+    assert user("ModelCard.load('user/digits').data.eval_results[1].metric_args['epsilon']") == 0.025
+
     # Again: nothing happens. Another branch, another tag, the same tag elsewhere.
     assert user("send(tag='v1')") == {**first, "changed": False}
     assert len(repo.history()) == 2
@@ -142,7 +145,9 @@ def test_who_may_not(hub, user):
     assert "write USER/NAME" in user("load('hf-hub:a/b/c')")
     hub.add_repo("user/pickled", {"config.json": before["config.json"], "pytorch_model.bin": b"\x80\x04."})
     assert "never a pickle" in user("load('hf-hub:user/pickled')")
+    wanted = user("load()")
     hub.stop()
+    assert user("load(keep=True)") == wanted  # from the cache
     assert "check your network" in user("load()")
     assert "check your network" in user("send()")
 

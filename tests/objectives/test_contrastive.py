@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rocl_transfer.objectives import nt_xent
+from rocl_transfer.objectives import contrastive, nt_xent
 
 
 def golden(rows):
@@ -50,6 +50,23 @@ def test_equal_similarities(views, n, value):
 def test_against_the_formula_term_by_term(views, n, temperature):
     z = random_views(views, n)
     assert nt_xent(z, z, temperature).item() == pytest.approx(oracle(z, temperature), rel=1e-5)
+
+
+@pytest.mark.parametrize(("groups", "anchor_views", "views", "n", "offset"), [(1, 3, 3, 20, 10), (4, 1, 2, 16, 0), (1, 2, 2, 7, 0)])
+@pytest.mark.parametrize("entries", [1, 100])
+def test_rows_in_turn_are_the_whole_matrix(monkeypatch, groups, anchor_views, views, n, offset, entries):
+    keys = torch.stack([random_views(views, n + offset, seed) for seed in range(groups)])
+    anchors = keys[:, :anchor_views, offset : offset + n].clone().requires_grad_()
+    whole = nt_xent(anchors, keys, 0.5, offset)
+    (gradient,) = torch.autograd.grad(whole, anchors)
+    monkeypatch.setattr(contrastive, "_ENTRIES", entries)
+    seen = []
+    monkeypatch.setattr(contrastive, "_terms", lambda *given, terms=contrastive._terms: (seen.append(given[0].shape[-2]), terms(*given))[1])
+    again = nt_xent(anchors, keys, 0.5, offset)
+    assert len(seen) > 1
+    assert max(seen) * groups * views * (n + offset) <= max(entries, groups * views * (n + offset))
+    torch.testing.assert_close(again, whole, rtol=1e-6, atol=0)
+    torch.testing.assert_close(torch.autograd.grad(again, anchors)[0], gradient, rtol=1e-5, atol=1e-8)
 
 
 def test_gradient_with_detached_keys_is_that_of_the_ordinary_mean():
