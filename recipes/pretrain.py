@@ -53,6 +53,7 @@ def main(config: PretrainConfig) -> Path:
         Ascent(threat_model(attack.norm, attack.epsilon), attack.step, attack.steps) if config.objective.method == "rocl" else None,
         config.objective.temperature,
         config.objective.regularizer_weight,
+        config.objective.shared_regularizer,
     )
     options = config.optimizer
     optimizer = create_optimizer(objective, options.name, options.lr, options.weight_decay, options.momentum)

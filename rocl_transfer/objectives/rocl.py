@@ -27,6 +27,8 @@ class RoCL(Objective):
         attack: The instance-wise attack; None for SimCLR.
         temperature: Of the softmax over similarities.
         regularizer_weight: Weight of the contrastive loss between the adversarial and the second view alone.
+        shared_regularizer: Take that loss from the main loss's forward pass instead of one of its own: 24 network passes an image instead of 30.
+            Another function, since BatchNorm then normalises the two views with the third.
     """
 
     def __init__(
@@ -37,11 +39,12 @@ class RoCL(Objective):
         attack: Ascent | None,
         temperature: float = 0.5,
         regularizer_weight: float = 1 / 256,
+        shared_regularizer: bool = False,
     ) -> None:
         super().__init__()
         self.encoder, self.projector = encoder, projector
         self.views, self.attack = views, attack
-        self.temperature, self.regularizer_weight = temperature, regularizer_weight
+        self.temperature, self.regularizer_weight, self.shared_regularizer = temperature, regularizer_weight, shared_regularizer
 
     def project(self, images: Tensor) -> Tensor:
         """Where images are compared: unit vectors (N, 128), float32."""
@@ -57,13 +60,14 @@ class RoCL(Objective):
         draws = generators(batch.seeds, "views")
         first, second = self.views(images, draws), self.views(images, draws)
         if self.attack is None:
-            loss = self._main(first, second)
+            loss = self._main(self._embed(first, second))
             return {"loss": loss, "main": loss.detach()}
 
         adversarial = self.perturb(first, second, batch.seeds)
         # The regulariser's forward comes first: BatchNorm's running statistics depend on the order (official code).
-        regularizer = self._pair(adversarial, second, len(batch.seeds))
-        main = self._main(first, second, adversarial)
+        pair = None if self.shared_regularizer else self._embed(adversarial, second)
+        z = self._embed(first, second, adversarial)
+        regularizer, main = self._pair(z[[2, 1]] if pair is None else pair, len(batch.seeds)), self._main(z)
         return {"loss": main + self.regularizer_weight * regularizer, "main": main.detach(), "regularizer": regularizer.detach()}
 
     def perturb(self, images: Tensor, target: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -84,16 +88,24 @@ class RoCL(Objective):
 
             return self.attack(images, loss, generators(seeds, "attack", images.device))
 
-    def _pair(self, adversarial: Tensor, second: Tensor, groups: int) -> Tensor:
-        """Mean over groups of the 2-view loss with the group's negatives, from one train-mode forward of 2N images."""
-        z = torch.cat([_grouped(part, groups) for part in self.project(torch.cat([adversarial, second])).chunk(2)], dim=-3)
+    def _embed(self, *views: Tensor) -> Tensor:
+        """(V, N, D), from one train-mode forward of all views."""
+        return _stacked(self.project(torch.cat(views)), len(views))
+
+    def _pair(self, z: Tensor, groups: int) -> Tensor:
+        """Mean over groups of the 2-view loss of ``z`` (2, N, D) with the group's negatives."""
+        z = torch.cat([_grouped(part, groups) for part in z], dim=-3)
         return nt_xent(z, z, self.temperature) / groups
 
-    def _main(self, *views: Tensor) -> Tensor:
-        """The V-view loss with the negatives of all processes, from one train-mode forward of all views."""
-        z = self.project(torch.cat(views)).unflatten(0, (len(views), -1))
+    def _main(self, z: Tensor) -> Tensor:
+        """The V-view loss of ``z`` (V, N, D) with the negatives of all processes."""
         keys, offset = gather_keys(z)
         return nt_xent(z, keys, self.temperature, offset)
+
+
+def _stacked(z: Tensor, views: int) -> Tensor:
+    """(V x N, D) -> (V, N, D)."""
+    return z.view(views, len(z) // views, z.shape[-1])
 
 
 def _grouped(z: Tensor, groups: int) -> Tensor:

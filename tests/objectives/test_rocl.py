@@ -74,8 +74,8 @@ def test_groups_are_attacked_as_if_alone(objective):
 
 def test_regularizer_is_the_mean_over_groups_with_their_own_negatives(objective):
     first, second = two_views(8)
-    value = objective._pair(first, second, 2)
     z = objective.project(torch.cat([first, second])).view(2, 8, -1)
+    value = objective._pair(z, 2)
     expected = (nt_xent(z[:, :4], z[:, :4], 0.5) + nt_xent(z[:, 4:], z[:, 4:], 0.5)) / 2
     torch.testing.assert_close(value, expected)
 
@@ -88,6 +88,20 @@ def test_total_is_main_plus_regularizer_over_256_from_forwards_in_the_official_o
     torch.testing.assert_close(losses["loss"].detach(), losses["main"] + losses["regularizer"] / 256)
     # target once, 7 steps; then regulariser (2N) before main (3N), both in train mode
     assert seen == [(False, 8)] * 8 + [(True, 16), (True, 24)]
+
+
+def test_a_shared_regularizer_is_that_of_the_main_forward(objective):
+    first, second = two_views(8)
+    third = objective.perturb(first, second, (1,))
+    draws = iter((first, second))
+    objective.views, objective.perturb = (lambda *_: next(draws)), (lambda *_: third)
+    objective.shared_regularizer = True
+    losses = objective(batch(8))
+    objective.eval().train()
+    z = objective.project(torch.cat([first, second, third])).view(3, 8, -1)
+    torch.testing.assert_close(losses["regularizer"], nt_xent(z[1:], z[1:], 0.5).detach())
+    torch.testing.assert_close(losses["main"], nt_xent(z, z, 0.5).detach())
+    torch.testing.assert_close(losses["loss"].detach(), losses["main"] + losses["regularizer"] / 256)
 
 
 def test_modes_and_flags_come_back(objective):

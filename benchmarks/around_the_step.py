@@ -1,0 +1,134 @@
+"""What pre-training's and the probe's shortcuts beside the step are worth, each against the plain way in the same run.
+
+    python benchmarks/around_the_step.py [probe] [views] [loss]
+
+probe: LE over features computed once against an encoder's pass in every epoch, to the same head; for a network too slow to do that 150 times, from
+two such epochs. views: a batch's views at once against one image at a time with torchvision on PIL images. loss: peak memory of NT-Xent with the
+rows of its matrix in turn, on one rank of 64 with a global batch of 32,768.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from torchvision.transforms import v2
+
+from rocl_transfer.data import Augmentation, Batches, Resident, Sampler, generators, load_images, store_images
+from rocl_transfer.evaluation import compute_features
+from rocl_transfer.models import add_head, create_backbone
+from rocl_transfer.objectives import LinearProbe, contrastive, nt_xent
+from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, start, train
+
+EPOCHS, BATCH = 150, 128
+
+
+def probe(architecture: str, size: int, counted: int, images: int) -> None:
+    """Seconds of LE both ways; ``counted`` epochs of the plain one are run."""
+    data = load_images("digits", image_size=size, validation_fraction=0)
+    chosen = data.train.subset(np.arange(images))
+    store, labels = store_images(chosen, size, torch.device("cpu")), chosen.labels
+    schedule = Schedule(0.1, EPOCHS, "steps", milestones=(0.2, 0.33, 0.67))
+    sampler = Sampler(images, BATCH, 0)
+
+    def fresh():
+        torch.manual_seed(0)
+        return add_head(create_backbone(architecture, size), data.class_names).eval().to(memory_format=torch.channels_last)
+
+    plain = fresh()
+    optimizer = create_optimizer(LinearProbe(plain.head), "momentum", 0.1, 5e-4, 0.9)
+    began = time.perf_counter()
+    for epoch in range(counted):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule(epoch)
+        for batch in Batches(store, labels, sampler).epoch(epoch, 0):
+            with torch.no_grad():
+                features = plain.features(batch.inputs.float() / 255)
+            optimizer.zero_grad()
+            F.cross_entropy(plain.head(features), batch.labels).backward()
+            optimizer.step()
+    slow = (time.perf_counter() - began) / counted * EPOCHS
+
+    ours = fresh()
+    with tempfile.TemporaryDirectory() as folder:
+        accelerator = start(folder, 0)
+        began = time.perf_counter()
+        objective = LinearProbe(ours.head)
+        batches = Batches(Resident(compute_features(ours, store)), labels, sampler)
+        optimizer = create_optimizer(objective, "momentum", 0.1, 5e-4, 0.9)
+        cadence = Cadence(checkpoint=10**9, monitor=10**9)
+        train(accelerator, objective, optimizer, schedule, batches, Checkpoints(folder, 1, {}), resume="none", cadence=cadence)
+        fast = time.perf_counter() - began
+    print(f"LE, {architecture}, {images} images of {size} px, {EPOCHS} epochs: {slow:.1f} s with a pass an epoch ({counted} of them run),", end=" ")
+    print(f"{fast:.1f} s over cached features: {slow / fast:.0f} times as fast", end="" if counted == EPOCHS else "\n")
+    if counted == EPOCHS:
+        apart = max(float((a - b).abs().max()) for a, b in zip(plain.head.parameters(), ours.head.parameters(), strict=True))
+        print(f", heads differ by at most {apart:.1e}")
+
+
+def views(size: int, count: int = 256) -> None:
+    """Images a second of one view each, on one core."""
+    torch.set_num_threads(1)
+    images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+    pipeline = v2.Compose([
+        v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), v2.RandomGrayscale(0.2), v2.RandomHorizontalFlip(),
+        v2.RandomResizedCrop(size, scale=(0.08, 1.0)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
+    ])  # fmt: skip
+    ours, ratios, rates = Augmentation(), [], []
+    for repeat in range(8):
+        began = time.perf_counter()
+        torch.stack([pipeline(picture) for picture in pictures])
+        middle = time.perf_counter()
+        ours(images.float() / 255, generators((repeat,), "views"))
+        end = time.perf_counter()
+        ratios.append((middle - began) / (end - middle))
+        rates.append((count / (middle - began), count / (end - middle)))
+    pil, batched = (statistics.median(column) for column in zip(*rates[1:], strict=True))
+    spread = f"{statistics.median(ratios[1:]):.1f} ({min(ratios[1:]):.1f} to {max(ratios[1:]):.1f})"
+    print(f"views, {size} px, one core: {pil:.0f} images/s one by one, {batched:.0f} in a batch; ratio {spread}")
+
+
+def loss(at_once: bool, ranks: int = 64, batch: int = 32768, dimensions: int = 128) -> None:
+    """Peak memory of the loss and its gradient, beyond what holds embeddings and keys."""
+    local = batch // ranks
+    keys = nn.functional.normalize(torch.randn(3, batch, dimensions), dim=-1)
+    anchors = keys[:, :local].clone().requires_grad_()
+    if at_once:
+        contrastive._ENTRIES = 2**62
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    nt_xent(anchors, keys, 0.5).backward()
+    seconds = time.perf_counter() - began
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    how = "the whole matrix" if at_once else "rows in turn"
+    print(f"NT-Xent, global batch {batch:,}, one rank of {ranks}, 3 views, {how}: {peak:.2f} GiB beyond the keys, {seconds:.1f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=["probe", "views", "loss"], choices=["probe", "views", "loss", "loss-in-turn", "loss-whole"])
+    for part in parser.parse_args().parts:
+        if part == "probe":
+            probe("resnet8_cifar", 16, EPOCHS, 1024)
+            probe("resnet18_cifar", 32, 2, 1024)
+        elif part == "views":
+            views(32)
+            views(96)
+        elif part == "loss":  # a process each: a peak never falls
+            for how in ("loss-whole", "loss-in-turn"):
+                subprocess.run([sys.executable, __file__, how], check=True)  # noqa: S603
+        else:
+            loss(part == "loss-whole")
+
+
+if __name__ == "__main__":
+    main()
