@@ -14,7 +14,7 @@ from rocl_transfer.config import PretrainConfig, command_line, write_config
 from rocl_transfer.data import Augmentation, Batches, Sampler, load_images, store_splits
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import NeighbourMonitor, Results
-from rocl_transfer.hub import complete_run, find_model, load_backbone, load_projector, native_size
+from rocl_transfer.hub import complete_run, continued_from, find_model, is_trained, load_backbone, load_projector, native_size
 from rocl_transfer.objectives import RoCL
 from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, finish, start, train
 
@@ -41,6 +41,7 @@ def main(config: PretrainConfig) -> Path:
     order(len(data.train))  # refuse before anything is decoded
 
     untrained = config.model.pretrained is None and find_model(config.model.name) is None
+    trained_before = not untrained and is_trained(config.model.name, config.model.pretrained)
     encoder = load_backbone(config.model.name, data.image_size, False if untrained else config.model.pretrained, config.model.sha256)
     projector, kept = load_projector(config.model.name, encoder.num_features)
     if kept:
@@ -82,7 +83,7 @@ def main(config: PretrainConfig) -> Path:
         results = Results([monitor.measure()] if monitor else [], [], device.type, config.seed)
         complete_run(
             folder, encoder, results, tag=f"{config.objective.method}_{Path(data.name).name}",
-            facts={"method": config.objective.method, "pretrained_on": {"data": data.name, "cut": data.cut}},
+            facts={"method": config.objective.method, **continued_from(config.model.name, data, trained_before)},
             dataset=data.facts(*((data.validation, "validation") if monitor else (data.train, "train"))),
             training=dataclasses.asdict(trained), config=dataclasses.asdict(config), template=TEMPLATE, projector=projector,
         )  # fmt: skip

@@ -19,7 +19,7 @@ TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
 def main(config: PublishConfig) -> Published | None:
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)
-    publication = prepare(config.run, TEMPLATE, config.repo_id, config.license)
+    publication = prepare(config.run, TEMPLATE, config.repo_id, config.license, config.revision)
     say(publication, config.repo_id)
     if config.dry_run:
         print(publication.card)

@@ -70,7 +70,9 @@ class Square(Attack):
         images = images.contiguous(memory_format=torch.channels_last)
         start, channels = first(images, seeds, self.threat), images.shape[1]
         everything = torch.arange(len(images), device=images.device)
-        lanes = _Best(everything, images, labels, seeds, start, margin(network(start), labels), start)
+        lowest = margin(network(start), labels)
+        lowest = torch.where(lowest.isnan(), torch.inf, lowest)  # of no answer any other is an improvement
+        lanes = _Best(everything, images, labels, seeds, start, lowest, start)
         wrong = outcome.note(lanes.position, lanes.at, lanes.lowest)
         lanes.keep(~wrong)
         for query in range(self.queries):

@@ -37,4 +37,4 @@ class PublishConfig:
             plain = value is None or re.fullmatch(r"[\w./-]+", value, re.ASCII) is not None
             require(plain, f"--{name} is {value!r}: write letters, digits, '-', '_', '.'")
         if self.dry_run:
-            require_untouched(self, ("private", "revision", "tag"), "with --dry_run, which sends nothing")
+            require_untouched(self, ("private", "tag"), "with --dry_run, which sends nothing")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ def render_card(folder: str | Path, template: str | Path) -> Path:
     return path
 
 
-def card_text(folder: str | Path, template: str | Path, *, license: str | None = None, repo_id: str | None = None) -> str:
+def card_text(folder: str | Path, template: str | Path, *, license: str | None = None, place: str | None = None) -> str:
     """The card of a run folder, from its ``results.json``, ``config.yaml``, ``config.json`` and the names of its figures.
 
     Args:
         folder: The run folder.
         template: A Jinja template of a card.
         license: Of the weights, by the Hub's identifier (default: as ``config.json`` has it).
-        repo_id: Where the model is to be on the Hub.
+        place: What loads the model once it is on the Hub: ``hf-hub:USER/NAME``, with ``@BRANCH`` where it is not on main.
     """
     folder = Path(folder)
     record = (folder / RESULTS).read_bytes()
@@ -44,7 +45,7 @@ def card_text(folder: str | Path, template: str | Path, *, license: str | None =
         license=license or "unknown",
         base_model=backbone.removeprefix("hf-hub:").partition("@")[0] if backbone.startswith("hf-hub:") else None,
         tags=["image-classification" if model["num_classes"] else "image-feature-extraction", "adversarial-robustness", "rocl", "timm"],
-        datasets=[results["dataset"]["name"]] if _on_hub(results["dataset"]["name"]) else None,
+        datasets=[results["dataset"]["name"]] if on_hub(results["dataset"]) else None,
         metrics=["accuracy"],
         model_name=results["model"]["name"],
         eval_results=[_metadata(part, entry) for part in (results, results.get("robustness")) if part for entry in part["evaluations"]] or None,
@@ -52,13 +53,15 @@ def card_text(folder: str | Path, template: str | Path, *, license: str | None =
     figures = {name: title for name, title in _FIGURES.items() if (folder / "figures" / name).is_file()}
     card = ModelCard.from_template(
         data, template_path=str(template), results=results, model=model, options=options, config=yaml.safe_load(options), figures=figures,
-        record=hashlib.sha256(record).hexdigest(), license=license, repo_id=repo_id, percent=lambda share: f"{100 * share:.2f}",
+        measured_on=results["dataset"]["name"] if on_hub(results["dataset"]) or results["dataset"]["name"] == "digits" else "DATA",
+        record=hashlib.sha256(record).hexdigest(), license=license, place=place, percent=lambda share: f"{100 * share:.2f}",
     )  # fmt: skip
     return str(card)
 
 
-def _on_hub(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith((".", "~", "/")) and not Path(name).exists()
+def on_hub(dataset: dict[str, Any]) -> bool:
+    """Whether the data is the Hub's, whose commit is recorded; a folder may be called as a repository is."""
+    return dataset.get("revision") is not None
 
 
 def _metadata(results: dict[str, Any], entry: dict[str, Any]) -> EvalResult:
@@ -66,7 +69,8 @@ def _metadata(results: dict[str, Any], entry: dict[str, Any]) -> EvalResult:
     conditions = {key: value for key, value in entry.items() if key not in ("accuracy", "seconds")}
     return EvalResult(
         task_type="image-classification",
-        dataset_type=dataset["name"],
+        # The Hub takes this for one of its datasets.
+        dataset_type=dataset["name"] if on_hub(dataset) else re.sub(r"[^\w.-]+", "-", Path(dataset["name"]).name) or "data",
         dataset_name=dataset["name"],
         dataset_split=dataset["split"],
         dataset_revision=dataset.get("revision"),

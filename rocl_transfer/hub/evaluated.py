@@ -83,7 +83,8 @@ def add_to_card(run: Path, record: Path, template: Path) -> bool:
     if (known := results.get("robustness")) and _says_less(found, known):
         return False
     results["robustness"] = {name: found[name] for name in ("dataset", "evaluations", "report", "environment", "date", "seed") if name in found}
-    (run / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (run / ".results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (run / ".results.json").replace(run / "results.json")
     render_card(run, template)
     return True
 

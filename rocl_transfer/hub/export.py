@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rocl_transfer.attacks import frozen
+from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import sha256
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.models import PixelModel
@@ -33,15 +34,24 @@ def export(model: PixelModel, folder: str | Path, facts: Mapping[str, Any] | Non
 
     Returns:
         The SHA-256 of the weights file.
+
+    Raises:
+        UserError: What the model gives is not finite.
     """
     folder = Path(folder)
     net = model.net
+    images = torch.randint(256, (2, 3, model.input_size, model.input_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    outputs = probe(model, images)
+    if not outputs.isfinite().all():
+        raise UserError("the model's outputs are not finite, so it is not exported: its training had died")
     _save(net.state_dict(), folder / f".{WEIGHTS}")
     sha = sha256(folder / f".{WEIGHTS}")
-    images = torch.randint(256, (2, 3, model.input_size, model.input_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    _save({"images": images, "outputs": probe(model, images)}, folder / f".{PROBE}")
+    _save({"images": images, "outputs": outputs}, folder / f".{PROBE}")
+    (folder / f".{PROJECTOR}").unlink(missing_ok=True)  # of an export that was killed
+    beside = {}
     if projector is not None:
         _save(projector.state_dict(), folder / f".{PROJECTOR}")
+        beside = {"projector_sha256": sha256(folder / f".{PROJECTOR}")}
     content = {
         "architecture": model.architecture,
         "num_classes": len(model.class_names),
@@ -62,13 +72,13 @@ def export(model: PixelModel, folder: str | Path, facts: Mapping[str, Any] | Non
             "first_conv": net.pretrained_cfg.get("first_conv"),
             "classifier": net.pretrained_cfg.get("classifier"),
         },
-        "rocl_transfer": {"version": __version__, "pixel_range": [0, 1], "sha256": sha, **(facts or {})},
+        "rocl_transfer": {"version": __version__, "pixel_range": [0, 1], "sha256": sha, **beside, **(facts or {})},
     }
     (folder / f".{CONFIG}").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (folder / PROJECTOR).unlink(missing_ok=True)  # an earlier model's
     for name in (PROJECTOR, PROBE, WEIGHTS, CONFIG):
         if (folder / f".{name}").exists():
-            (folder / f".{name}").rename(folder / name)
+            (folder / f".{name}").replace(folder / name)
     return sha
 
 

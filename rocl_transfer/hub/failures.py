@@ -61,7 +61,8 @@ def _may_pass(error: Exception) -> bool:
     if isinstance(error, errors.HfHubHTTPError):
         status = getattr(error.response, "status_code", 0)
         return status >= 500 or status == 429
-    return not isinstance(error, (UserError, ValueError, TypeError, PermissionError, FileNotFoundError, *(kind for kind, _ in _REMEDIES)))
+    final = (UserError, ValueError, TypeError, LookupError, AssertionError, PermissionError, FileNotFoundError)
+    return not isinstance(error, (*final, *(kind for kind, _ in _REMEDIES)))
 
 
 def explain(error: Exception, what: str) -> UserError:

@@ -13,6 +13,7 @@ from rocl_transfer.hub.export import CONFIG, PROBE, PROJECTOR, WEIGHTS
 from rocl_transfer.hub.failures import patiently
 
 log = logging.getLogger("rocl_transfer")
+_WANTED = (CONFIG, WEIGHTS, PROBE, PROJECTOR)
 
 
 def find_model(name: str) -> Path | None:
@@ -48,8 +49,7 @@ def _download(name: str) -> Path:
     repo, _, revision = name.partition("@")
 
     def fetch(again: bool = False) -> Path:
-        wanted = [CONFIG, WEIGHTS, PROBE, PROJECTOR]
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=wanted, force_download=again))
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(_WANTED), force_download=again))
 
     what = f"the model hf-hub:{name} cannot be fetched"
     folder = patiently(fetch, what)
@@ -69,7 +69,7 @@ def _damaged(folder: Path) -> str | None:
 
     The cache keeps a file under the hash that the Hub gave: SHA-256, or for small files git's.
     """
-    for path in sorted(folder.iterdir()):
+    for path in (folder / wanted for wanted in _WANTED if (folder / wanted).is_file()):
         name = path.resolve().name
         if len(name) == 64 and sha256(path) != name:
             return path.name
@@ -90,10 +90,11 @@ def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         content: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{folder / CONFIG} is no JSON ({error}): export or download the model again") from error
-    cfg = content.get("pretrained_cfg", content) if isinstance(content, dict) else {}
-    if not {"input_size", "mean", "std"} <= set(cfg) or "architecture" not in content:
+    cfg = content.get("pretrained_cfg", content) if isinstance(content, dict) else None
+    three = isinstance(cfg, dict) and all(isinstance(cfg.get(name), list) and len(cfg[name]) == 3 for name in ("input_size", "mean", "std"))
+    if not three or "architecture" not in content:
         raise UserError(f"{folder / CONFIG} is not timm's (it names no architecture, input size or normalisation): export the model again")
-    return content, cfg
+    return content, dict(cfg or {})
 
 
 def own_facts(folder: Path) -> dict[str, Any]:

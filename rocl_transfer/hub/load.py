@@ -14,7 +14,7 @@ from rocl_transfer.hub.find import find_model, own_facts, read_config
 from rocl_transfer.models import PixelModel, add_head, create_backbone, create_classifier, has_weights, projector
 
 _AGAIN = "download or export the model again"
-_AGREE = 1e-3  # of the outputs' spread: another machine's rounding moves them by 1e-5
+_AGREE = 1e-3  # of the largest output: another machine's rounding moves them by 1e-5
 
 
 def load_classifier(name: str, sha256: str | None = None) -> PixelModel:
@@ -86,8 +86,11 @@ def load_projector(name: str, num_features: int) -> tuple[nn.Sequential, bool]:
         UserError: There is one, and it is damaged or of another width.
     """
     folder, head = find_model(name), projector(num_features)
-    if folder is None or not (folder / PROJECTOR).is_file():
+    wanted = None if folder is None else own_facts(folder).get("projector_sha256")
+    if folder is None or wanted is None:  # without this fact, a projector that lies there is another model's
         return head, False
+    if not (folder / PROJECTOR).is_file() or sha256_of(folder / PROJECTOR) != wanted:
+        raise UserError(f"{folder / PROJECTOR} is not the file that was exported (sha256 {wanted}): {_AGAIN}")
     try:
         head.load_state_dict(load_file(folder / PROJECTOR))
     except Exception as error:
@@ -131,10 +134,12 @@ def _load(folder: Path, sha256: str | None = None) -> PixelModel:
     _check_file(folder, sha256)
     try:
         net = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        names = content.get("label_names") or [str(i) for i in range(net.num_classes)]
+        model = PixelModel(net, architecture, cfg["input_size"][-1], cfg["mean"], cfg["std"], content.get("model_args"), names).eval()
     except Exception as error:
         raise UserError(f"{folder / WEIGHTS} does not fit {architecture} or is damaged ({_first(error)}): {_AGAIN}") from error
-    names = content.get("label_names") or [str(i) for i in range(content.get("num_classes") or 0)]
-    model = PixelModel(net, architecture, cfg["input_size"][-1], cfg["mean"], cfg["std"], content.get("model_args"), names).eval()
+    if len(names) != net.num_classes:
+        raise UserError(f"{folder} names {len(names)} classes and its network has {net.num_classes}: {_AGAIN}")
     _check_outputs(model, folder)
     return model
 
@@ -156,13 +161,16 @@ def _check_outputs(model: PixelModel, folder: Path) -> None:
         return
     try:
         known = load_file(folder / PROBE)
-        before, after = known["outputs"], probe(model, known["images"])
-        off = float((after - before).abs().max() / (before.max() - before.min()).clamp_min(1e-12))
+        before, images = known["outputs"], known["images"]
     except Exception as error:
         raise UserError(f"{folder / PROBE} is damaged ({_first(error)}): {_AGAIN}") from error
+    after = probe(model, images)
+    if after.shape != before.shape:
+        raise UserError(f"{folder} gives {tuple(after.shape)} where it gave {tuple(before.shape)} when it was exported: {_AGAIN}")
+    off = float((after - before).abs().max() / before.abs().max().clamp_min(1e-12))
     if not off < _AGREE:
         raise UserError(
-            f"{folder} does not give what it gave when it was exported (off by {off:.1e} of the outputs' spread, with timm {timm.__version__}): "
+            f"{folder} does not give what it gave when it was exported (off by {off:.1e} of its largest output, with timm {timm.__version__}): "
             f"{_AGAIN}, or install the versions that its card names"
         )
 

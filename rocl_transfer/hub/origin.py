@@ -18,7 +18,8 @@ def identify(name: str) -> dict[str, str | None]:
 def note_pretraining(data: ImageData, name: str) -> ImageData:
     """``data`` with a note where the model ``name`` was trained on the same images cut in another way, test images perhaps among them."""
     before, notes = _made_on(name), []
-    for key, how, labels in (("pretrained_on", "pre-trained", "without"), ("trained_on", "trained", "with")):
+    ways = (("pretrained_on", "pre-trained", "without"), ("pretrained_before_on", "pre-trained", "without"), ("trained_on", "trained", "with"))
+    for key, how, labels in ways:
         if key in before and before[key]["data"] == data.name and before[key]["cut"] != data.cut:
             notes.append(f"the backbone was {how} with another cut of this data, so it may have seen test images ({labels} their labels)")
     return dataclasses.replace(data, notes=(*data.notes, *notes))
@@ -29,7 +30,17 @@ def made_from(name: str, data: ImageData) -> dict[str, Any]:
     return {"backbone": identify(name), **_made_on(name), "trained_on": {"data": data.name, "cut": data.cut}}
 
 
+def continued_from(name: str, data: ImageData, trained: bool) -> dict[str, Any]:
+    """What the export of a pre-training says of its making: this data, and where it began with trained weights, those and what they saw."""
+    now = {"data": data.name, "cut": data.cut}
+    if not trained:
+        return {"pretrained_on": now}
+    before = _made_on(name)
+    earlier = before.pop("pretrained_on", None)
+    return {"continued": True, "backbone": identify(name), **before, "pretrained_on": now, **({"pretrained_before_on": earlier} if earlier else {})}
+
+
 def _made_on(name: str) -> dict[str, Any]:
     folder = find_model(name)
     facts = {} if folder is None else own_facts(folder)
-    return {key: facts[key] for key in ("pretrained_on", "trained_on") if key in facts}
+    return {key: facts[key] for key in ("pretrained_on", "pretrained_before_on", "trained_on") if key in facts}

@@ -1,12 +1,13 @@
 """A run folder to a repository on the Hub: checked first, then sent as one commit."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from rocl_transfer.errors import UserError
@@ -54,7 +55,7 @@ class Published:
     changed: bool
 
 
-def prepare(run: str | Path, template: str | Path, repo_id: str, license: str | None = None) -> Publication:
+def prepare(run: str | Path, template: str | Path, repo_id: str, license: str | None = None, revision: str | None = None) -> Publication:
     """Check a run folder and gather what belongs on the Hub: weights, configuration, card, results record and figures, nothing else.
 
     Args:
@@ -62,12 +63,13 @@ def prepare(run: str | Path, template: str | Path, repo_id: str, license: str | 
         template: Of its card.
         repo_id: ``USER/NAME``, which the card's commands name.
         license: Licence of the weights, by the Hub's identifier.
+        revision: Branch that it is for; None: main.
 
     Raises:
         UserError: Something is missing, the weights are not those that were measured, or the card says other things than the record.
     """
     folder = Path(run).expanduser()
-    if find_model(str(folder)) is None:
+    if not folder.is_dir() or find_model(str(folder)) is None:
         raise UserError(f"there is no folder {folder}: name a run folder with --run")
     for name in (RESULTS, OPTIONS):
         if not (folder / name).is_file():
@@ -89,13 +91,13 @@ def prepare(run: str | Path, template: str | Path, repo_id: str, license: str | 
     config = _read(folder / CONFIG)
     license = license or config["pretrained_cfg"].get("license")
     config["pretrained_cfg"] |= {"license": license} if license else {}
-    card = card_text(folder, template, license=license, repo_id=repo_id)
+    card = card_text(folder, template, license=license, place=f"hf-hub:{repo_id}" + (f"@{revision}" if revision else ""))
     files: dict[str, Path | bytes] = {CARD: card.encode(), CONFIG: (json.dumps(config, indent=2) + "\n").encode()}
     for name in (WEIGHTS, PROBE, PROJECTOR, RESULTS, OPTIONS):
         if (folder / name).is_file():
             files[name] = folder / name
     files |= {f"figures/{path.name}": path for path in sorted((folder / "figures").glob("*.png"))}
-    return Publication(files, card, tuple(_missing(results, config, license)))
+    return Publication(files, card, (*_missing(results, config, license), *_revealed(files, card)))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -113,13 +115,26 @@ def _check_verdicts(folder: Path, results: Mapping[str, Any]) -> None:
     path = folder / "verdicts.jsonl"
     if not path.is_file():
         return
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    for entry in results["evaluations"]:
-        column = entry["name"] if "epsilon" not in entry else f"{entry['name']} {entry['norm']} {entry['epsilon']:.6g}"
-        if lines and column in lines[0]:
-            share = sum(line[column] for line in lines) / len(lines)
-            if abs(share - entry["accuracy"]) > 1e-9:
-                raise UserError(f"{folder / RESULTS} says {entry['accuracy']} for {column}, the samples in {path.name} say {share}: measure again")
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for entry in results["evaluations"]:
+            column = entry["name"] if "epsilon" not in entry else f"{entry['name']} {entry['norm']} {entry['epsilon']:.6g}"
+            share = sum(line[column] for line in lines) / entry["n"]
+            if len(lines) != entry["n"] or abs(share - entry["accuracy"]) > 1e-9:
+                says = f"{entry['accuracy']} of {entry['n']} for {column}"
+                raise UserError(f"{folder / RESULTS} says {says}, the {len(lines)} samples in {path.name} say {share}: measure again")
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path} does not belong to {RESULTS} or is damaged ({type(error).__name__}: {error}): measure again") from error
+
+
+def _revealed(files: Mapping[str, Path | bytes], card: str) -> list[str]:
+    """What a publisher may not want to show."""
+    found = []
+    if path := re.search(r"(?<![\w/])(/[\w.-]+){2,}", re.sub(r"https?://\S+", "", card)):
+        found.append(f"the card and the configuration name paths of this machine, such as {path[0]}")
+    if "figures/adversarial.png" in files:
+        found.append("figures/adversarial.png shows a few of the test images")
+    return found
 
 
 def _missing(results: Mapping[str, Any], config: Mapping[str, Any], license: str | None) -> list[str]:
@@ -149,11 +164,14 @@ def publish(publication: Publication, repo_id: str, *, private: bool | None = No
     Raises:
         UserError: There is no token, or no right, or no network; the tag belongs to another commit.
     """
-    api = HfApi()
-    return patiently(lambda: _send(api, publication, repo_id, private, revision, tag), f"{repo_id} cannot be published")
+    api, what = HfApi(), f"{repo_id} cannot be published"
+    before = patiently(lambda: _begin(api, repo_id, private, revision), what)
+    commit, url = patiently(lambda: _send(api, publication, repo_id, revision, tag), what)
+    return Published(url, commit, commit != before)
 
 
-def _send(api: HfApi, publication: Publication, repo_id: str, private: bool | None, revision: str | None, tag: str | None) -> Published:
+def _begin(api: HfApi, repo_id: str, private: bool | None, revision: str | None) -> str:
+    """Make repository and branch where there are none; the commit that the branch is on."""
     known = _visibility(api, repo_id)
     if known is None:
         api.create_repo(repo_id, private=private, exist_ok=True)
@@ -162,13 +180,23 @@ def _send(api: HfApi, publication: Publication, repo_id: str, private: bool | No
         raise UserError(f"{repo_id} exists and is {is_now}: leave out --private, or change it in its settings on the Hub")
     if revision is not None:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
-    before = api.repo_info(repo_id, revision=revision).sha
-    operations = [CommitOperationAdd(name, what if isinstance(what, bytes) else str(what)) for name, what in publication.files.items()]
+    return str(api.repo_info(repo_id, revision=revision).sha)
+
+
+def _send(api: HfApi, publication: Publication, repo_id: str, revision: str | None, tag: str | None) -> tuple[str, str]:
+    """The commit, and its address."""
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(name, what if isinstance(what, bytes) else str(what)) for name, what in publication.files.items()
+    ]
+    # What another model of ours left there would be taken for this one's.
+    there = api.list_repo_files(repo_id, revision=revision)
+    ours = [name for name in there if name in (PROBE, PROJECTOR) or re.fullmatch(r"figures/\w+\.png", name)]
+    operations += [CommitOperationDelete(name) for name in ours if name not in publication.files]
     commit = api.create_commit(repo_id, operations, commit_message="Weights, results record and card, by rocl_transfer", revision=revision)
     _compare(api, publication, repo_id, commit.oid)
     if tag is not None:
         _tag(api, repo_id, tag, commit.oid)
-    return Published(str(commit.commit_url), commit.oid, commit.oid != before)
+    return commit.oid, str(commit.commit_url)
 
 
 def _visibility(api: HfApi, repo_id: str) -> bool | None:

@@ -1,10 +1,13 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from rocl_transfer import UserError, load_backbone, load_classifier
@@ -127,6 +130,10 @@ def test_foreign_configs(tmp_path):
     flat = {**content["pretrained_cfg"], "architecture": "test_resnet", "num_classes": 0}
     (tmp_path / "config.json").write_text(json.dumps(flat))  # timm's older layout
     torch.testing.assert_close(load_backbone(str(tmp_path))(IMAGES), model(IMAGES))
+    for wrong in ({"pretrained_cfg": None}, {"pretrained_cfg": {**content["pretrained_cfg"], "mean": [0.5]}}):
+        (tmp_path / "config.json").write_text(json.dumps({**content, **wrong}))
+        with pytest.raises(UserError, match="is not timm's"):
+            load_backbone(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["ViTModel"], "hidden_size": 768}))
     with pytest.raises(UserError, match="is not timm's"):
         native_size(str(tmp_path))
@@ -147,6 +154,22 @@ def test_a_model_that_does_otherwise_than_when_it_was_exported_is_refused(tmp_pa
         load_classifier(str(tmp_path))
 
 
+def test_names_that_are_not_one_a_class_are_refused(tmp_path):
+    export(trained("resnet8_cifar", ("a", "b", "c")), tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**content, "label_names": ["a", "b"]}))
+    with pytest.raises(UserError, match="names 2 classes and its network has 3"):
+        load_classifier(str(tmp_path))
+
+
+def test_a_dead_model_is_not_exported(tmp_path):
+    model = trained("resnet8_cifar")
+    model.net.conv1.weight.data[0] = torch.nan
+    with pytest.raises(UserError, match="not finite, so it is not exported"):
+        export(model, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_projector_is_kept_apart(tmp_path):
     model = trained("resnet8_cifar")
     head = projector(64)
@@ -158,9 +181,26 @@ def test_the_projector_is_kept_apart(tmp_path):
     assert not any(name == "0.weight" for name in load_backbone(str(tmp_path)).net.state_dict())
     with pytest.raises(UserError, match="no projector of 32 features"):
         load_projector(str(tmp_path), 32)
+    saved = (tmp_path / "projector.safetensors").read_bytes()
+    (tmp_path / "projector.safetensors").write_bytes(saved[:-1] + bytes([saved[-1] ^ 1]))
+    with pytest.raises(UserError, match="is not the file that was exported"):
+        load_projector(str(tmp_path), 64)
     export(model, tmp_path)  # of a model without one: the other's does not stay
+    assert not (tmp_path / "projector.safetensors").exists()
+    (tmp_path / "projector.safetensors").write_bytes(saved)
     assert not load_projector(str(tmp_path), 64)[1]
     assert not load_projector("resnet8_cifar", 64)[1]
+
+
+def test_the_pipeline_of_transformers_gives_the_same(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    folder = Path(__file__).parents[2] / "model_cards" / "resnet8_cifar.r_le_digits"
+    image = Image.fromarray((255 * IMAGES[0, :, :16, :16]).byte().permute(1, 2, 0).numpy())
+    answers = transformers.pipeline("image-classification", model=str(folder))(image, top_k=10)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+    model = load_classifier(str(folder))
+    expected = dict(zip(model.class_names, model(pixels).softmax(1)[0].tolist(), strict=True))
+    assert {answer["label"]: answer["score"] for answer in answers} == pytest.approx(expected, abs=1e-5)
 
 
 def test_damage_is_noticed(tmp_path):

@@ -45,7 +45,7 @@ def plain(name):
 
 def send(repo="user/digits", run="run", token="{OWNER}", **more):
     os.environ["HF_TOKEN"] = token
-    return vars(publish(prepare(run, "{TEMPLATE}", repo, "mit"), repo, **more))
+    return vars(publish(prepare(run, "{TEMPLATE}", repo, "mit", more.get("revision")), repo, **more))
 
 for line in sys.stdin:
     try:
@@ -102,10 +102,17 @@ def test_published_and_loaded_by_others(hub, user):
     assert user("ModelCard.load('user/digits').validate()") is None
     assert user("ModelCard.load('user/digits').data.eval_results[1].metric_args['epsilon']") == 0.025
 
+    # What another model of ours left there goes; what somebody else put there stays.
+    hub.add_repo("user/other", {**there, "projector.safetensors": b"another's", "figures/old.png": b"", "notes.md": b"mine"})
+    assert user("send('user/other')")["changed"]
+    assert set(hub.files("user/other")) == set(there) | {"notes.md"}
+
     # Again: nothing happens. Another branch, another tag, the same tag elsewhere.
     assert user("send(tag='v1')") == {**first, "changed": False}
     assert len(repo.history()) == 2
-    assert user("send(revision='try')")["commit"] == first["commit"]
+    branch = user("send(revision='try')")["commit"]  # its card names the branch
+    assert 'rt.load_classifier("hf-hub:user/digits@try")' in hub.files("user/digits", "try")["README.md"].decode()
+    assert repo.branches == {"main": first["commit"], "try": branch}
     assert "exists and is private" in user("send(private=False)")
 
     # In a fresh cache: bit for bit what the file gives here.
@@ -146,8 +153,11 @@ def test_who_may_not(hub, user):
     hub.add_repo("user/pickled", {"config.json": before["config.json"], "pytorch_model.bin": b"\x80\x04."})
     assert "never a pickle" in user("load('hf-hub:user/pickled')")
     wanted = user("load()")
+    user("setattr(constants, 'HF_HUB_OFFLINE', True)")
+    assert user("load(keep=True)") == wanted
+    assert "it is not in the cache" in user("load('hf-hub:user/pickled@main2', keep=True)")
+    user("setattr(constants, 'HF_HUB_OFFLINE', False)")
     hub.stop()
-    assert user("load(keep=True)") == wanted  # from the cache
     assert "check your network" in user("load()")
     assert "check your network" in user("send()")
 
@@ -232,7 +242,19 @@ def test_what_does_not_fit_together_is_not_published(run):
     refuse("is not what")
     (run / "verdicts.jsonl").write_text("".join(json.dumps({"index": i, "clean": i < 351}) + "\n" for i in range(360)))
     render_card(run, TEMPLATE)
-    refuse(r"results\.json says 0\.99 for clean, the samples in verdicts\.jsonl say 0\.975")
+    refuse(r"results\.json says 0\.99 of 360 for clean, the 360 samples in verdicts\.jsonl say 0\.975")
+    (run / "results.json").write_text(json.dumps(results))
+    render_card(run, TEMPLATE)
+    refuse(r"verdicts\.jsonl does not belong to results\.json or is damaged \(KeyError: 'pgd-20 linf 0.025'\)")
+    entries = {"clean": 0.975, "pgd-20 linf 0.025": 0.9444, "pgd-20 linf 0.05": 0.8972, "pgd-20 linf 0.1": 0.6611, "pgd-20 linf 0.15": 0.3194}
+    lines = [{"index": i, **{name: i < round(360 * share) for name, share in entries.items()}} for i in range(360)]
+    (run / "verdicts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert prepare(run, TEMPLATE, "user/digits")
+    (run / "verdicts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines)[:-9])
+    refuse(r"is damaged \(JSONDecodeError")
+    (run / "verdicts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:-1]))
+    refuse(r"the 359 samples in verdicts\.jsonl say")
+    (run / "verdicts.jsonl").unlink()
     # Other weights than those that were measured.
     (run / "results.json").write_text(json.dumps({**results, "model": {**results["model"], "sha256": "0" * 64}}))
     refuse("is of other weights")
@@ -247,3 +269,22 @@ def test_nothing_else_leaves_the_folder(run):
         (run / name).write_text("token")
     (run / "checkpoints" / "step-1").mkdir(parents=True)
     assert not {"secret.txt", "weights.pt", ".env", "figures/notes.txt", "verdicts.jsonl.bak"} & set(prepare(run, TEMPLATE, "user/digits").files)
+
+
+def test_a_card_does_not_depend_on_where_it_is_rendered(run, tmp_path, monkeypatch):
+    results = json.loads((run / "results.json").read_text())
+    results["dataset"]["name"] = "data/birds"  # a folder, with the look of a repository
+    (run / "results.json").write_text(json.dumps(results))
+    (tmp_path / "data" / "birds").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    render_card(run, TEMPLATE)
+    monkeypatch.chdir("/")
+    publication = prepare(run, TEMPLATE, "user/birds")
+    assert "datasets:" not in publication.card
+    assert "type: birds" in publication.card
+    assert "--data.name DATA --attacks standard" in publication.card
+    assert any("figures/adversarial.png shows" in warning for warning in publication.warnings)
+    results["dataset"]["revision"] = "0" * 40
+    (run / "results.json").write_text(json.dumps(results))
+    render_card(run, TEMPLATE)
+    assert "datasets:\n- data/birds" in prepare(run, TEMPLATE, "user/birds").card
