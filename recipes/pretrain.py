@@ -40,9 +40,9 @@ def main(config: PretrainConfig) -> Path:
 
     order(len(data.train))  # refuse before anything is decoded
 
-    untrained = config.model.pretrained is None and find_model(config.model.name) is None
-    trained_before = not untrained and is_trained(config.model.name, config.model.pretrained)
-    encoder = load_backbone(config.model.name, data.image_size, False if untrained else config.model.pretrained, config.model.sha256)
+    by_name = config.model.pretrained is None and find_model(config.model.name) is None
+    pretrained = False if by_name else config.model.pretrained
+    encoder = load_backbone(config.model.name, data.image_size, pretrained, config.model.sha256)
     projector, kept = load_projector(config.model.name, encoder.num_features)
     if kept:
         log.info("pre-training goes on with the projector of %s", config.model.name)
@@ -83,7 +83,7 @@ def main(config: PretrainConfig) -> Path:
         results = Results([monitor.measure()] if monitor else [], [], device.type, config.seed)
         complete_run(
             folder, encoder, results, tag=f"{config.objective.method}_{Path(data.name).name}",
-            facts={"method": config.objective.method, **continued_from(config.model.name, data, trained_before)},
+            facts={"method": config.objective.method, **continued_from(config.model.name, data, is_trained(config.model.name, pretrained))},
             dataset=data.facts(*((data.validation, "validation") if monitor else (data.train, "train"))),
             training=dataclasses.asdict(trained), config=dataclasses.asdict(config), template=TEMPLATE, projector=projector,
         )  # fmt: skip

@@ -82,6 +82,30 @@ def test_pretrain_then_probe_then_load(command, class_folder, tmp_path):
         assert {path.name for path in (folder / "figures").iterdir()} == {"training.png", "robustness.png", "adversarial.png"}
 
 
+def test_pretraining_goes_on_from_what_a_classifier_or_a_backbone_learned(command, class_folder, flat_folder, tmp_path):
+    probe = ["--model.name", "resnet8_cifar", "--data.name", class_folder, "--epochs", "1", "--data.image_size", "16", "--output_dir", "le"]
+    command("linear_probe.py", *probe, check=0)
+    first = [*TINY, "--model.name", "le", "--data.name", class_folder, "--max_steps", "1"]
+    command("pretrain.py", *first, "--output_dir", "one", check=0)
+    again = [*TINY, "--model.name", "one", "--data.name", flat_folder, "--max_steps", "1", "--objective.shared_regularizer", "true"]
+    done = command("pretrain.py", *again, "--output_dir", "two", check=0)
+    assert "goes on with the projector of one" in done.stderr
+    before, after = (load_file(tmp_path / name / "projector.safetensors") for name in ("one", "two"))
+    assert all((before[name] - after[name]).abs().max() < 0.01 for name in before)  # one step of AdamW away, not drawn anew
+    facts = json.loads((tmp_path / "two" / "config.json").read_text())["rocl_transfer"]
+    assert (facts["continued"], facts["backbone"]["name"]) == (True, "one")
+    assert facts["trained_on"]["data"] == facts["pretrained_before_on"]["data"] == str(class_folder)
+    assert facts["pretrained_on"]["data"] == str(flat_folder)
+    card = (tmp_path / "two" / "README.md").read_text()
+    assert "pre-trained further without labels by RoCL" in card
+    assert "Begun with the weights of `one`" in card
+    assert "frozen" not in card
+    # What the start saw with its labels is still known to whoever probes it on another cut.
+    done = command("linear_probe.py", *probe[2:-1], "two_le", "--model.name", "two", "--data.split_seed", "1", check=0)
+    assert "may have seen test images (with their labels)" in done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".pt", ".pth", ".bin", ".pkl", ".ckpt")]
+
+
 def test_a_card_is_what_its_record_renders(command, class_folder, tmp_path):
     from rocl_transfer.hub import render_card
 
