@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 import yaml
@@ -179,3 +180,11 @@ def test_one_word_where_a_list_is_meant(tmp_path):
     (tmp_path / "c.yaml").write_text("images: photos\nmodel: {name: m}\n")
     with pytest.raises(UserError, match="images in the configuration is no list"):
         parse(PredictConfig, ["--config", str(tmp_path / "c.yaml")])
+
+
+@pytest.mark.parametrize(("name", "processes"), [("cpu", 1), ("one_gpu", 1), ("eight_gpus", 8), ("two_nodes", 16)])
+def test_accelerates_own_configurations_are_read_by_it(name, processes):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    read = load_config_from_file(str(Path(__file__).parents[2] / "recipes" / "accelerate" / f"{name}.yaml"))
+    assert (read.num_processes, read.mixed_precision) == (processes, "no")
