@@ -70,7 +70,7 @@ def probe(architecture: str, size: int, counted: int, images: int) -> None:
     print(f"LE, {architecture}, {images} images of {size} px, {EPOCHS} epochs: {slow:.1f} s with a pass an epoch ({counted} of them run),", end=" ")
     print(f"{fast:.1f} s over cached features: {slow / fast:.0f} times as fast", end="" if counted == EPOCHS else "\n")
     if counted == EPOCHS:
-        apart = max(float((a - b).abs().max()) for a, b in zip(plain.head.parameters(), ours.head.parameters(), strict=True))
+        apart = max(float((a - b).detach().abs().max()) for a, b in zip(plain.head.parameters(), ours.head.parameters(), strict=True))
         print(f", heads differ by at most {apart:.1e}")
 
 
