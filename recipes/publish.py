@@ -1,6 +1,6 @@
 """Check a run and send it to the Hub as one commit: weights, configuration, card, results record and figures, nothing else.
 
-    python recipes/publish.py --run runs/ft --repo_id USER/NAME [--dry_run true] [--private true] [--license apache-2.0] [--tag v1]
+    python recipes/publish.py --run runs/ft --repo_id USER/NAME [--dry_run] [--private] [--license apache-2.0] [--tag v1]
 
 With --dry_run it says what would be sent and needs no network. The token comes from `hf auth login` or HF_TOKEN, never from the command line.
 A broken upload is repeated by the same command.

@@ -73,9 +73,18 @@ def parse(config_class: Callable[..., Config], words: Sequence[str] | None = Non
     parser.add_class_arguments(config_class, skip=names)
     for name in names:
         parser.add_argument(name, nargs="+", type=str, help=_described(config_class, name))
-    values = vars(parser.instantiate(parser.parse_args(words)))
+    values = vars(parser.instantiate(parser.parse_args(_spelled_out(parser, sys.argv[1:] if words is None else words))))
     values.pop("config", None)
     return config_class(**{name: tuple(value) if name in names else value for name, value in values.items()})
+
+
+def _spelled_out(parser: _Parser, words: Sequence[str]) -> list[str]:
+    """``--dry_run`` alone means ``--dry_run true``; so for every option that is true or false."""
+    flags = {f"--{action.dest}" for action in parser._actions if getattr(action, "_typehint", None) in (bool, bool | None)}
+    spelled: list[str] = []
+    for word, following in zip(words, [*words[1:], "--"], strict=False):
+        spelled += [word, "true"] if word in flags and following.startswith("--") else [word]
+    return spelled
 
 
 def _positional(config_class: Any) -> tuple[str, str] | None:

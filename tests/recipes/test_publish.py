@@ -19,7 +19,7 @@ def run_folder(tmp_path):
 
 
 def test_a_dry_run_says_what_would_be_sent(command, run_folder):
-    done = command("publish.py", "--run", "run", "--repo_id", "user/digits", "--dry_run", "true", "--license", "cc0-1.0", check=0)
+    done = command("publish.py", "--run", "run", "--repo_id", "user/digits", "--dry_run", "--license", "cc0-1.0", check=0)
     assert "nothing was sent" in done.stderr
     for path in (run_folder / "model.safetensors", run_folder / "figures" / "robustness.png"):
         assert f"{path.stat().st_size:,}  {path.relative_to(run_folder)}" in done.stderr
