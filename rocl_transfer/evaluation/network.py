@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rocl_transfer.attacks import Network
 from rocl_transfer.errors import UserError
+from rocl_transfer.models import fold
 
 log = logging.getLogger("rocl_transfer")
 
@@ -58,8 +58,7 @@ def _channels_last(model: nn.Module) -> nn.Module:
 def _folded(model: nn.Module) -> nn.Module:
     if not any(isinstance(part, _BatchNorm) for part in model.modules()):
         return model
-    result: nn.Module = fuse(model).to(memory_format=torch.channels_last)
-    return result.requires_grad_(False)
+    return fold(model)
 
 
 class Metered:

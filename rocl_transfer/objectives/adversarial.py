@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rocl_transfer.attacks import Ascent, frozen, threat_model
 from rocl_transfer.data import Batch, generators
-from rocl_transfer.models import PixelModel
+from rocl_transfer.models import Folded, PixelModel
 from rocl_transfer.objectives.contrastive import gather_keys, nt_xent
 from rocl_transfer.objectives.objective import Objective
 from rocl_transfer.objectives.robust_losses import accuracy, divergence, mart, trades
@@ -114,6 +114,7 @@ class AdversarialTraining(Objective):
     ) -> None:
         super().__init__()
         self.classifier, self.method, self.adversary, self.augmentation = classifier, method, adversary, augmentation
+        self.attacked = Folded(classifier)
         self.beta = BETA.get(method, 0.0) if beta is None else beta
         self.label_smoothing, self.batchnorm, self.awp_gamma, self.contrast = label_smoothing, batchnorm, awp_gamma, contrast
         self.average = ModelEmaV3(classifier, ema_decay, use_warmup=True).requires_grad_(False) if ema_decay else None
@@ -176,11 +177,12 @@ class AdversarialTraining(Objective):
         if self.adversary is None or not self.scale:
             return images
         with frozen(self.classifier):
+            network = self.attacked.current(images)
             with torch.no_grad():
-                clean = self.classifier(images).float() if self.method == "trades" else None
+                clean = network(images).float() if self.method == "trades" else None
 
             def loss(adversarial: Tensor) -> Tensor:
-                logits = self.classifier(adversarial).float()
+                logits = network(adversarial).float()
                 return F.cross_entropy(logits, labels, reduction="sum") if clean is None else divergence(clean, logits).sum()
 
             return self.adversary.ascent(self.scale)(images, loss, generators(seeds, "attack", images.device))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rocl_transfer.attacks import PGD
 from rocl_transfer.data import Batch, generators
-from rocl_transfer.models import PixelModel
+from rocl_transfer.models import Folded, PixelModel
 from rocl_transfer.objectives.objective import Objective
 
 
@@ -46,7 +46,7 @@ class RobustProbe(Objective):
         super().__init__()
         self.classifier = classifier.requires_grad_(False)
         self.classifier.head.requires_grad_(True)
-        self.attack = attack
+        self.attack, self.attacked = attack, Folded(classifier)
 
     def train(self, mode: bool = True) -> Self:
         """Keeps the encoder, BatchNorm statistics included, in eval mode."""
@@ -58,7 +58,7 @@ class RobustProbe(Objective):
         """Cross-entropy of the adversarial images; ``batch.inputs`` are uint8 images."""
         assert batch.labels is not None
         images = batch.inputs.float() / 255
-        adversarial = self.attack(self.classifier, images, batch.labels, generators(batch.seeds, "attack", images.device))
+        adversarial = self.attack(self.attacked.current(images), images, batch.labels, generators(batch.seeds, "attack", images.device))
         with torch.no_grad():
             features = self.classifier.features(adversarial)
         return _measured(self.classifier.head(features), batch.labels)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rocl_transfer.attacks import Ascent, frozen
 from rocl_transfer.data import Batch, generators
+from rocl_transfer.models import Folded
 from rocl_transfer.objectives.contrastive import gather_keys, nt_xent
 from rocl_transfer.objectives.objective import Objective
 
@@ -29,6 +30,7 @@ class RoCL(Objective):
         regularizer_weight: Weight of the contrastive loss between the adversarial and the second view alone.
         shared_regularizer: Take that loss from the main loss's forward pass instead of one of its own: 24 network passes an image instead of 30.
             Another function, since BatchNorm then normalises the two views with the third.
+        compiled: Have ``torch.compile`` make kernels of the encoder, in training and in the attack.
     """
 
     def __init__(
@@ -40,15 +42,22 @@ class RoCL(Objective):
         temperature: float = 0.5,
         regularizer_weight: float = 1 / 256,
         shared_regularizer: bool = False,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.encoder, self.projector = encoder, projector
+        self.attacked = Folded(encoder, compiled)
+        if compiled:
+            encoder.compile()
         self.views, self.attack = views, attack
         self.temperature, self.regularizer_weight, self.shared_regularizer = temperature, regularizer_weight, shared_regularizer
 
     def project(self, images: Tensor) -> Tensor:
         """Where images are compared: unit vectors (N, 128), float32."""
-        return F.normalize(self.projector(self.encoder(images)).float(), dim=-1)
+        return self._unit(self.encoder(images))
+
+    def _unit(self, features: Tensor) -> Tensor:
+        return F.normalize(self.projector(features).float(), dim=-1)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of one step; ``loss`` is what is minimised.
@@ -79,11 +88,12 @@ class RoCL(Objective):
         assert self.attack is not None
         groups = len(seeds)
         with frozen(self.encoder, self.projector):
+            encoder = self.attacked.current(images)
             with torch.no_grad():
-                keys = _grouped(self.project(target), groups)
+                keys = _grouped(self._unit(encoder(target)), groups)
 
             def loss(adversarial: Tensor) -> Tensor:
-                anchors = _grouped(self.project(adversarial), groups)
+                anchors = _grouped(self._unit(encoder(adversarial)), groups)
                 return nt_xent(anchors, torch.cat([anchors.detach(), keys], dim=-3), self.temperature)
 
             return self.attack(images, loss, generators(seeds, "attack", images.device))

@@ -82,9 +82,12 @@ def test_regularizer_is_the_mean_over_groups_with_their_own_negatives(objective)
 
 def test_total_is_main_plus_regularizer_over_256_from_forwards_in_the_official_order(objective):
     seen = []
-    handle = objective.encoder.register_forward_hook(lambda module, args, out: seen.append((module.training, len(args[0]))))
+    twin = objective.attacked.current(batch(8).inputs / 255)
+    networks = (objective.encoder, twin)
+    handles = [network.register_forward_hook(lambda module, args, out: seen.append((module.training, len(args[0])))) for network in networks]
     losses = objective(batch(8))
-    handle.remove()
+    for handle in handles:
+        handle.remove()
     torch.testing.assert_close(losses["loss"].detach(), losses["main"] + losses["regularizer"] / 256)
     # target once, 7 steps; then regulariser (2N) before main (3N), both in train mode
     assert seen == [(False, 8)] * 8 + [(True, 16), (True, 24)]
