@@ -25,7 +25,7 @@ from rocl_transfer.evaluation import ClassifierMonitor, compute_features
 from rocl_transfer.hub import complete_classifier, export, is_trained, load_projector, load_start, made_from, native_size, note_pretraining
 from rocl_transfer.models import PixelModel, family, merge_lora, select_trainable
 from rocl_transfer.objectives import AdversarialTraining, Adversary, Contrast, LinearProbe, RobustProbe, class_weights
-from rocl_transfer.training import Cadence, Checkpoints, Guard, Schedule, Trained, create_optimizer, finish, start, train
+from rocl_transfer.training import Cadence, Checkpoints, Guard, Recovery, Schedule, Trained, create_optimizer, finish, start, train
 
 log = logging.getLogger("rocl_transfer")
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
@@ -51,11 +51,13 @@ def main(config: FinetuneConfig) -> Path:
     config = dataclasses.replace(config, optimizer=own)
     log.info("%s, learning rate %g, weight decay %g, layer decay %g", own.name, own.lr, own.weight_decay, own.layer_decay)
 
-    checkpoints = Checkpoints(folder, config.keep_checkpoints, config.identity(processes))
+    checkpoints = Checkpoints(folder, config.keep_checkpoints, config.identity(processes), config.overwrite)
     resumes = checkpoints.find(config.resume) is not None  # refuse before anything is written
     data, stores = store_splits(data, ("train", "validation", "test"), device, **config.data.storage)
     if accelerator.is_main_process:
+        checkpoints.begin()
         write_config(config, folder / "config.yaml")
+    accelerator.wait_for_everyone()  # before any reads what an overwritten run left
 
     before = begin(config, accelerator, classifier.to(device), kept, data, stores, resumes)
     objective = build(config, classifier, data, before["robust"])
@@ -64,14 +66,14 @@ def main(config: FinetuneConfig) -> Path:
     monitor = watch(config, objective, data, stores)
     quiet = max(own.warmup_epochs, config.epochs * max(1 / 4, 0 if objective.adversary is None else objective.adversary.ramp[1]))
     watched = before["watched"]
-    guard = Guard(
-        len(data.class_names), len(monitor.labels), config.method != "standard", watched, min(int(quiet) + 1, config.epochs), config.rollbacks
-    )
+    guard = Guard(len(data.class_names), len(monitor.labels), config.method != "standard", watched, min(int(quiet) + 1, config.epochs))
     if watched == "training":
         log.info("there are no validation images: %d training images are watched, and the last epoch is exported", len(monitor.labels))
     trained = train(
-        accelerator, objective, optimizer, schedule, Batches(stores["train"], data.train.labels, sampler(config, accelerator, data)), checkpoints,
-        max_steps=config.max_steps, resume=config.resume, monitor=monitor, guard=guard, clip_grad=own.clip_grad or None,
+        accelerator, objective, optimizer, schedule,
+        Batches(stores["train"], data.train.labels, sampler(config, accelerator, data), data.train.where), checkpoints,
+        max_steps=config.max_steps, resume=config.resume, monitor=monitor, guard=guard, recovery=Recovery(config.rollbacks),
+        clip_grad=own.clip_grad or None, accumulation=config.gradient_accumulation_steps,
         cadence=Cadence(config.log_every, config.checkpoint_every, config.monitor_every),
     )  # fmt: skip
 
@@ -100,8 +102,8 @@ def main(config: FinetuneConfig) -> Path:
 
 
 def sampler(config: FinetuneConfig, accelerator: Accelerator, data: ImageData) -> Sampler:
-    rank, world, smallest = accelerator.process_index, accelerator.num_processes, max(2, config.batch_size // 4)
-    return Sampler(len(data.train), config.batch_size, config.seed, rank=rank, world=world, smallest=smallest)
+    rank, world, smallest = accelerator.process_index, accelerator.num_processes, max(2, config.part_size // 4)
+    return Sampler(len(data.train), config.batch_size, config.seed, config.part_size, rank, world, smallest)
 
 
 def watch(config: FinetuneConfig, objective: AdversarialTraining | PixelModel, data: ImageData, stores: dict[str, Store]) -> ClassifierMonitor:
@@ -133,7 +135,7 @@ def begin(
     def run(name: str, objective: LinearProbe | RobustProbe, store: Store, length: int) -> None:
         checkpoints = Checkpoints(record.parent / name, 1, config.identity(accelerator.num_processes))
         optimizer = create_optimizer(objective, "adamw", PROBE_LR, 0.0)
-        batches = Batches(store, data.train.labels, sampler(config, accelerator, data))
+        batches = Batches(store, data.train.labels, sampler(config, accelerator, data), data.train.where)
         resume = "auto" if config.resume != "none" else "none"
         train(
             accelerator,

@@ -19,7 +19,7 @@ from rocl_transfer.evaluation import compute_features
 from rocl_transfer.hub import complete_classifier, load_backbone, made_from, native_size, note_pretraining
 from rocl_transfer.models import add_head
 from rocl_transfer.objectives import LinearProbe, RobustProbe
-from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, finish, start, train
+from rocl_transfer.training import Cadence, Checkpoints, Recovery, Schedule, create_optimizer, finish, start, train
 
 log = logging.getLogger("rocl_transfer")
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
@@ -34,26 +34,27 @@ def main(config: ProbeConfig) -> Path:
     data = note_pretraining(load_images(**{**config.data.selection, "image_size": size}), config.model.name)
     for note in data.notes:
         log.info("data: %s", note)
-    sampler = Sampler(len(data.train), config.batch_size, config.seed, rank=accelerator.process_index, world=processes)
+    sampler = Sampler(len(data.train), config.batch_size, config.seed, config.part_size, accelerator.process_index, processes)
     backbone = load_backbone(config.model.name, data.image_size, config.model.pretrained, config.model.sha256)
     classifier = add_head(backbone, data.class_names).to(device)
 
     log.info("a new linear head is trained for the %d classes %s", len(data.class_names), ", ".join(data.class_names[:10]))
 
-    checkpoints = Checkpoints(folder, config.keep_checkpoints, config.identity(processes))
+    checkpoints = Checkpoints(folder, config.keep_checkpoints, config.identity(processes), config.overwrite)
     checkpoints.find(config.resume)  # refuse before anything is written
     data, stores = store_splits(data, ("train", "validation", "test"), device, **config.data.storage)
     sampler = dataclasses.replace(sampler, num_images=len(data.train))
     if accelerator.is_main_process:
+        checkpoints.begin()
         write_config(config, folder / "config.yaml")
     store = stores["train"]
     if config.robust:
         attack = config.attack
         objective = RobustProbe(classifier, PGD(attack.epsilon, attack.steps, attack.step, attack.norm))
-        batches = Batches(store, data.train.labels, sampler)
+        batches = Batches(store, data.train.labels, sampler, data.train.where)
     else:
         objective = LinearProbe(classifier.head)
-        batches = Batches(Resident(compute_features(classifier, store)), data.train.labels, sampler)
+        batches = Batches(Resident(compute_features(classifier, store)), data.train.labels, sampler, data.train.where)
     options = config.optimizer
     optimizer = create_optimizer(objective, options.name, options.lr, options.weight_decay, options.momentum)
     schedule = Schedule(options.lr, config.epochs, options.schedule, options.warmup_epochs, options.warmup_lr, options.milestones)
@@ -70,6 +71,7 @@ def main(config: ProbeConfig) -> Path:
 
     trained = train(
         accelerator, objective, optimizer, schedule, batches, checkpoints, max_steps=config.max_steps, resume=config.resume, monitor=monitor,
+        recovery=Recovery(config.rollbacks), accumulation=config.gradient_accumulation_steps,
         cadence=Cadence(config.log_every, config.checkpoint_every, config.monitor_every),
     )  # fmt: skip
 

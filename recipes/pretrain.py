@@ -16,7 +16,7 @@ from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import NeighbourMonitor, Results
 from rocl_transfer.hub import complete_run, continued_from, find_model, is_trained, load_backbone, load_projector, native_size
 from rocl_transfer.objectives import RoCL
-from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, finish, start, train
+from rocl_transfer.training import Cadence, Checkpoints, Recovery, Schedule, create_optimizer, finish, start, train
 
 log = logging.getLogger("rocl_transfer")
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
@@ -33,7 +33,8 @@ def main(config: PretrainConfig) -> Path:
         log.info("data: %s", note)
 
     def order(images: int) -> Sampler:
-        sampler = Sampler(images, config.batch_size, config.seed, config.objective.group_size, accelerator.process_index, processes)
+        group = config.objective.group_size or config.part_size
+        sampler = Sampler(images, config.batch_size, config.seed, group, accelerator.process_index, processes)
         if images < sampler.global_batch:
             raise UserError(f"{images} images are fewer than a batch of {sampler.global_batch}: give a smaller --batch_size")
         return sampler
@@ -55,27 +56,35 @@ def main(config: PretrainConfig) -> Path:
         config.objective.temperature,
         config.objective.regularizer_weight,
         config.objective.shared_regularizer,
+        config.objective.compile,
     )
     options = config.optimizer
     optimizer = create_optimizer(objective, options.name, options.lr, options.weight_decay, options.momentum)
     schedule = Schedule(options.lr, config.epochs, options.schedule, options.warmup_epochs, options.warmup_lr, options.milestones)
 
-    checkpoints = Checkpoints(folder, config.keep_checkpoints, config.identity(processes))
+    checkpoints = Checkpoints(folder, config.keep_checkpoints, config.identity(processes), config.overwrite)
     checkpoints.find(config.resume)  # refuse before anything is written
     watched = data.train.labels is not None and data.validation is not None and data.validation.labels is not None
     splits = ("train", "validation") if watched else ("train",)
     data, stores = store_splits(data, splits, device, **config.data.storage, labels_needed=False)
     store, sampler = stores["train"], order(len(data.train))
     if accelerator.is_main_process:
+        checkpoints.begin()
         write_config(config, folder / "config.yaml")
     monitor = None
     if watched:
         monitor = NeighbourMonitor(encoder, store, data.train.labels, stores["validation"], data.validation.labels)
     else:
         log.info("the kNN monitor is off: there is no validation split with labels of two or more classes")
+    accumulation = config.gradient_accumulation_steps
+    if accumulation > 1:
+        log.info(
+            "each batch is computed in %d parts: an image's negatives are those among the %d of its part, not the %d of the batch",
+            accumulation, config.part_size * processes, config.batch_size * processes,
+        )  # fmt: skip
     trained = train(
-        accelerator, objective, optimizer, schedule, Batches(store, data.train.labels, sampler), checkpoints,
-        max_steps=config.max_steps, resume=config.resume, monitor=monitor,
+        accelerator, objective, optimizer, schedule, Batches(store, data.train.labels, sampler, data.train.where), checkpoints,
+        max_steps=config.max_steps, resume=config.resume, monitor=monitor, recovery=Recovery(config.rollbacks), accumulation=accumulation,
         cadence=Cadence(config.log_every, config.checkpoint_every, config.monitor_every),
     )  # fmt: skip
 

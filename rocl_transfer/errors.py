@@ -1,14 +1,44 @@
 """What a user can mend: one sentence that names the thing and the remedy."""
 
+import re
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
 _PICKLES = (".bin", ".ckpt", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth")  # what torch, NumPy and pandas read them under
+# Line breaks of every kind, terminal commands, letters that turn the writing around, and bytes of a name that are no UTF-8.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UserError(Exception):
     """A mistake of the user's, told in one sentence. Recipes print it last and end with status 2."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that asks the program to end; no handler of errors takes it for one.
+
+    Args:
+        number: Of the signal.
+    """
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.number = number
+        self.saved = ""
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}{self.saved}"
+
+    @property
+    def status(self) -> int:
+        """What shells and schedulers expect of a process that a signal ended."""
+        return 128 + self.number
+
+
+def one_line(text: str) -> str:
+    """``text`` as it can be printed and listed whatever a file is called: what would break or forge a line is written as its code."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -3,17 +3,39 @@
 import dataclasses
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch.distributed as dist
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, get_loader, set_loader
+from safetensors import SafetensorError
 
-from rocl_transfer.errors import UserError, did_you_mean
+from rocl_transfer.config.checks import require
+from rocl_transfer.errors import Interrupted, UserError, did_you_mean, one_line
 
 Config = TypeVar("Config")
+_DEEPEST = 32  # levels of a YAML file; the reader in C falls over its own stack at some ten thousand
+_LONGEST = 3000  # letters of a word; Python refuses to print whole numbers of more than 4,300 digits
+_load = get_loader("yaml")
+
+
+def _load_shallow(text: str) -> Any:
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise yaml.YAMLError(f"lists and tables stand in each other more than {_DEEPEST} deep")
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST:
+            raise yaml.YAMLError(f"a value has more than {_LONGEST:,} letters")
+    try:
+        return _load(text)
+    except ValueError as error:  # a whole number of thousands of digits, a date that is none
+        raise yaml.YAMLError(str(error)) from error
+
+
+set_loader("yaml", _load_shallow, (yaml.YAMLError,))
 
 
 class _Parser(ArgumentParser):
@@ -31,7 +53,7 @@ class _Parser(ArgumentParser):
     def sentence(self, message: str) -> str:
         """Jsonargparse's message as one sentence with a remedy."""
         if found := re.search(r"unrecognized arguments: (.*)", message):
-            word = found[1].split()[0]
+            word = (found[1].split() or ["''"])[0]
             name = word.lstrip("-").split("=")[0]
             if self.positional and not word.startswith("-"):
                 return f"{word} stands apart from the other {self.positional[0]}: name {self.positional[1]} side by side"
@@ -73,9 +95,27 @@ def parse(config_class: Callable[..., Config], words: Sequence[str] | None = Non
     parser.add_class_arguments(config_class, skip=names)
     for name in names:
         parser.add_argument(name, nargs="+", type=str, help=_described(config_class, name))
-    values = vars(parser.instantiate(parser.parse_args(_spelled_out(parser, sys.argv[1:] if words is None else words))))
+    try:
+        values = vars(parser.instantiate(parser.parse_args(_spelled_out(parser, sys.argv[1:] if words is None else words))))
+    except UnicodeDecodeError as error:
+        raise UserError(f"the file given to --config is not UTF-8 ({error.reason} at byte {error.start}): save it as such") from error
     values.pop("config", None)
-    return config_class(**{name: tuple(value) if name in names else value for name, value in values.items()})
+    foreign = sorted(values.keys() - {field.name for field in dataclasses.fields(config_class)})  # type: ignore[arg-type]
+    require(not foreign, f"unknown option {', '.join(foreign)} in the configuration: leave it out")
+    config = config_class(**{name: tuple(value) if name in names else value for name, value in values.items()})
+    wrong = next((text for text in _texts(vars(config)) if "\0" in text), None)
+    require(wrong is None, f"{wrong!r} has a character of code 0, which no name has: write it anew")
+    return config
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif dataclasses.is_dataclass(value):
+        yield from _texts(vars(value))
+    elif isinstance(value, (dict, list, tuple)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
 
 
 def _spelled_out(parser: _Parser, words: Sequence[str]) -> list[str]:
@@ -111,15 +151,30 @@ def write_config(config: Any, path: Path) -> None:
     path.write_text(yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False), encoding="utf-8")
 
 
+# What the kernel says when nothing more can be written: safetensors hands on its words without the number.
+_STORAGE = re.compile("No space left on device|Disk quota exceeded|File too large|Read-only file system|Input/output error")
+
+
+def _end(sentence: str, status: int) -> NoReturn:
+    sys.stdout.flush()  # tqdm and loggers write to stderr as well: this keeps the sentence last
+    print(one_line(sentence), file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
 def command_line(main: Callable[[Config], Any], config_class: Callable[..., Config]) -> NoReturn:
-    """Run a recipe as a command: status 0 only when the job was done, one sentence and status 2 on a user's mistake."""
+    """Run a recipe as a command: status 0 only when the job was done, one sentence and status 2 on what a user can mend, 128 + N after signal N."""
     try:
         main(parse(config_class))
     except UserError as error:
-        # tqdm and loggers write to stderr as well: flushing stdout first keeps the sentence last.
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"error: {error}", 2)
+    except KeyboardInterrupt as error:
+        interruption = error if isinstance(error, Interrupted) else Interrupted()
+        _end(str(interruption), interruption.status)
+    except (OSError, SafetensorError) as error:
+        if (found := _STORAGE.search(str(error))) is None:
+            raise
+        name = getattr(error, "filename", None)
+        _end(f"error: {name or 'a file'} cannot be written ({found[0]}): make room there, and give the same command again", 2)
     if dist.is_initialized():  # two-process runs that do not part sometimes abort at exit
         dist.destroy_process_group()
     sys.exit(0)

@@ -112,7 +112,6 @@ class FinetuneConfig(RunConfig):
             on adversarial images; 0 for neither (default: 3 for a new head on a trained backbone, else 0).
         ramp: Shares of the training with epsilon 0, and after which it is whole, linear between (default: [0, 0] where the start is robust, else
             [0.1, 0.5]).
-        rollbacks: How often training that has died goes back to its last good checkpoint with a lower learning rate.
         augmentation: How the view that is trained on is drawn.
         optimizer: How.
         evaluation: How the classifier is measured.
@@ -134,7 +133,6 @@ class FinetuneConfig(RunConfig):
     batchnorm: Literal["train", "frozen"] = "train"
     head_epochs: int | None = None
     ramp: tuple[Number, Number] | None = None
-    rollbacks: int = 2
     augmentation: ViewsConfig = field(default_factory=light_views)
     optimizer: FinetuneOptimizerConfig = field(default_factory=FinetuneOptimizerConfig)
     evaluation: FinetuneEvaluationConfig = field(default_factory=FinetuneEvaluationConfig)
@@ -149,7 +147,7 @@ class FinetuneConfig(RunConfig):
         require(self.lora_rank is None or self.lora_rank > 0, f"--lora_rank is {self.lora_rank}: give 1 or more")
         require(0 <= self.label_smoothing < 1, f"--label_smoothing is {self.label_smoothing}: give a share in [0, 1)")
         require(0 <= self.ema_decay < 1, f"--ema_decay is {self.ema_decay}: give a factor in [0, 1), such as 0.999")
-        for name in ("ss_weight", "awp_gamma", "rollbacks", "head_epochs", "beta"):
+        for name in ("ss_weight", "awp_gamma", "head_epochs", "beta"):
             value = getattr(self, name)
             require(value is None or (math.isfinite(value) and value >= 0), f"--{name} is {value}: give 0 or more")
         if self.ramp is not None:
@@ -167,7 +165,7 @@ class FinetuneConfig(RunConfig):
             because = f"with --train {self.train}, which leaves BatchNorm as it came"
             require_untouched(self, ("batchnorm",), because)
         require(self.train != "head" or not self.ss_weight, "--ss_weight has no effect with --train head, which leaves the features as they are")
-        require(self.batch_size > 1, "--batch_size is 1: BatchNorm and the order of batches need 2 or more images")
+        require(self.part_size > 1, f"--batch_size {self.batch_size} leaves {self.part_size} image at once: BatchNorm needs 2 or more")
         EvaluationConfig(**dataclasses.asdict(self.evaluation) | {"norm": self.attack.norm, "epsilons": self.evaluation.radii(self.attack)})
         warmup = self.optimizer.warmup_epochs or 0
         require(warmup < self.epochs, f"--optimizer.warmup_epochs {warmup} is not below --epochs {self.epochs}: lower it")

@@ -56,9 +56,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.name), "--data.name is empty: give a Hub dataset id, a folder, or digits")
-        require(self.image_size is None or self.image_size > 0, f"--data.image_size is {self.image_size}: give pixels, such as 32")
+        require(self.image_size is None or 0 < self.image_size <= 4096, f"--data.image_size is {self.image_size}: give pixels, such as 32")
         require(0 <= self.validation_fraction < 1, f"--data.validation_fraction is {self.validation_fraction}: give a share in [0, 1)")
-        require(self.workers > 0, f"--data.workers is {self.workers}: give 1 or more")
+        require(0 <= self.split_seed < 2**32, f"--data.split_seed is {self.split_seed}: give 0 or more, below 2**32")
+        require(0 < self.workers <= 1024, f"--data.workers is {self.workers}: give 1 to 1024")
         require(0 <= self.max_unreadable < 1, f"--data.max_unreadable is {self.max_unreadable}: give a share in [0, 1)")
         if self.in_memory:
             require_untouched(self, ("check",), "with --data.in_memory true, which reads all images", "data.")
@@ -192,7 +193,9 @@ class RoCLConfig:
         temperature: Of the softmax over similarities.
         regularizer_weight: Weight of the contrastive loss of the adversarial pair alone.
         shared_regularizer: Take that loss from the main loss's forward pass: a fifth less work, and not quite the paper's function.
-        group_size: Images that are each other's negatives in the attack and the regulariser (default: the batch of one process).
+        group_size: Images that are each other's negatives in the attack and the regulariser (default: the batch of one process, or what is computed
+            of it at once).
+        compile: Have torch.compile make kernels of the backbone, in training and in the attack; the first steps take minutes.
     """
 
     method: Literal["rocl", "simclr"] = "rocl"
@@ -201,6 +204,7 @@ class RoCLConfig:
     regularizer_weight: Number = Number(1 / 256)
     shared_regularizer: bool = False
     group_size: int | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         require(self.temperature > 0, f"--objective.temperature is {self.temperature}: give a number above 0")
@@ -245,6 +249,7 @@ class OptimizerConfig:
         require(self.weight_decay >= 0, f"--optimizer.weight_decay is {self.weight_decay}: give 0 or more")
         require(0 <= self.momentum < 1, f"--optimizer.momentum is {self.momentum}: give a number in [0, 1)")
         require(self.warmup_epochs >= 0, f"--optimizer.warmup_epochs is {self.warmup_epochs}: give 0 or more")
+        require(self.warmup_lr >= 0, f"--optimizer.warmup_lr is {self.warmup_lr}: give 0 or more")
         ordered = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
         require(ordered and all(0 < m < 1 for m in self.milestones), "--optimizer.milestones must be rising shares of the epochs in (0, 1)")
         if self.schedule == "cosine":

@@ -11,8 +11,11 @@ from rocl_transfer.config.number import Number
 from rocl_transfer.config.parts import AttackConfig, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig, RoCLConfig, ViewsConfig
 
 # What may change when a run goes on: where, how far, how often, how fast; and what is measured afterwards.
-_FREE = ("output_dir", "max_steps", "checkpoint_every", "keep_checkpoints", "log_every", "monitor_every", "resume", "log_with", "data.in_memory",
-         "data.workers", "evaluation.")  # fmt: skip
+_FREE = ("output_dir", "overwrite", "max_steps", "checkpoint_every", "keep_checkpoints", "log_every", "monitor_every", "resume", "log_with",
+         "data.in_memory", "data.workers", "evaluation.")  # fmt: skip
+
+# Younger than the first run folders: at what they were before they existed, such a run can go on.
+_YOUNG = [("objective.shared_regularizer", False), ("objective.compile", False), ("rollbacks", 2), ("gradient_accumulation_steps", 1)]
 
 
 def _dotted(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -37,6 +40,10 @@ class RunConfig:
         log_every: Steps between lines of metrics.jsonl.
         monitor_every: Epochs between looks at the validation split.
         resume: auto (go on where the run folder stands), a checkpoint or run folder, or none.
+        overwrite: Begin again: what another run left in the run folder is removed.
+        rollbacks: How often training that has died goes back to its last good checkpoint with a lower learning rate.
+        gradient_accumulation_steps: Parts that each process's batch is computed in, one after another, to save memory. What depends on a whole batch
+            sees one part at a time: BatchNorm, and the negatives of contrastive losses.
         log_with: One of Accelerate's trackers, such as tensorboard.
     """
 
@@ -50,6 +57,9 @@ class RunConfig:
     log_every: int = 10
     monitor_every: int = 10
     resume: str = "auto"
+    overwrite: bool = False
+    rollbacks: int = 2
+    gradient_accumulation_steps: int = 1
     log_with: str | None = None
 
     def __post_init__(self) -> None:
@@ -58,6 +68,16 @@ class RunConfig:
             value = getattr(self, name)
             require(value is None or value > 0, f"--{name} is {value}: give 1 or more")
         require(0 <= self.seed < 2**32, f"--seed is {self.seed}: give 0 or more, below 2**32")
+        require(self.rollbacks >= 0, f"--rollbacks is {self.rollbacks}: give 0 or more")
+        require(self.resume == "auto" or not self.overwrite, f"--resume {self.resume} has no effect with --overwrite true: leave one of them out")
+        parts = self.gradient_accumulation_steps
+        divides = parts > 0 and self.batch_size % parts == 0
+        require(divides, f"--gradient_accumulation_steps is {parts}: give 1 or more, and what divides --batch_size {self.batch_size}")
+
+    @property
+    def part_size(self) -> int:
+        """Images that one process computes at once."""
+        return self.batch_size // self.gradient_accumulation_steps
 
     def identity(self, processes: int) -> dict[str, Any]:
         """The options that must not change between the parts of one run, under their dotted names.
@@ -67,7 +87,7 @@ class RunConfig:
         options = _dotted(dataclasses.asdict(self))
         del options["batch_size"]
         options["batch_size over all processes"] = self.batch_size * processes
-        return {name: value for name, value in options.items() if not name.startswith(_FREE)}
+        return {name: value for name, value in options.items() if not name.startswith(_FREE) and (name, value) not in _YOUNG}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +112,15 @@ class PretrainConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        size = self.objective.group_size
+        size, part = self.objective.group_size, self.part_size
         if size is not None:
-            divides = 1 < size <= self.batch_size and self.batch_size % size == 0
-            require(divides, f"--objective.group_size {size} must be 2 or more and divide --batch_size {self.batch_size}")
-        require(self.batch_size > 1, "--batch_size is 1: a contrastive loss needs 2 or more images")
+            at_once = f"--batch_size {self.batch_size}" + (f" / --gradient_accumulation_steps = {part}" if part < self.batch_size else "")
+            require(1 < size <= part and part % size == 0, f"--objective.group_size {size} must be 2 or more and divide {at_once}")
+        require(part > 1, f"--batch_size {self.batch_size} leaves {part} image at once: a contrastive loss needs 2 or more")
 
     def identity(self, processes: int) -> dict[str, Any]:
         """See :class:`RunConfig`; a group is a group, also where it was left to be the batch of one process."""
-        return {**super().identity(processes), "objective.group_size": self.objective.group_size or self.batch_size}
+        return {**super().identity(processes), "objective.group_size": self.objective.group_size or self.part_size}
 
 
 def probe_optimizer() -> OptimizerConfig:

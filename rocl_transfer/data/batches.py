@@ -1,7 +1,7 @@
 """Which images make which batch, and where every random number comes from: nothing depends on the number of processes."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,11 +20,30 @@ class Batch(NamedTuple):
         inputs: uint8 images (N, 3, H, W), or features (N, D).
         labels: (N,) int64, or None.
         seeds: One for each of the equal, contiguous groups that the N fall into.
+        positions: (N,) of the images in the training set, on the CPU, where they have any.
     """
 
     inputs: Tensor
     labels: Tensor | None
     seeds: tuple[int, ...]
+    positions: Tensor | None = None
+
+    def split(self, parts: int) -> list["Batch"]:
+        """As ``parts`` equal batches of whole groups."""
+        if parts == 1:
+            return [self]
+        groups = len(self.seeds) // parts
+        size = len(self.inputs) // parts
+        cuts = [slice(number * size, (number + 1) * size) for number in range(parts)]
+        return [
+            Batch(
+                self.inputs[cut],
+                None if self.labels is None else self.labels[cut],
+                self.seeds[number * groups : (number + 1) * groups],
+                None if self.positions is None else self.positions[cut],
+            )
+            for number, cut in enumerate(cuts)
+        ]
 
 
 def derive_seed(*parts: int) -> int:
@@ -105,11 +124,19 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of every epoch: a store of inputs, their labels, and the order they come in."""
+    """The batches of every epoch: a store of inputs, their labels, and the order they come in.
+
+    Args:
+        store: Inputs by position.
+        labels: (N,), or None.
+        sampler: The order.
+        name: What an image is called by its position, for whoever has to look at it.
+    """
 
     store: Store
     labels: Tensor | None
     sampler: Sampler
+    name: Callable[[int], str] = "image {}".format
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """This process's batches of one epoch, from its step ``first_step`` on."""
@@ -117,4 +144,4 @@ class Batches:
         inputs = self.store.stream(positions for positions, _ in plan)
         for (positions, seeds), batch in zip(plan, inputs, strict=True):
             labels = None if self.labels is None else self.labels[positions].to(batch.device, non_blocking=True)
-            yield Batch(batch, labels, seeds)
+            yield Batch(batch, labels, seeds, positions)

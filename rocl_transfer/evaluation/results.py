@@ -1,7 +1,6 @@
 """The results record: every number that a card prints, with what made it."""
 
 import datetime
-import hashlib
 import json
 import math
 import platform
@@ -109,12 +108,6 @@ class Results:
         path = Path(folder) / "results.json"
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return path
-
-
-def sha256(path: str | Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def wilson_interval(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:

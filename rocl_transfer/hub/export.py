@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from rocl_transfer.attacks import frozen
 from rocl_transfer.errors import UserError
-from rocl_transfer.evaluation import sha256
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.models import PixelModel
+from rocl_transfer.training import sha256
 from rocl_transfer.version import __version__
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"

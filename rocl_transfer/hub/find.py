@@ -4,16 +4,22 @@ import functools
 import hashlib
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 from rocl_transfer.errors import UserError, is_pickle
-from rocl_transfer.evaluation import sha256
 from rocl_transfer.hub.export import CONFIG, PROBE, PROJECTOR, WEIGHTS
 from rocl_transfer.hub.failures import patiently
+from rocl_transfer.training import sha256
 
 log = logging.getLogger("rocl_transfer")
+MADE_ON = ("pretrained_on", "pretrained_before_on", "trained_on")  # what our part of config.json says of a model's data
 _WANTED = (CONFIG, WEIGHTS, PROBE, PROJECTOR)
+_LARGEST_SIDE = 4096  # pixels of the images that a config.json may ask for: one image of them passes through the network when it is loaded
+# What timm's builders take for themselves instead of handing it to the network: other weights, files and functions.
+_BUILDERS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_filter_fn", "pretrained_model_args",
+             "checkpoint_path", "cache_dir", "features_only", "feature_cls", "feature_cfg", "kwargs_filter", "model_cfg", "pruned"}  # fmt: skip
 
 
 def find_model(name: str) -> Path | None:
@@ -28,7 +34,11 @@ def find_model(name: str) -> Path | None:
     if name.startswith("hf-hub:"):
         return _download(name.removeprefix("hf-hub:"))
     folder = Path(name.removeprefix("local-dir:")).expanduser()
-    if folder.is_dir():
+    try:
+        exists = folder.is_dir()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}): check --model.name and permissions") from error
+    if exists:
         for file in (CONFIG, WEIGHTS):
             if not (folder / file).is_file():
                 instead = is_pickle(folder.iterdir())
@@ -88,13 +98,37 @@ def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     try:
         content: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{folder / CONFIG} is no JSON ({error}): export or download the model again") from error
     cfg = content.get("pretrained_cfg", content) if isinstance(content, dict) else None
     three = isinstance(cfg, dict) and all(isinstance(cfg.get(name), list) and len(cfg[name]) == 3 for name in ("input_size", "mean", "std"))
-    if not three or "architecture" not in content:
+    if not three or not isinstance(content.get("architecture"), str):
         raise UserError(f"{folder / CONFIG} is not timm's (it names no architecture, input size or normalisation): export the model again")
-    return content, dict(cfg or {})
+    assert cfg is not None
+    if wrong := _wrong(content, cfg):
+        raise UserError(f"{folder / CONFIG} {wrong}: export the model again, or do not trust it")
+    return content, dict(cfg)
+
+
+def _wrong(content: dict[str, Any], cfg: dict[str, Any]) -> str | None:
+    """What in ``config.json`` no export of timm's or ours says."""
+    if not all(type(side) is int and 0 < side <= _LARGEST_SIDE for side in cfg["input_size"]):
+        return f"has the input_size {cfg['input_size']}, no channels and sides of up to {_LARGEST_SIDE} pixels"
+    for name in ("mean", "std"):
+        if not all(type(value) in (int, float) and math.isfinite(value) for value in cfg[name]):
+            return f"has the {name} {cfg[name]}, not three numbers"
+    names = content.get("label_names")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        return "has label_names that are no list of names"
+    arguments = content.get("model_args", {})
+    if not isinstance(arguments, dict):
+        return "has model_args without names"
+    if foreign := sorted(_BUILDERS & arguments.keys()):
+        return f"has {foreign[0]} among its model_args, which is no part of a network"
+    made_on = [content["rocl_transfer"].get(key) for key in MADE_ON] if isinstance(content.get("rocl_transfer"), dict) else []
+    if any(facts is not None and not (isinstance(facts, dict) and {"data", "cut"} <= facts.keys()) for facts in made_on):
+        return "names no data and cut where it says what the model was made on"
+    return None
 
 
 def own_facts(folder: Path) -> dict[str, Any]:

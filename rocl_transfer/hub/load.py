@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from rocl_transfer.errors import UserError
-from rocl_transfer.evaluation import sha256 as sha256_of
 from rocl_transfer.hub.export import PROBE, PROJECTOR, WEIGHTS, probe
 from rocl_transfer.hub.find import find_model, own_facts, read_config
 from rocl_transfer.models import PixelModel, add_head, create_backbone, create_classifier, has_weights, projector
+from rocl_transfer.training import sha256 as sha256_of
 
 _AGAIN = "download or export the model again"
 _AGREE = 1e-3  # of the largest output: another machine's rounding moves them by 1e-5

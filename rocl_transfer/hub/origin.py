@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any
 
 from rocl_transfer.data import ImageData
-from rocl_transfer.evaluation import sha256
 from rocl_transfer.hub.export import WEIGHTS
-from rocl_transfer.hub.find import find_model, own_facts
+from rocl_transfer.hub.find import MADE_ON, find_model, own_facts
+from rocl_transfer.training import sha256
 
 
 def identify(name: str) -> dict[str, str | None]:
@@ -43,4 +43,4 @@ def continued_from(name: str, data: ImageData, trained: bool) -> dict[str, Any]:
 def _made_on(name: str) -> dict[str, Any]:
     folder = find_model(name)
     facts = {} if folder is None else own_facts(folder)
-    return {key: facts[key] for key in ("pretrained_on", "pretrained_before_on", "trained_on") if key in facts}
+    return {key: facts[key] for key in MADE_ON if facts.get(key) is not None}

@@ -11,12 +11,12 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from rocl_transfer.errors import UserError
-from rocl_transfer.evaluation import sha256
 from rocl_transfer.hub.card import CARD, RESULTS, card_text
 from rocl_transfer.hub.export import CONFIG, PROBE, PROJECTOR, WEIGHTS
 from rocl_transfer.hub.failures import patiently
 from rocl_transfer.hub.find import find_model
 from rocl_transfer.hub.load import load_backbone
+from rocl_transfer.training import sha256
 
 OPTIONS = "config.yaml"
 

@@ -1,10 +1,13 @@
 """How an objective is trained: runtime, optimiser and learning rate, the loop, checkpoints, metrics."""
 
-from rocl_transfer.training.checkpoints import Checkpoints
-from rocl_transfer.training.guard import Guard
+from rocl_transfer.training.checkpoints import Checkpoints, sha256
+from rocl_transfer.training.guard import Guard, Recovery
 from rocl_transfer.training.loop import Cadence, train
 from rocl_transfer.training.optimization import Schedule, create_optimizer
 from rocl_transfer.training.progress import Trained
 from rocl_transfer.training.runtime import finish, keep_memory, start, writable
 
-__all__ = ["Cadence", "Checkpoints", "Guard", "Schedule", "Trained", "create_optimizer", "finish", "keep_memory", "start", "train", "writable"]
+__all__ = [
+    "Cadence", "Checkpoints", "Guard", "Recovery", "Schedule", "Trained", "create_optimizer", "finish", "keep_memory", "sha256", "start", "train",
+    "writable",
+]  # fmt: skip

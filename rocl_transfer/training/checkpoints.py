@@ -1,9 +1,12 @@
 """Checkpoints that are complete or absent, and hold no pickle: tensors in safetensors, everything else in JSON."""
 
+import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,17 @@ from torch.optim import Optimizer
 
 from rocl_transfer.errors import UserError
 
+log = logging.getLogger("rocl_transfer")
+_MANIFEST = "manifest.json"
+_OF_A_RUN = ("checkpoints", "head", "last", "figures", "metrics.jsonl", "diagnosis.json", "config.yaml", "model.safetensors", "config.json",
+             "projector.safetensors", "probe.safetensors", "results.json", "verdicts.jsonl", "README.md")  # fmt: skip
+
+
+def sha256(path: str | Path) -> str:
+    """Of a file, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
 
 class Checkpoints:
     """The ``checkpoints/step-N`` folders of a run.
@@ -23,35 +37,57 @@ class Checkpoints:
         run_folder: Where ``checkpoints`` is.
         keep: How many of the last ones stay.
         identity: Options that must not change between the parts of one run.
+        overwrite: A run that stands there is not gone on with: :meth:`begin` removes it.
     """
 
-    def __init__(self, run_folder: str | Path, keep: int, identity: Mapping[str, Any]) -> None:
+    def __init__(self, run_folder: str | Path, keep: int, identity: Mapping[str, Any], overwrite: bool = False) -> None:
         self.folder = Path(run_folder) / "checkpoints"
-        self.keep = keep
+        self.keep, self.overwrite = keep, overwrite
         self.identity = json.loads(json.dumps(identity))
+
+    def begin(self) -> None:
+        """Before anything is written: remove the run that stands there where it is to be overwritten, and nothing that no run wrote."""
+        if self.overwrite:
+            for name in _OF_A_RUN:
+                path = self.folder.parent / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def save(self, step: int, objective: nn.Module, optimizer: Optimizer, state: Mapping[str, Any], spare: Collection[int] = ()) -> Path:
         """Write ``step-N`` aside, flush it to the disk, then rename it into place; drop all but the last few and those in ``spare``.
 
         Raises:
-            UserError: A weight is not finite: such a checkpoint would replace good ones.
+            UserError: A weight is not finite, such a checkpoint would replace good ones; or there is no room on the disk.
         """
         weights = {name: tensor.detach().contiguous().cpu() for name, tensor in objective.state_dict().items()}
         if bad := [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]:
             raise UserError(f"training stopped at step {step}: {bad[0]} is not finite; the last good checkpoint is {self.latest() or 'none'}")
         tensors, scalars = _split_state(optimizer)
         target, aside = self.folder / f"step-{step}", self.folder / f".step-{step}.writing"
+        content = {"format": 2, "step": step, "identity": self.identity, "optimizer": scalars, **state}
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        save_file(weights, aside / "objective.safetensors")
-        save_file(tensors, aside / "optimizer.safetensors")
-        content = {"format": 1, "step": step, "identity": self.identity, "optimizer": scalars, **state}
-        (aside / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-        for path in (*aside.iterdir(), aside):
-            _flush(path)
-        shutil.rmtree(target, ignore_errors=True)
+        try:
+            aside.mkdir(parents=True)
+            save_file(weights, aside / "objective.safetensors")
+            save_file(tensors, aside / "optimizer.safetensors")
+            (aside / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+            manifest = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(aside.iterdir())}
+            (aside / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            for path in (*aside.iterdir(), aside):
+                _flush(path)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or str(error)
+            standing = f"it goes on from {self.latest()}" if self.latest() else "there is none before it"
+            raise UserError(
+                f"the checkpoint {target} cannot be written ({reason}): make room there and give the same command again; {standing}"
+            ) from error
+        if target.exists():  # of a course that was left: it stands until the new one is whole
+            before = self.folder / f".step-{step}.before"
+            shutil.rmtree(before, ignore_errors=True)
+            target.rename(before)
         aside.rename(target)
         _flush(self.folder)
+        shutil.rmtree(self.folder / f".step-{step}.before", ignore_errors=True)
         for old in self._steps()[: -self.keep]:
             if old not in spare:
                 shutil.rmtree(self.folder / f"step-{old}")
@@ -62,39 +98,62 @@ class Checkpoints:
         return sorted(int(name) for name in names if name.isdecimal())
 
     def latest(self) -> Path | None:
-        """The newest checkpoint of this run, or None."""
-        steps = self._steps()
-        return self.folder / f"step-{steps[-1]}" if steps else None
+        """The newest checkpoint of this run that is whole, or None."""
+        return next((path for step in reversed(self._steps()) if _damage(path := self.folder / f"step-{step}") is None), None)
 
     def forget_after(self, step: int) -> None:
-        """Drop the checkpoints of a course that is not gone on with: the run was resumed from an older step."""
+        """Drop the checkpoints of a course that is not gone on with, the run was resumed from an older step; and what a kill left half written."""
+        for left in self.folder.glob(".step-*"):
+            shutil.rmtree(left)
         for newer in self._steps():
             if newer > step:
                 shutil.rmtree(self.folder / f"step-{newer}")
 
     def find(self, resume: str) -> Path | None:
-        """The checkpoint that ``--resume`` means: ``auto``, ``none``, a checkpoint, or a run folder.
+        """The checkpoint that ``--resume`` means: ``auto``, ``none``, a checkpoint, or a run folder; of a run, the newest one that is whole.
 
         Raises:
-            UserError: There is none where a path was given, one stands in the way where ``none`` was, or the run had other options.
+            UserError: There is none where a path was given, one stands in the way where ``none`` was, all are damaged, or the run had other options.
         """
+        if self.overwrite:
+            return None
         if resume == "none":
-            if (standing := self.latest()) is not None:
-                raise UserError(
-                    f"{standing.parent.parent} already holds a run ({standing.name}): choose another --output_dir, or --resume auto to go on"
-                )
+            if self._steps():
+                remedy = "choose another --output_dir, --resume auto to go on, or --overwrite true to begin again"
+                raise UserError(f"{self.folder.parent} already holds a run (step-{self._steps()[-1]}): {remedy}")
             return None
         path = Path(resume)
-        found = path if (path / "state.json").is_file() else (self if resume == "auto" else Checkpoints(path, self.keep, {})).latest()
+        if (path / "state.json").is_file():
+            found: Path | None = path
+            if (reason := _damage(path)) is not None:
+                other = Checkpoints(path.parent.parent, self.keep, {}).latest()
+                raise UserError(f"the checkpoint {path} is damaged ({reason}): give --resume {other or 'none'}")
+        else:
+            found = (self if resume == "auto" else Checkpoints(path, self.keep, {}))._newest_whole()
         if found is None and resume != "auto":
             raise UserError(f"--resume {resume} is neither a checkpoint nor a run folder with one: give auto, none or such a path")
         if found is not None:
             before = self._state(found)["identity"]
             for option, value in self.identity.items():
                 if before.get(option) != value:
-                    remedy = "set it back, or choose another --output_dir"
+                    remedy = "set it back, choose another --output_dir, or --overwrite true to begin again"
                     raise UserError(f"--{option} was {before.get(option)} in the run that {found} belongs to and is {value} now: {remedy}")
         return found
+
+    def _newest_whole(self) -> Path | None:
+        for before in self.folder.glob(".step-*.before"):  # killed while one was put in the place of another
+            target = self.folder / before.name.removeprefix(".").removesuffix(".before")
+            if not target.exists():
+                with suppress(FileNotFoundError):  # another process was faster
+                    before.rename(target)
+        steps, whole = self._steps(), self.latest()
+        newer = [self.folder / f"step-{step}" for step in steps if whole is None or step > int(whole.name.removeprefix("step-"))]
+        if newer and whole is None:
+            remedy = "choose another --output_dir, or --overwrite true to begin again"
+            raise UserError(f"no checkpoint in {self.folder} is whole ({newer[-1].name}: {_damage(newer[-1])}): {remedy}")
+        for path in newer:
+            log.warning("the checkpoint %s is damaged (%s): going on from %s", path, _damage(path), whole)
+        return whole
 
     def _state(self, path: Path) -> dict[str, Any]:
         try:
@@ -109,6 +168,8 @@ class Checkpoints:
         Raises:
             UserError: It is damaged, or of another network.
         """
+        if (reason := _damage(path)) is not None:
+            raise UserError(f"the checkpoint {path} is damaged ({reason}): remove it to go on from the one before")
         state = self._state(path)
         tensors = _read(path / "optimizer.safetensors")
         self.load_weights(path, objective)
@@ -126,6 +187,31 @@ class Checkpoints:
             objective.load_state_dict(weights)
         except RuntimeError as error:
             raise UserError(f"the checkpoint {path} is of another network: {str(error).splitlines()[-1].strip()}") from error
+
+
+def _damage(path: Path) -> str | None:
+    """What is not as it was written; of a checkpoint from before there were manifests, what cannot be read."""
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8")) if (path / _MANIFEST).exists() else None
+        if manifest is None:
+            if json.loads((path / "state.json").read_text(encoding="utf-8"))["format"] != 1:
+                return f"{_MANIFEST} is missing"
+            for name in ("objective", "optimizer"):
+                _read(path / f"{name}.safetensors")
+            return None
+        for name, written in manifest.items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != written["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes, {written['bytes']} were written"
+            if sha256(file) != written["sha256"]:
+                return f"{name} is not what was written"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return " ".join(str(error).split())[:150] or type(error).__name__
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _read(file: Path) -> dict[str, Tensor]:

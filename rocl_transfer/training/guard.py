@@ -22,6 +22,21 @@ class Collapse(Exception):  # noqa: N818 - not an error of the program's
 
 
 @dataclass(frozen=True)
+class Recovery:
+    """What is tried before a run is given up.
+
+    Args:
+        rollbacks: How often a dead run goes back to its last good checkpoint.
+        lowering: Factor on the learning rate at each of them.
+        skips: Steps in a row whose loss or gradient may be not finite; such steps are not taken.
+    """
+
+    rollbacks: int = 2
+    lowering: float = 0.3
+    skips: int = 2
+
+
+@dataclass(frozen=True)
 class Guard:
     """Judges a run by what its monitor saw, epoch by epoch.
 
@@ -34,9 +49,6 @@ class Guard:
         robust: Whether robustness is trained for.
         watched: What the images are: validation, or training images where there are none.
         grace: Epochs before a run can be dead: warm-up, ramp, a slow start.
-        rollbacks: How often a dead run goes back to its last good checkpoint.
-        lowering: Factor on the learning rate at each of them.
-        skips: Steps in a row whose loss or gradient may be not finite; such steps are not taken.
     """
 
     classes: int
@@ -44,9 +56,6 @@ class Guard:
     robust: bool
     watched: str = "validation"
     grace: int = 0
-    rollbacks: int = 2
-    lowering: float = 0.3
-    skips: int = 2
 
     @property
     def metric(self) -> str:

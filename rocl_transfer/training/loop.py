@@ -1,6 +1,9 @@
 """The one loop: pre-training, probing and fine-tuning differ in the objective, the parameters that train and the monitors."""
 
+import copy
+import json
 import logging
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,16 +12,18 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from timm.layers import convert_sync_batchnorm
 from torch.optim import Optimizer
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from rocl_transfer.data import Batch, Batches
-from rocl_transfer.errors import UserError
+from rocl_transfer.errors import Interrupted, UserError
 from rocl_transfer.objectives import Objective
 from rocl_transfer.training.checkpoints import Checkpoints
-from rocl_transfer.training.guard import Collapse, Guard, Look
+from rocl_transfer.training.guard import Collapse, Guard, Look, Recovery
+from rocl_transfer.training.interruption import uninterrupted
 from rocl_transfer.training.metrics import MetricsFile, peak_memory
 from rocl_transfer.training.optimization import Schedule
 from rocl_transfer.training.progress import Progress, Trained
@@ -26,6 +31,8 @@ from rocl_transfer.training.update import Update
 
 log = logging.getLogger("rocl_transfer")
 Monitor = Callable[[], dict[str, float]]
+# How the collectives of gloo and NCCL say that another process is gone.
+_ALONE = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|Broken pipe|DistBackendError|remote process exited")
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,9 @@ def train(
     resume: str = "auto",
     monitor: Monitor | None = None,
     guard: Guard | None = None,
+    recovery: Recovery | None = None,
     clip_grad: float | None = None,
+    accumulation: int = 1,
     cadence: Cadence | None = None,
 ) -> Trained:
     """Train ``objective`` in place, over ``schedule.epochs`` epochs or ``max_steps`` steps.
@@ -73,13 +82,16 @@ def train(
         resume: ``auto``, ``none``, or a path; see :meth:`Checkpoints.find`.
         monitor: Its numbers go into the metrics; called on every process.
         guard: Judges what the monitor sees: a dead run goes back to its last good checkpoint with a lower learning rate, or ends in a sentence; the
-            best checkpoint is kept. Without one a loss that is not finite ends the run.
+            best checkpoint is kept. Without one only losses and gradients that are not finite are a death.
+        recovery: What is tried before a dead run is given up.
         clip_grad: Largest norm of the gradient of all parameters together.
+        accumulation: Parts that each batch is computed in, one after another; a part is whole groups of the sampler's.
         cadence: How often to log, to save, to monitor.
 
     Raises:
-        UserError: A loss or gradient is not finite (that step is not taken), the run is dead and no way back helps, or the run to resume is
-            another one.
+        UserError: The run is dead and no way back helps, another process is gone, a checkpoint cannot be written, or the run to resume is another
+            one. Steps whose loss or gradient is not finite are not taken; ``diagnosis.json`` beside the checkpoints says where that began.
+        Interrupted: By a signal, after a checkpoint was written.
     """
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         objective = convert_sync_batchnorm(objective)  # timm's: torch's own drops the activation inside timm's norms
@@ -87,11 +99,18 @@ def train(
     objective = objective.to(accelerator.device).to(memory_format=torch.channels_last)
     found = checkpoints.find(resume)
     state = checkpoints.load(found, objective, optimizer) if found else {}
-    watch = _Watch(monitor, guard, cadence or Cadence())
-    update = Update(accelerator, objective, optimizer, clip_grad)
+    watch = _Watch(monitor, guard, recovery or Recovery(), cadence or Cadence())
+    update = Update(accelerator, objective, optimizer, clip_grad, accumulation)
     loop = _Loop(accelerator, update, schedule, batches, checkpoints, max_steps, watch, state)
     if found:
         log.info("resumed from %s", found)
+        before, now = state.get("processes", accelerator.num_processes), accelerator.num_processes
+        if before != now:
+            log.info(
+                "the run goes on with %d processes instead of %d: the same images, views, attacks and negatives; sums are rounded otherwise, "
+                "dropout and stochastic depth draw anew, and BatchNorm sees %s",
+                now, before, "all processes' images (SyncBN)" if accelerator.device.type == "cuda" else "each process's images by themselves",
+            )  # fmt: skip
     return loop.run()
 
 
@@ -99,6 +118,7 @@ def train(
 class _Watch:
     monitor: Monitor | None
     guard: Guard | None
+    recovery: Recovery
     cadence: Cadence
 
 
@@ -115,35 +135,36 @@ class _Loop:
         state: dict[str, Any],
     ) -> None:
         self.accelerator, self.schedule, self.batches, self.checkpoints = accelerator, schedule, batches, checkpoints
-        self.monitor, self.guard, self.cadence, self.update = watch.monitor, watch.guard, watch.cadence, update
+        self.monitor, self.guard, self.recovery, self.cadence, self.update = watch.monitor, watch.guard, watch.recovery, watch.cadence, update
         self.per_epoch = batches.sampler.steps_per_epoch
         self.total = schedule.epochs * self.per_epoch
         self.last = min(self.total, max_steps or self.total)
         self.metrics = MetricsFile(checkpoints.folder.parent / "metrics.jsonl", accelerator.is_main_process)
         self.at = Progress.load(state)
-        if self.at.step < self.last:
-            self.metrics.rewind(self.at.step)
+        if self.at.step < self.last or self.at.due:
+            self.metrics.rewind(self.at.step - self.at.due)
             self.at.forget_last()
             if accelerator.is_main_process:
                 checkpoints.forget_after(self.at.step)
         self.images, self.window_seconds = 0, 0.0
+        self.saved: tuple[int, bool] | None = None
 
     def run(self) -> Trained:
         quiet = not self.accelerator.is_main_process
         bar = tqdm(total=self.last, initial=self.at.step, unit="step", disable=quiet, dynamic_ncols=True)
-        if self.guard and self.at.step == 0:
-            self.save()  # where a run goes back to that dies before its first good epoch
         with bar, logging_redirect_tqdm([log]):
-            while True:
-                try:
-                    self.judge()
-                    while self.at.step < self.last:
-                        self.run_epoch(bar)
-                    break
-                except Collapse as collapse:
-                    self.roll_back(collapse)
-                    bar.reset(self.last)
-                    bar.update(self.at.step)
+            try:
+                if self.at.step == 0:
+                    self.save()  # where a run goes back to that dies before its first good epoch
+                self.go(bar)
+            except Interrupted as interruption:
+                interruption.saved = f" at step {self.at.step} of {self.last}; {self.keep()}"
+                raise
+            except RuntimeError as error:
+                if self.accelerator.num_processes == 1 or not _ALONE.search(str(error)):
+                    raise
+                reason = " ".join(str(error).split())[:150]
+                raise UserError(f"another process of this run is gone, at step {self.at.step} ({reason}); {self.keep()}") from error
         with_what = (self.accelerator.num_processes, self.accelerator.device.type, self.accelerator.mixed_precision)
         seen = (self.best(), self.at.looks[-1] if self.at.looks else None) if self.guard else (None, None)
         best, last = (None if look is None else dict(look) for look in seen)
@@ -154,11 +175,37 @@ class _Loop:
             self.at.step, -(-self.at.step // self.per_epoch), self.at.seconds, *with_what, best, last, overfitting, self.at.skipped, self.at.rollbacks
         )
 
+    def go(self, bar: Any) -> None:
+        """To the last step, with as many ways back as it takes."""
+        while True:
+            try:
+                if self.at.due:
+                    epoch = (self.at.step - 1) // self.per_epoch
+                    self.after_step(epoch, self.rate(epoch))
+                self.judge()
+                while self.at.step < self.last:
+                    self.run_epoch(bar)
+                return
+            except Collapse as collapse:
+                self.roll_back(collapse)
+                bar.reset(self.last)
+                bar.update(self.at.step)
+
+    def keep(self) -> str:
+        """Save what was reached, and say so; the other processes are not waited for."""
+        self.update.undo()
+        if self.accelerator.is_main_process and self.saved != (self.at.step, self.at.due):
+            with uninterrupted():
+                self.write_checkpoint()
+        return f"the same command goes on from {self.checkpoints.folder / f'step-{self.at.step}'}"
+
+    def rate(self, epoch: int) -> float:
+        return self.schedule(epoch) * self.recovery.lowering ** len(self.at.rollbacks)
+
     def run_epoch(self, bar: Any) -> None:
         """One epoch, or what is left of it."""
         epoch, inner = divmod(self.at.step, self.per_epoch)
-        lowered = self.guard.lowering ** len(self.at.rollbacks) if self.guard else 1.0
-        rate = self.schedule(epoch) * lowered
+        rate = self.rate(epoch)
         self.update.begin_epoch(rate)
         mark = time.perf_counter()
         for batch in self.batches.epoch(epoch, inner):
@@ -174,20 +221,35 @@ class _Loop:
             mark = time.perf_counter()
 
     def take_step(self, batch: Batch) -> dict[str, float]:
-        """A step whose loss or gradient is not finite is not taken; a few in a row are a collapse, without a guard the first one is."""
+        """A step whose loss or gradient is not finite is not taken; a few in a row are a collapse."""
         sampler = self.batches.sampler
-        values, bad = self.update(batch, self.at.step, self.total, (sampler.seed, sampler.rank))
-        self.at.skipped_in_a_row = self.at.skipped_in_a_row + 1 if bad else 0
+        drawn = (sampler.seed, sampler.rank)
+        values, bad = self.update.compute(batch, self.at.step, self.total, drawn)
         if bad:
-            self.at.skipped += 1
-            if self.guard is None or self.at.skipped_in_a_row > self.guard.skips:
-                raise Collapse(self.update.diagnosis(self.at.step, values, bad, self.at.skipped_in_a_row))
+            repeated = self.at.skipped_in_a_row + 1
+            why = self.update.sentence(self.at.step, values, bad, repeated)
+            self.diagnose(why, self.update.diagnosis(batch, self.at.step, self.total, drawn, self.batches.name))
+            if repeated > self.recovery.skips:
+                self.at.skipped += 1
+                raise Collapse(why)
             log.warning("step %d is not taken: %s not finite", self.at.step, " and ".join(bad))
-        else:
-            self.at.window.add(values)
-            self.at.epoch_mean.add(values)
-        self.at.step += 1
+        with uninterrupted():
+            if bad:
+                self.at.skipped, self.at.skipped_in_a_row = self.at.skipped + 1, repeated
+            else:
+                self.update.apply()
+                self.at.window.add(values)
+                self.at.epoch_mean.add(values)
+                self.at.skipped_in_a_row = 0
+            self.at.step, self.at.due = self.at.step + 1, True
         return values
+
+    def diagnose(self, why: str, found: dict[str, Any]) -> None:
+        """Leave in ``diagnosis.json`` what is known of the last step that was not taken, process by process."""
+        processes = gather_object([found]) if self.accelerator.num_processes > 1 else [found]
+        if self.accelerator.is_main_process:
+            content = {"step": self.at.step, "why": why, "skipped": self.at.skipped, "processes": processes}
+            (self.checkpoints.folder.parent / "diagnosis.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     def after_step(self, epoch: int, rate: float) -> None:
         """Log, monitor, save and judge where they are due, in this order: a checkpoint never stands before the lines that belong to it.
@@ -195,27 +257,51 @@ class _Loop:
         The last step logs, monitors and saves in any case. Where that was not due, its lines are marked ``last``: a run that goes on forgets them,
         and writes what the uninterrupted run would.
         """
+        before = copy.deepcopy(self.at)
+        try:
+            saves = self.lines_after_step(epoch, rate)
+        except BaseException:
+            self.at = before  # what was begun is done again when the run goes on
+            raise
+        if saves and (broken := self.broken()):
+            raise Collapse(
+                f"training stopped at step {self.at.step}: {broken} is not finite: lower --optimizer.lr or lengthen --optimizer.warmup_epochs"
+            )
+        self.at.due = False
+        if saves:
+            self.save()
+        self.judge()
+
+    def broken(self) -> str:
+        """A weight or buffer that is not finite, the same word on every process."""
+        names = [name for name, value in self.update.objective.state_dict().items() if not torch.isfinite(value).all()]
+        if self.accelerator.num_processes > 1:
+            names = gather_object(names)
+        return names[0] if names else ""
+
+    def lines_after_step(self, epoch: int, rate: float) -> bool:
+        """Write what is due; whether a checkpoint is."""
         number = epoch + 1
         ends_epoch, ends = self.at.step % self.per_epoch == 0, self.at.step == self.last
         logs, looks = self.at.step % self.cadence.log == 0, ends_epoch and number % self.cadence.monitor == 0
         if logs:
-            self.write(epoch, self.logged(rate))
+            self.write(epoch, {**self.at.window.take(), **self.pace(rate)})
         seen = self.look(number, {} if looks else {"last": True}) if looks or ends else {}
         if ends_epoch:
             means = {f"epoch_{name}": value for name, value in self.at.epoch_mean.take().items()}
             self.write(epoch, {**means, **(seen if looks else {})})
-        if self.at.step % (self.cadence.checkpoint or self.per_epoch) == 0 or ends or (seen and self.best_step() == self.at.step):
-            self.save()
         if ends and not logs:
-            self.write(epoch, {**self.logged(rate), "last": True})
+            self.write(epoch, {**self.at.window.means(), **self.pace(rate), "last": True})
         if ends and not looks and seen:
             self.write(epoch, {**seen, "last": True})
-        self.judge()
+        return self.at.step % (self.cadence.checkpoint or self.per_epoch) == 0 or ends or bool(seen and self.best_step() == self.at.step)
 
-    def logged(self, rate: float) -> dict[str, float]:
-        line = {"lr": rate, "images_per_second": self.images / self.window_seconds, "memory_bytes": peak_memory()}
+    def pace(self, rate: float) -> dict[str, float]:
+        line = {"lr": rate, "memory_bytes": peak_memory()}
+        if self.window_seconds:  # nothing was timed yet where a run goes on at a step that was already taken
+            line["images_per_second"] = self.images / self.window_seconds
         self.images, self.window_seconds = 0, 0.0
-        return {**self.at.window.take(), **line}
+        return line
 
     def look(self, number: int, mark: dict[str, bool]) -> dict[str, float]:
         """What the monitor sees, the same on every process."""
@@ -251,22 +337,24 @@ class _Loop:
         Raises:
             UserError: That would not help, or was tried often enough.
         """
+        self.update.undo()
         sentence = str(collapse)
-        if self.guard is None:
-            good = self.checkpoints.latest()
-            raise UserError(f"{sentence}, in a new --output_dir; the last good checkpoint is {good or 'none'}")
-        best = self.best_step()
-        target: Path = self.checkpoints.folder / f"step-{best or 0}"
-        if not collapse.curable or len(self.at.rollbacks) >= self.guard.rollbacks or not target.is_dir():
+        newest = self.checkpoints.latest()
+        good = self.best_step() or 0 if self.guard else 0 if newest is None else int(newest.name.removeprefix("step-"))
+        target: Path = self.checkpoints.folder / f"step-{good}"
+        if not collapse.curable or len(self.at.rollbacks) >= self.recovery.rollbacks or not target.is_dir():
             tried = f" Training went back {len(self.at.rollbacks)} times, each time with a lower learning rate." if self.at.rollbacks else ""
-            kept = f" The best checkpoint is {target}: --resume {target} --max_steps {best} exports it." if best else " No checkpoint was any good."
+            which = "best" if self.guard else "last good"
+            kept = (
+                f" The {which} checkpoint is {target}: --resume {target} --max_steps {good} exports it." if good else " No checkpoint was any good."
+            )
             raise UserError(f"{sentence}.{tried}{kept} Nothing is exported")
-        rollbacks = [*self.at.rollbacks, {"at": self.at.step, "to": best or 0, "why": sentence}]
+        rollbacks = [*self.at.rollbacks, {"at": self.at.step, "to": good, "why": sentence}]
         skipped, seconds = self.at.skipped, self.at.seconds
-        factor = self.guard.lowering ** len(rollbacks)
-        log.warning("%s. Going back to step %d; the learning rate is %.3g of what it was from here on", sentence, best or 0, factor)
+        factor = self.recovery.lowering ** len(rollbacks)
+        log.warning("%s. Going back to step %d; the learning rate is %.3g of what it was from here on", sentence, good, factor)
         self.at = Progress.load(self.checkpoints.load(target, self.update.objective, self.update.optimizer.optimizer))
-        self.at.rollbacks, self.at.skipped, self.at.seconds = rollbacks, skipped, seconds
+        self.at.rollbacks, self.at.skipped, self.at.seconds, self.at.skipped_in_a_row = rollbacks, skipped, seconds, 0
         self.accelerator.wait_for_everyone()  # all have read before the main process writes
         self.metrics.rewind(self.at.step)
         if self.accelerator.is_main_process:
@@ -282,8 +370,14 @@ class _Loop:
 
     def save(self) -> None:
         if self.accelerator.is_main_process:
-            self.checkpoints.save(self.at.step, self.update.objective, self.update.optimizer.optimizer, self.at.state(), spare=self.spared())
+            with uninterrupted():
+                self.write_checkpoint()
         self.accelerator.wait_for_everyone()
+
+    def write_checkpoint(self) -> None:
+        state = {**self.at.state(), "processes": self.accelerator.num_processes}
+        self.checkpoints.save(self.at.step, self.update.objective, self.update.optimizer.optimizer, state, spare=self.spared())
+        self.saved = self.at.step, self.at.due
 
     def spared(self) -> set[int]:
         """Checkpoints that stay beside the last few: the best, or the start while there is none; and what will be the best if the run goes on."""

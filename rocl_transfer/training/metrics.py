@@ -22,9 +22,13 @@ class Mean:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
+    def means(self) -> dict[str, float]:
+        """The means since the last :meth:`take`."""
+        return {name: total / self.count for name, total in self.sums.items()}
+
     def take(self) -> dict[str, float]:
         """The means since the last call."""
-        means = {name: total / self.count for name, total in self.sums.items()}
+        means = self.means()
         self.sums, self.count = {}, 0
         return means
 
@@ -48,7 +52,9 @@ class MetricsFile:
             lines = self.path.read_text(encoding="utf-8").splitlines()
             whole = [(line, json.loads(line)) for line in lines if line.endswith("}")]
             kept = [line for line, values in whole if values["step"] <= step and "last" not in values]
-            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            aside = self.path.with_name(f".{self.path.name}.writing")  # a kill here must not cost the lines that stay
+            aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            aside.replace(self.path)
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line."""

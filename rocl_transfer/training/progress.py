@@ -21,6 +21,7 @@ class Progress:
         rollbacks: Where and why training went back to an earlier checkpoint.
         skipped: Steps that were not taken since a loss or gradient was not finite.
         skipped_in_a_row: Of these, the last ones.
+        due: Whether the last step was taken, but not yet what comes after it: logging, monitoring, saving.
     """
 
     step: int = 0
@@ -31,6 +32,7 @@ class Progress:
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
     skipped: int = 0
     skipped_in_a_row: int = 0
+    due: bool = False
 
     @classmethod
     def load(cls, state: Mapping[str, Any]) -> Self:

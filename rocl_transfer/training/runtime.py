@@ -1,23 +1,32 @@
 """The only place that builds an Accelerator."""
 
 import ctypes
+import errno
 import logging
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, LoggerType, set_seed
 
 from rocl_transfer.errors import UserError, did_you_mean
+from rocl_transfer.training.interruption import follow_launcher, listen
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger("rocl_transfer")
+_locks: dict[Path, TextIO] = {}
 
 
 def start(output_dir: str | Path, seed: int, log_with: str | None = None, options: Mapping[str, Any] | None = None) -> Accelerator:
@@ -34,6 +43,8 @@ def start(output_dir: str | Path, seed: int, log_with: str | None = None, option
     """
     _check_tracker(log_with)
     folder = writable(Path(output_dir))
+    listen()
+    follow_launcher()
     # One process evaluates while the others wait: hours, where NCCL gives up after ten minutes.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
     # Without a GPU, torchrun's processes do not find each other unless Accelerate is told that the CPU is meant.
@@ -45,6 +56,10 @@ def start(output_dir: str | Path, seed: int, log_with: str | None = None, option
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
+    if accelerator.gradient_accumulation_steps > 1:
+        raise UserError("accelerate launch --gradient_accumulation_steps has no effect: give --gradient_accumulation_steps to the recipe")
+    if accelerator.is_main_process:
+        _lock(folder)
     log.setLevel(logging.INFO if accelerator.is_main_process else logging.ERROR)
     if accelerator.device.type == "cpu":
         _use_all_cores()
@@ -54,6 +69,33 @@ def start(output_dir: str | Path, seed: int, log_with: str | None = None, option
         plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in (options or {}).items()}
         accelerator.init_trackers(folder.name or "run", config=plain)
     return accelerator
+
+
+def _lock(folder: Path) -> None:
+    """Keep other processes from writing there as long as this one lives.
+
+    A record lock: the kernel drops it with the process, however that ends, and forked workers do not keep it.
+
+    Raises:
+        UserError: One does already.
+    """
+    if fcntl is None or folder.resolve() in _locks:
+        return
+    handle = (folder / ".lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):  # some network filesystems know no locks
+            log.info("the folder %s cannot be locked (%s): see to it that no second run writes there", folder, error.strerror)
+            return
+        handle.seek(0)
+        raise UserError(
+            f"{folder} is being written by another process ({handle.read() or 'unknown'}): wait for it, or choose another --output_dir"
+        ) from error
+    handle.truncate(0)
+    handle.write(f"process {os.getpid()} on {socket.gethostname()}")
+    handle.flush()
+    _locks[folder.resolve()] = handle  # closing any handle of the file would drop the lock
 
 
 def writable(folder: Path) -> Path:
@@ -102,6 +144,9 @@ def _check_tracker(name: str | None) -> None:
 
 
 def finish(accelerator: Accelerator) -> None:
-    """Close trackers; the processes stay together, so that another run can follow."""
+    """Close trackers and let go of the run folder; the processes stay together, so that another run can follow."""
     for tracker in accelerator.trackers:
         tracker.finish()
+    handle = _locks.pop(Path(accelerator.project_dir).resolve(), None)
+    if handle is not None:
+        handle.close()

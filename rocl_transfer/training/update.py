@@ -1,6 +1,9 @@
 """One step: forward, backward and, where every number is finite, the optimiser."""
 
 import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,21 +15,25 @@ from rocl_transfer.objectives import Objective
 
 
 class Update:
-    """Moves the parameters of an objective.
+    """Moves the parameters of an objective: :meth:`compute`, then :meth:`apply` or :meth:`undo`.
 
     Args:
         accelerator: Prepares both.
         objective: As one module, so that a step is one forward of it.
         optimizer: Of its parameters.
         clip_grad: Largest norm of the gradient of all parameters together.
+        accumulation: Parts that a process's batch is computed in, one after another; their gradients are averaged.
     """
 
-    def __init__(self, accelerator: Accelerator, objective: Objective, optimizer: Optimizer, clip_grad: float | None) -> None:
-        self.accelerator, self.objective, self.clip_grad = accelerator, objective, clip_grad
+    def __init__(
+        self, accelerator: Accelerator, objective: Objective, optimizer: Optimizer, clip_grad: float | None, accumulation: int = 1
+    ) -> None:  # fmt: skip
+        self.accelerator, self.objective, self.clip_grad, self.accumulation = accelerator, objective, clip_grad, accumulation
         self.prepared, self.optimizer = accelerator.prepare(objective, optimizer)
         self.trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self.before = [(buffer, buffer.clone()) for buffer in objective.buffers()]
         self.rate = 0.0
+        self.open = False
 
     def begin_epoch(self, rate: float) -> None:
         """Learn at ``rate``, layers at their own share of it."""
@@ -35,8 +42,8 @@ class Update:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         self.prepared.train()
 
-    def __call__(self, batch: Batch, step: int, total: int, seed: tuple[int, int]) -> tuple[dict[str, float], list[str]]:
-        """Take step ``step`` of ``total``.
+    def compute(self, batch: Batch, step: int, total: int, seed: tuple[int, int]) -> tuple[dict[str, float], list[str]]:
+        """The gradient of step ``step`` of ``total``.
 
         Args:
             batch: This process's.
@@ -46,31 +53,47 @@ class Update:
 
         Returns:
             The losses and the gradient's norm as means over the processes, so that all of them see the same; and the names of those that are not
-            finite: then parameters and buffers stay as they are.
+            finite: then the step must not be taken.
         """
+        for buffer, before in self.before:
+            before.copy_(buffer)
+        self.open = True
+        self._begin(step, total, seed)
+        parts = batch.split(self.accumulation)
+        sums: dict[str, Tensor] = {}
+        for number, part in enumerate(parts, 1):
+            with nullcontext() if number == len(parts) else self.accelerator.no_sync(self.prepared):
+                losses: dict[str, Tensor] = self.prepared(part)
+                self.accelerator.backward(losses["loss"] / len(parts))
+            sums = {name: sums.get(name, 0) + value.detach().float() / len(parts) for name, value in losses.items()}
+        self.length = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
+        means = self.accelerator.reduce(torch.stack([*sums.values(), self.length.float()]), "mean").tolist()
+        values: dict[str, float] = dict(zip((*sums, "gradient_norm"), means, strict=True))
+        return values, [name for name, value in values.items() if not math.isfinite(value)]
+
+    def _begin(self, step: int, total: int, seed: tuple[int, int]) -> None:
         # Dropout and stochastic depth draw from the global generator: with this they too depend on the step alone.
         torch.manual_seed(derive_seed(seed[0], step, seed[1], 1))
         self.objective.begin_step(step, total)
-        for buffer, before in self.before:
-            before.copy_(buffer)
-        losses: dict[str, Tensor] = self.prepared(batch)
-        self.accelerator.backward(losses["loss"])
-        length = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
-        means = self.accelerator.reduce(torch.stack([value.detach().float() for value in (*losses.values(), length)]), "mean").tolist()
-        values: dict[str, float] = dict(zip((*losses, "gradient_norm"), means, strict=True))
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if not bad:
-            if self.clip_grad is not None:
-                nn.utils.clip_grads_with_norm_(self.trained, self.clip_grad, length)
-            self.optimizer.step()
-            self.objective.end_step()
-        else:
-            for buffer, before in self.before:  # BatchNorm's statistics have seen what is not finite
-                buffer.copy_(before)
-        self.optimizer.zero_grad()
-        return values, bad
 
-    def diagnosis(self, step: int, values: dict[str, float], bad: list[str], repeated: int) -> str:
+    def apply(self) -> None:
+        """Take the step."""
+        if self.clip_grad is not None:
+            nn.utils.clip_grads_with_norm_(self.trained, self.clip_grad, self.length)
+        self.optimizer.step()
+        self.objective.end_step()
+        self.optimizer.zero_grad()
+        self.open = False
+
+    def undo(self) -> None:
+        """Leave a step that was begun as if it had not been: BatchNorm's statistics have seen its batch."""
+        if self.open:
+            for buffer, before in self.before:
+                buffer.copy_(before)
+            self.optimizer.zero_grad()
+            self.open = False
+
+    def sentence(self, step: int, values: dict[str, float], bad: list[str], repeated: int) -> str:
         """What was not finite, after ``repeated`` such steps, and what to change."""
         broken = [name for name, parameter in self.objective.named_parameters() if not torch.isfinite(parameter).all()]
         where = f"the weight {broken[0]} was already not finite" if broken else "all weights were still finite"
@@ -80,3 +103,54 @@ class Update:
             f"training stopped at step {step}: {' and '.join(bad)} not finite ({listed}) at learning rate {self.rate:.3g}{times}; {where}, the step "
             "was not taken: lower --optimizer.lr or lengthen --optimizer.warmup_epochs"
         )
+
+    def diagnosis(self, batch: Batch, step: int, total: int, seed: tuple[int, int], name: Callable[[int], str]) -> dict[str, Any]:
+        """Where the numbers of a step that was not taken stopped being finite: the same step once more, watched.
+
+        Args:
+            batch: Its batch.
+            step: See :meth:`compute`.
+            total: See :meth:`compute`.
+            seed: See :meth:`compute`.
+            name: Of an image, by its position in the training set.
+        """
+        gradients = [key for key, p in self.objective.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+        self.undo()
+        weights = [key for key, value in self.objective.state_dict().items() if not torch.isfinite(value).all()]
+        found: dict[str, Any] = {}
+        parts, offset = batch.split(self.accumulation), 0
+        size = len(parts[0].inputs)
+
+        def watch(key: str) -> Callable[[nn.Module, Any, Any], None]:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                seen = [("input", value) for value in inputs] + [("output", output)]
+                for kind, value in seen:
+                    if not found and isinstance(value, Tensor) and value.is_floating_point() and not (finite := torch.isfinite(value)).all():
+                        found["part"] = f"{kind} of {key}"
+                        # Views stand one after another, each of all images.
+                        rows = (~finite.flatten(1).all(1)).nonzero().flatten().tolist() if value.ndim > 1 and len(value) % size == 0 else []
+                        found["rows"] = sorted({offset + row % size for row in rows})
+
+            return hook
+
+        leaves = [(key, module) for key, module in self.objective.named_modules() if key and not list(module.children())]
+        handles = [module.register_forward_hook(watch(key)) for key, module in leaves]
+        self.open = True
+        try:
+            self._begin(step, total, seed)
+            for number, part in enumerate(parts):
+                offset = number * size
+                self.objective(part)
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.undo()
+        positions = [] if batch.positions is None else batch.positions.tolist()
+        rows = found.get("rows") or range(len(positions))  # of whom it cannot be said: all
+        return {
+            "first_part": found.get("part", "the gradient: every output is finite"),
+            "gradients": gradients,
+            "weights": weights,
+            "batch": [name(position) for position in positions],
+            "images": [name(positions[row]) for row in rows if row < len(positions)],
+        }

@@ -11,9 +11,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from rocl_transfer import UserError, load_backbone, load_classifier
-from rocl_transfer.evaluation import sha256
 from rocl_transfer.hub import export, find_model, load_projector, native_size
 from rocl_transfer.models import PixelModel, add_head, create_backbone, projector
+from rocl_transfer.training import sha256
 
 FAMILIES = ["resnet8_cifar", "test_resnet", "test_vit", "test_convnext", "test_efficientnet"]
 

@@ -9,8 +9,8 @@ import torch
 
 import rocl_transfer as rt
 from rocl_transfer.data import load_images, store_images
-from rocl_transfer.evaluation import sha256
 from rocl_transfer.hub import render_card
+from rocl_transfer.training import sha256
 
 CARDS = Path(__file__).parents[2] / "model_cards"
 PUBLISHED = sorted(path.parent for path in CARDS.glob("*/results.json"))

@@ -11,7 +11,7 @@ from torch import nn
 from rocl_transfer import UserError
 from rocl_transfer.data import Batches, Resident, Sampler
 from rocl_transfer.objectives import Objective
-from rocl_transfer.training import Checkpoints, Guard, Schedule, create_optimizer, train
+from rocl_transfer.training import Checkpoints, Guard, Recovery, Schedule, create_optimizer, train
 
 
 class Toy(Objective):
@@ -48,10 +48,11 @@ def run(folder, looks, objective=None, robust=True, **options):
     batches = Batches(Resident(inputs), inputs.sum(1), Sampler(24, 4, seed=3))
     seen = iter([*looks, *options.pop("after", [])])
     epochs = options.pop("epochs", len(looks))
-    guard = Guard(classes=5, images=400, robust=robust, grace=options.pop("grace", 0), rollbacks=options.pop("rollbacks", 1))
+    guard = Guard(classes=5, images=400, robust=robust, grace=options.pop("grace", 0))
+    recovery = Recovery(rollbacks=options.pop("rollbacks", 1))
     trained = train(
         Accelerator(cpu=True), objective, create_optimizer(objective, "momentum", 0.1, 0.0), Schedule(0.1, epochs), batches,
-        Checkpoints(folder, 2, {}), monitor=lambda: next(seen), guard=guard, **options,
+        Checkpoints(folder, 2, {}), monitor=lambda: next(seen), guard=guard, recovery=recovery, **options,
     )  # fmt: skip
     return objective, trained
 

@@ -21,14 +21,16 @@ class Toy(Objective):
         super().__init__()
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.ReLU(), nn.Linear(8, 1))
-        self.explode_at = None
+        self.killed_at = self.explodes_from = None
         self.calls = 0
 
     def forward(self, batch):
         self.calls += 1
         noise = torch.rand(len(batch.inputs), 4, generator=torch.Generator().manual_seed(batch.seeds[0]))
         loss = (self.net(batch.inputs + noise).squeeze(1) - batch.labels).square().mean()
-        if self.explode_at == self.calls:
+        if self.killed_at == self.calls:
+            raise KeyboardInterrupt  # as SIGKILL, it leaves no time to save
+        if self.explodes_from is not None and self.calls >= self.explodes_from:
             loss = loss * float("nan")
         return {"loss": loss, "extra": loss.detach() * 2}
 
@@ -115,8 +117,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, opt, stop)
 def test_a_killed_run_leaves_no_gap_and_no_double_in_the_metrics(tmp_path):
     run(tmp_path / "whole", checkpoint_every=3)
     dies = Toy()
-    dies.explode_at = 12  # steps 10 and 11 are done, the last checkpoint is at 9; step 11 is past a logged one
-    with pytest.raises(UserError, match="training stopped at step 11: loss and extra and gradient_norm not finite"):
+    dies.killed_at = 12  # steps 10 and 11 are done, the last checkpoint is at 9; step 11 is past a logged one
+    with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", dies, checkpoint_every=3, log=1)
     run(tmp_path / "killed", checkpoint_every=3, log=1)
     run(tmp_path / "logged", checkpoint_every=3, log=1)
@@ -126,8 +128,8 @@ def test_a_killed_run_leaves_no_gap_and_no_double_in_the_metrics(tmp_path):
 def test_running_means_go_through_a_checkpoint(tmp_path):
     run(tmp_path / "whole", log=7)
     dies = Toy()
-    dies.explode_at = 10
-    with pytest.raises(UserError):
+    dies.killed_at = 10
+    with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed", dies, checkpoint_every=5, log=7)
     run(tmp_path / "killed", checkpoint_every=5, log=7)
     assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
@@ -135,10 +137,10 @@ def test_running_means_go_through_a_checkpoint(tmp_path):
 
 def test_a_non_finite_loss_stops_with_a_diagnosis_and_is_not_taken(tmp_path):
     objective = Toy()
-    objective.explode_at = 8
+    objective.explodes_from = 8
     with pytest.raises(UserError) as caught:
         run(tmp_path, objective, checkpoint_every=3)
-    for words in ("step 7", "loss = nan", "weights were still finite", "step-6", "--optimizer.lr"):
+    for words in ("step 11", "loss = nan", "weights were still finite", "went back 2 times", "step-9", "--optimizer.lr"):
         assert words in str(caught.value)
     assert all(torch.isfinite(p).all() for p in objective.parameters())
 
@@ -180,9 +182,6 @@ def test_resume_says_what_it_refuses(tmp_path):
         run(tmp_path / "a", resume="none")
     with pytest.raises(UserError, match="neither a checkpoint nor a run folder"):
         run(tmp_path / "b", resume=str(tmp_path / "nowhere"))
-    (tmp_path / "a" / "checkpoints" / "step-4" / "objective.safetensors").write_bytes(b"half")
-    with pytest.raises(UserError, match="cannot be read"):
-        run(tmp_path / "a")
 
 
 def test_resume_from_a_path(tmp_path):

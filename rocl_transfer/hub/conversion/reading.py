@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rocl_transfer.errors import UserError
-from rocl_transfer.evaluation import sha256
+from rocl_transfer.training import sha256
 
 # Entries of a checkpoint that continue a training and hold no weights.
 _TRAINING_STATE = re.compile(r"(?i)(l?opt(im)?|\w*optimizer\w*|\w*sched\w*|amp|\w*scaler\w*|\w*rng\w*|callbacks|loops|hyper_parameters|args|config)")

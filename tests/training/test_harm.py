@@ -1,0 +1,327 @@
+"""What happens to runs, done to them: signals, damaged files, full disks, numbers that are not finite."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from rocl_transfer import UserError
+from rocl_transfer.data import Batches, Resident, Sampler
+from rocl_transfer.errors import Interrupted
+from rocl_transfer.objectives import Objective
+from rocl_transfer.training import Cadence, Checkpoints, Recovery, Schedule, create_optimizer, train
+from rocl_transfer.training.interruption import listen
+
+
+class Toy(Objective):
+    """Five steps an epoch; ``harm`` maps a step to what happens in it, once."""
+
+    def __init__(self, harm=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.ReLU(), nn.Linear(8, 1))
+        self.harm, self.number = dict(harm or {}), 0
+
+    def begin_step(self, step, total):
+        self.number = step
+
+    def forward(self, batch):
+        output = self.net(batch.inputs).squeeze(1)
+        if harm := self.harm.pop(self.number, None):
+            output = harm(output)
+        return {"loss": (output - batch.labels).square().mean()}
+
+
+def kill(number):
+    return lambda output: [output, os.kill(os.getpid(), number)][0]
+
+
+def run(folder, objective=None, monitor=lambda: {"seen": 1.0}, **options):
+    objective = objective or Toy()
+    inputs = torch.rand(20, 4, generator=torch.Generator().manual_seed(1))
+    size, accumulation = options.pop("group_size", None), options.get("accumulation", 1)
+    batches = Batches(Resident(inputs), inputs.sum(1), Sampler(20, 4, 3, size or 4 // accumulation), "scan {}.png".format)
+    trained = train(
+        Accelerator(cpu=True), objective, create_optimizer(objective, "adamw", 0.1, 1e-4), Schedule(options.pop("rate", 0.1), 4), batches,
+        Checkpoints(folder, 2, {}, options.pop("overwrite", False)), monitor=monitor, cadence=Cadence(2, 4, 1), **options,
+    )  # fmt: skip
+    return objective, trained
+
+
+def lines(folder):
+    read = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("images_per_second", "memory_bytes")} for line in read]
+
+
+def assert_same(a, b, one, two):
+    assert all(torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items())
+    assert lines(one) == lines(two)
+
+
+@pytest.fixture
+def listening():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    listen()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("listening")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("step", [0, 5, 9, 19])
+def test_a_signal_in_a_step_saves_what_was_reached(tmp_path, number, step):
+    whole, _ = run(tmp_path / "whole")
+    with pytest.raises(Interrupted) as caught:
+        run(tmp_path / "parts", Toy({step: kill(number)}))
+    assert caught.value.status == 128 + number
+    assert f"interrupted by {number.name} at step {step} of 20; the same command goes on from" in str(caught.value)
+    assert (tmp_path / "parts" / "checkpoints" / f"step-{step}" / "manifest.json").is_file()
+    parts, _ = run(tmp_path / "parts")
+    assert_same(whole, parts, tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.usefixtures("listening")
+@pytest.mark.parametrize("where", ["optimizer", "monitor", "metrics", "saving"])
+def test_a_signal_between_steps_loses_nothing_and_doubles_nothing(tmp_path, monkeypatch, where):
+    whole, _ = run(tmp_path / "whole")
+    sent = []
+
+    def once(function, at):
+        def wrapped(*arguments, **options):
+            sent.append(1)
+            if len(sent) == at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return function(*arguments, **options)
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        monitor = {"seen": 1.0}.copy
+        if where == "optimizer":
+            patch.setattr(torch.optim.AdamW, "step", once(torch.optim.AdamW.step, 7))
+        elif where == "monitor":
+            monitor = once(monitor, 2)
+        elif where == "metrics":
+            from rocl_transfer.training.metrics import MetricsFile
+
+            patch.setattr(MetricsFile, "write", once(MetricsFile.write, 6))
+        else:
+            patch.setattr("rocl_transfer.training.checkpoints.save_file", once(__import__("safetensors.torch").torch.save_file, 5))
+        with pytest.raises(Interrupted):
+            run(tmp_path / "parts", monitor=monitor)
+    parts, _ = run(tmp_path / "parts")
+    assert_same(whole, parts, tmp_path / "whole", tmp_path / "parts")
+    assert not list((tmp_path / "parts" / "checkpoints").glob(".*"))
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+
+
+DAMAGE = {
+    "truncated": ("objective.safetensors", truncate, "bytes, .* were written"),
+    "a flipped bit of the weights": ("objective.safetensors", flip, "objective.safetensors is not what was written"),
+    "a flipped bit of the optimiser": ("optimizer.safetensors", flip, "optimizer.safetensors is not what was written"),
+    "a changed state": ("state.json", lambda file: file.write_text(file.read_text().replace("12", "13")), "state.json"),
+    "a lost file": ("optimizer.safetensors", lambda file: file.unlink(), "optimizer.safetensors is missing"),
+    "a lost manifest": ("manifest.json", lambda file: file.unlink(), "manifest.json is missing"),
+    "a manifest of nonsense": ("manifest.json", lambda file: file.write_text('{"state.json": 3}'), "damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path, kind, caplog):
+    name, harm, said = DAMAGE[kind]
+    whole, _ = run(tmp_path / "whole")
+    run(tmp_path / "parts", max_steps=12)
+    harm(tmp_path / "parts" / "checkpoints" / "step-12" / name)
+    with pytest.raises(UserError, match=r"step-12 is damaged .*--resume .*step-8"):
+        run(tmp_path / "other", resume=str(tmp_path / "parts" / "checkpoints" / "step-12"))
+    parts, _ = run(tmp_path / "parts")
+    assert "step-12 is damaged" in caplog.text
+    assert "going on from" in caplog.text
+    assert pytest.importorskip("re").search(said, caplog.text)
+    assert_same(whole, parts, tmp_path / "whole", tmp_path / "parts")
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_begun_in_silence(tmp_path):
+    run(tmp_path, max_steps=12)
+    for checkpoint in (tmp_path / "checkpoints").iterdir():
+        flip(checkpoint / "objective.safetensors")
+    with pytest.raises(UserError, match="no checkpoint in .* is whole .* --overwrite true to begin again"):
+        run(tmp_path)
+
+
+def test_a_checkpoint_from_before_there_were_manifests_is_gone_on_with(tmp_path):
+    whole, _ = run(tmp_path / "whole")
+    run(tmp_path / "parts", max_steps=12)
+    for checkpoint in (tmp_path / "parts" / "checkpoints").iterdir():
+        (checkpoint / "manifest.json").unlink()
+        state = json.loads((checkpoint / "state.json").read_text())
+        del state["due"], state["processes"]
+        (checkpoint / "state.json").write_text(json.dumps(state | {"format": 1}))
+    parts, _ = run(tmp_path / "parts")
+    assert_same(whole, parts, tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_full_disk_costs_one_checkpoint_and_no_more(tmp_path, monkeypatch):
+    whole, _ = run(tmp_path / "whole")
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Filling(Toy):
+        def end_step(self):
+            if self.number == 11:
+                patch.setattr("rocl_transfer.training.checkpoints.save_file", full)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"step-12 cannot be written \(No space left .*goes on from .*step-8"):
+        run(tmp_path / "parts", Filling())
+    assert sorted(path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()) == ["step-4", "step-8"]
+    parts, _ = run(tmp_path / "parts")
+    assert_same(whole, parts, tmp_path / "whole", tmp_path / "parts")
+
+
+def test_overwrite_removes_what_runs_write_and_nothing_else(tmp_path):
+    run(tmp_path, max_steps=4, rate=0.05)
+    (tmp_path / "notes.txt").write_text("mine")
+    whole, _ = run(tmp_path / "whole")
+    checkpoints = Checkpoints(tmp_path, 2, {"lr": 7}, overwrite=True)
+    assert checkpoints.find("auto") is None
+    checkpoints.begin()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "whole"]
+    again, _ = run(tmp_path, overwrite=True)
+    assert_same(whole, again, tmp_path / "whole", tmp_path)
+
+
+HOLDS = """
+import sys
+from rocl_transfer.training import start
+start(sys.argv[1], 0)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_runs_in_one_folder_are_refused_until_the_first_is_gone(tmp_path):
+    def second():
+        return subprocess.run([sys.executable, "-c", HOLDS, tmp_path], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+
+    with subprocess.Popen([sys.executable, "-c", HOLDS, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "held\n"
+        refused = second()
+        assert refused.returncode != 0
+        assert f"is being written by another process (process {first.pid} on" in refused.stderr
+        first.kill()
+    assert second().returncode == 0
+
+
+def nan_of(row):
+    def harm(output):
+        factor = torch.ones_like(output)
+        factor[row] = float("nan")
+        return output * factor
+
+    return harm
+
+
+class Poisoned(Toy):
+    """A network that one image in it makes not finite, whenever its turn comes."""
+
+    def __init__(self, pixel):
+        super().__init__()
+        self.pixel = pixel
+        self.gate = nn.Identity()
+        self.gate.register_forward_hook(lambda module, args, output: torch.where(output == self.pixel, float("inf"), output))
+
+    def forward(self, batch):
+        return {"loss": (self.net(self.gate(batch.inputs)).squeeze(1) - batch.labels).square().mean()}
+
+
+def test_a_diagnosis_names_the_part_and_the_image(tmp_path):
+    inputs = torch.rand(20, 4, generator=torch.Generator().manual_seed(1))
+    run(tmp_path, Poisoned(inputs[13, 2]), max_steps=5)
+    found = json.loads((tmp_path / "diagnosis.json").read_text())
+    (process,) = found["processes"]
+    assert process["first_part"] in ("output of gate", "input of net.0")
+    assert process["images"] == ["scan 13.png"]
+    assert len(process["batch"]) == 4
+    assert process["weights"] == []
+    assert found["skipped"] == 0  # before this one
+    assert "training stopped at step" in found["why"]
+
+
+def test_a_few_steps_that_are_not_finite_are_left_out_and_counted(tmp_path):
+    objective, trained = run(tmp_path, Toy({3: nan_of(1), 4: nan_of(2), 9: nan_of(0)}))
+    assert trained.skipped == 3
+    assert not trained.rollbacks
+    assert all(torch.isfinite(value).all() for value in objective.state_dict().values())
+
+
+class TooFast(Toy):
+    """Numbers hold only below a learning rate."""
+
+    def __init__(self, limit, optimizer_rate):
+        super().__init__()
+        self.limit, self.rate = limit, optimizer_rate
+
+    def forward(self, batch):
+        losses = super().forward(batch)
+        return losses if self.number < 6 or self.rate() < self.limit else {"loss": losses["loss"] * float("nan")}
+
+
+def test_more_of_them_go_back_to_the_last_good_checkpoint_and_learn_more_slowly(tmp_path, monkeypatch):
+    from rocl_transfer.training.update import Update
+
+    rates = [0.0]
+    begin = Update.begin_epoch
+    monkeypatch.setattr(Update, "begin_epoch", lambda self, rate: [rates.append(rate), begin(self, rate)][1])
+    _, trained = run(tmp_path, TooFast(0.05, lambda: rates[-1]))
+    (back,) = trained.rollbacks
+    assert back["at"] == 8
+    assert back["to"] in (4, 8)
+    assert trained.skipped >= 3
+    assert max(rates[3:]) < 0.05
+    assert sum("rolled_back_from" in line for line in lines(tmp_path)) == 1
+
+
+def test_weights_that_are_not_finite_are_never_saved_and_never_the_end(tmp_path):
+    class Bursting(Toy):
+        def end_step(self):
+            if self.number == 7 and self.harm.pop("burst", None):
+                with torch.no_grad():
+                    self.net[1].running_mean[0] = float("inf")
+
+    _, trained = run(tmp_path, Bursting({"burst": True}))
+    assert [back["to"] for back in trained.rollbacks] == [4]
+    assert "net.1.running_mean is not finite" in trained.rollbacks[0]["why"]
+    with pytest.raises(UserError, match="net.1.running_mean is not finite.*No checkpoint was any good|last good checkpoint"):
+        run(tmp_path / "given up", Bursting({"burst": True}), recovery=Recovery(rollbacks=0))
+
+
+def test_accumulation_is_the_mean_over_its_parts(tmp_path):
+    class Plain(Toy):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(4, 1)
+
+    whole, _ = run(tmp_path / "whole", Plain(), group_size=2)
+    parts, _ = run(tmp_path / "parts", Plain(), accumulation=2)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+    for one, two in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
+        assert one == pytest.approx(two, rel=1e-4)
