@@ -125,7 +125,7 @@ def main() -> None:
             views(96)
         elif part == "loss":  # a process each: a peak never falls
             for how in ("loss-whole", "loss-in-turn"):
-                subprocess.run([sys.executable, __file__, how], check=True)  # noqa: S603
+                subprocess.run([sys.executable, __file__, how], check=True)
         else:
             loss(part == "loss-whole")
 

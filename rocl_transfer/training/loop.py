@@ -107,7 +107,7 @@ def train(
         before, now = state.get("processes", accelerator.num_processes), accelerator.num_processes
         if before != now:
             log.info(
-                "the run goes on with %d processes instead of %d: the same images, views, attacks and negatives; sums are rounded otherwise, "
+                "the run goes on with %d process(es) instead of %d: the same images, views, attacks and negatives; sums are rounded otherwise, "
                 "dropout and stochastic depth draw anew, and BatchNorm sees %s",
                 now, before, "all processes' images (SyncBN)" if accelerator.device.type == "cuda" else "each process's images by themselves",
             )  # fmt: skip

@@ -92,6 +92,11 @@ def _lock(folder: Path) -> None:
         raise UserError(
             f"{folder} is being written by another process ({handle.read() or 'unknown'}): wait for it, or choose another --output_dir"
         ) from error
+    path = folder / ".lock"
+    if not (path.exists() and path.stat().st_ino == os.fstat(handle.fileno()).st_ino):  # its last owner has just removed it
+        handle.close()
+        _lock(folder)
+        return
     handle.truncate(0)
     handle.write(f"process {os.getpid()} on {socket.gethostname()}")
     handle.flush()
@@ -149,4 +154,5 @@ def finish(accelerator: Accelerator) -> None:
         tracker.finish()
     handle = _locks.pop(Path(accelerator.project_dir).resolve(), None)
     if handle is not None:
+        Path(handle.name).unlink(missing_ok=True)
         handle.close()
