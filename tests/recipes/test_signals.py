@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,8 @@ def begin(tmp_path):
 
     yield begin
     for process in started:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait(60)
         process.stderr.close()
 
@@ -167,8 +166,8 @@ def test_another_run_is_only_overwritten_where_that_is_said(command, class_folde
 
 
 def test_another_number_of_processes_goes_on_with_the_same_batches(command, class_folder, tmp_path):
-    words = ["--model.name", "test_vit", "--data.name", class_folder, "--data.image_size", "32", "--data.validation_fraction", "0", "--log_every", "1",
-             "--objective.group_size", "8", "--objective.attack.steps", "3"]  # fmt: skip
+    words = ["--model.name", "test_vit", "--data.name", class_folder, "--data.image_size", "32", "--data.validation_fraction", "0",
+             "--log_every", "1", "--objective.group_size", "8", "--objective.attack.steps", "3"]  # fmt: skip
     launcher = (str(BIN / "torchrun"), "--nproc_per_node", "2", "--master_port", "29722")
     command("pretrain.py", *words, "--batch_size", "16", "--output_dir", "one", "--max_steps", "4", check=0)
     command("pretrain.py", *words, "--batch_size", "8", "--output_dir", "two", "--max_steps", "2", launcher=launcher, check=0)
