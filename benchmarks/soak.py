@@ -83,6 +83,7 @@ class Chain:
 
     def kill(self, recipe: str, count: int, first: float, last: float) -> None:
         """Between ``first`` and ``last`` seconds after its start, ``count`` times; where it ended before, what it left is compared and removed."""
+        folder = self.work / "killed" / recipe
         while True:
             process = subprocess.Popen(
                 self.command(recipe, self.work / "killed"), env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -95,14 +96,17 @@ class Chain:
                 process.kill()
                 process.communicate()
                 count -= 1
-                self.where[moment(recipe, self.work / "killed" / recipe)] += 1
+                found = moment(folder, self.work / "whole" / recipe)
+                self.where[f"{recipe}: {found}" if recipe != "publish" else recipe] += 1
+                if found == "figures and card":
+                    shutil.rmtree(folder)  # little is left of it: the next kill is to meet another part
                 continue
             require(process.returncode == 0, f"{recipe} after a kill: {text.decode()[-2000:]}")
             if recipe != "publish":
                 compare(self.work, recipe)
             if not count:
                 return
-            shutil.rmtree(self.work / "killed" / recipe, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def kills(words: argparse.Namespace) -> None:
@@ -125,17 +129,16 @@ def kills(words: argparse.Namespace) -> None:
     shutil.rmtree(work)
 
 
-def moment(recipe: str, folder: Path) -> str:
-    """What was going on."""
-    if recipe == "publish":
-        return "publish"
+def moment(folder: Path, whole: Path) -> str:
+    """What was going on when ``folder`` was left."""
     if list(folder.glob("**/.step-*")):
-        return f"{recipe}: saving"
+        return "saving"
     if (folder / "results.json").exists():
-        return f"{recipe}: figures and card"
-    if (folder / "model.safetensors").exists() or list(folder.glob("journal")):
-        return f"{recipe}: evaluating or exporting"
-    return f"{recipe}: training" if lines(folder) else f"{recipe}: before the first step"
+        return "figures and card"
+    steps = [line["step"] for line in lines(folder)]
+    if not steps:
+        return "before the first step"
+    return "evaluating or exporting" if steps[-1] == lines(whole)[-1]["step"] else "training"
 
 
 def compare(work: Path, recipe: str) -> None:

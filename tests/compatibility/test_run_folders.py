@@ -1,0 +1,58 @@
+"""Run folders of earlier versions: still loaded, gone on with, checked and published. The folders beside this file are never written again.
+
+Each was made by ``python recipes/finetune.py --config run-VERSION/config.yaml`` of its version and cut short; its figures and card were left out.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import rocl_transfer as rt
+from rocl_transfer.config import PretrainConfig
+from rocl_transfer.config.parts import DataConfig, ModelConfig
+
+HERE = Path(__file__).parent
+RUNS = sorted(path.name for path in HERE.glob("run-*"))
+
+
+@pytest.fixture(params=RUNS)
+def run_folder(request, tmp_path):
+    pytest.importorskip("sklearn")
+    return shutil.copytree(HERE / request.param, tmp_path / "run")
+
+
+def test_there_is_one():
+    assert RUNS
+
+
+def test_its_classifier_is_loaded(run_folder):
+    model = rt.load_classifier(str(run_folder))  # checked against the outputs that were recorded with it
+    assert model.class_names == tuple("0123456789")
+    with torch.no_grad():
+        assert model(torch.rand(2, 3, 16, 16)).shape == (2, 10)
+
+
+def test_it_is_gone_on_with(command, run_folder, tmp_path):
+    before = (run_folder / "metrics.jsonl").read_text().splitlines()
+    steps = json.loads(before[-1])["step"]
+    done = command("finetune.py", "--config", run_folder / "config.yaml", "--output_dir", run_folder, "--max_steps", steps + 1, check=0)
+    assert f"resumed from {run_folder}/checkpoints/step-{steps}" in done.stderr
+    kept = [line for line in before if '"last"' not in line]
+    after = (run_folder / "metrics.jsonl").read_text().splitlines()
+    assert after[: len(kept)] == kept
+    assert json.loads(after[-1])["step"] == steps + 1
+    assert json.loads((run_folder / "results.json").read_text())["training"]["steps"] == steps + 1
+
+
+def test_it_is_published(command, run_folder):
+    done = command("publish.py", "--run", run_folder, "--repo_id", "user/old", "--dry_run", check=0)
+    assert "nothing was sent" in done.stderr
+
+
+def test_a_pretraining_of_the_first_version_may_go_on():
+    """An option that is new, or has another default, must not stand between such a run and its checkpoints."""
+    config = PretrainConfig(output_dir="runs/pre", data=DataConfig(name="digits"), model=ModelConfig(name="resnet18_cifar"))
+    assert json.loads(json.dumps(config.identity(1))) == json.loads((HERE / "pretraining-0.1.0.json").read_text())
