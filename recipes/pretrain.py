@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rocl_transfer.attacks import Ascent, threat_model
 from rocl_transfer.config import PretrainConfig, command_line, write_config
-from rocl_transfer.data import Augmentation, Batches, Sampler, load_images, store_splits
+from rocl_transfer.data import Augmentation, Batches, ImageData, Sampler, Stream, StreamedBatches, load_images, open_stream, store_splits
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import NeighbourMonitor, Results
 from rocl_transfer.hub import complete_run, continued_from, find_model, is_trained, load_backbone, load_projector, native_size
@@ -27,8 +27,7 @@ def main(config: PretrainConfig) -> Path:
     accelerator = start(folder, config.seed, config.log_with, config.identity(1))
     device, processes = accelerator.device, accelerator.num_processes
 
-    size = config.data.image_size or native_size(config.model.name)
-    data = load_images(**{**config.data.selection, "image_size": size}, labels_needed=False)
+    data, stream = open_data(config)
     for note in data.notes:
         log.info("data: %s", note)
 
@@ -66,14 +65,18 @@ def main(config: PretrainConfig) -> Path:
     checkpoints.find(config.resume)  # refuse before anything is written
     watched = data.train.labels is not None and data.validation is not None and data.validation.labels is not None
     splits = ("train", "validation") if watched else ("train",)
-    data, stores = store_splits(data, splits, device, **config.data.storage, labels_needed=False)
-    store, sampler = stores["train"], order(len(data.train))
+    if stream is None:
+        data, stores = store_splits(data, splits, device, **config.data.storage, labels_needed=False)
+        batches = Batches(stores["train"], data.train.labels, order(len(data.train)), data.train.where)
+    else:
+        read = {"workers": config.data.workers, "max_unreadable": config.data.max_unreadable}
+        batches = StreamedBatches(stream, order(len(data.train)), data.image_size, device, **read)
     if accelerator.is_main_process:
         checkpoints.begin()
         write_config(config, folder / "config.yaml")
     monitor = None
     if watched:
-        monitor = NeighbourMonitor(encoder, store, data.train.labels, stores["validation"], data.validation.labels)
+        monitor = NeighbourMonitor(encoder, stores["train"], data.train.labels, stores["validation"], data.validation.labels)
     else:
         log.info("the kNN monitor is off: there is no validation split with labels of two or more classes")
     accumulation = config.gradient_accumulation_steps
@@ -83,7 +86,7 @@ def main(config: PretrainConfig) -> Path:
             accumulation, config.part_size * processes, config.batch_size * processes,
         )  # fmt: skip
     trained = train(
-        accelerator, objective, optimizer, schedule, Batches(store, data.train.labels, sampler, data.train.where), checkpoints,
+        accelerator, objective, optimizer, schedule, batches, checkpoints,
         max_steps=config.max_steps, resume=config.resume, monitor=monitor, recovery=Recovery(config.rollbacks), accumulation=accumulation,
         cadence=Cadence(config.log_every, config.checkpoint_every, config.monitor_every),
     )  # fmt: skip
@@ -100,6 +103,13 @@ def main(config: PretrainConfig) -> Path:
     accelerator.wait_for_everyone()
     log.info("pre-trained model, metrics and card: %s", folder)
     return folder
+
+
+def open_data(config: PretrainConfig) -> tuple[ImageData, Stream | None]:
+    if config.data.streaming:
+        return open_stream(**config.data.stream)
+    size = config.data.image_size or native_size(config.model.name)
+    return load_images(**{**config.data.selection, "image_size": size}, labels_needed=False), None
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import torch.distributed as dist
 import yaml
@@ -27,6 +27,8 @@ def _load_shallow(text: str) -> Any:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
             raise yaml.YAMLError(f"lists and tables stand in each other more than {_DEEPEST} deep")
+        if isinstance(event, yaml.AliasEvent):  # nine of them nine deep are a thousand million words, and one in itself has no end
+            raise yaml.YAMLError(f"*{event.anchor} stands for another part of the file: write that part out")
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST:
             raise yaml.YAMLError(f"a value has more than {_LONGEST:,} letters")
     try:
@@ -99,9 +101,14 @@ def parse(config_class: Callable[..., Config], words: Sequence[str] | None = Non
         values = vars(parser.instantiate(parser.parse_args(_spelled_out(parser, sys.argv[1:] if words is None else words))))
     except UnicodeDecodeError as error:
         raise UserError(f"the file given to --config is not UTF-8 ({error.reason} at byte {error.start}): save it as such") from error
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:  # jsonargparse stumbles over tables where none belong
+        raise UserError(f"the options cannot be understood ({error}): write a group's options below it as NAME: VALUE, --help lists them") from error
     values.pop("config", None)
     foreign = sorted(values.keys() - {field.name for field in dataclasses.fields(config_class)})  # type: ignore[arg-type]
     require(not foreign, f"unknown option {', '.join(foreign)} in the configuration: leave it out")
+    hints = get_type_hints(config_class)
+    empty = next((name for name, value in values.items() if value is None and type(None) not in get_args(hints[name])), None)
+    require(empty is None, f"--{empty} is null: leave it out, or give a value")
     config = config_class(**{name: tuple(value) if name in names else value for name, value in values.items()})
     wrong = next((text for text in _texts(vars(config)) if "\0" in text), None)
     require(wrong is None, f"{wrong!r} has a character of code 0, which no name has: write it anew")

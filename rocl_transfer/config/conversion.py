@@ -46,7 +46,7 @@ class ConvertConfig:
     def __post_init__(self) -> None:
         require(len(self.checkpoints) == 1 and all(self.checkpoints), "one checkpoint is converted at a time: name one file")
         require(bool(self.output_dir), "--output_dir is empty: name a folder, such as runs/converted")
-        require(self.image_size is None or self.image_size > 0, f"--image_size is {self.image_size}: give 1 or more")
+        require(self.image_size is None or 0 < self.image_size <= 4096, f"--image_size is {self.image_size}: give pixels, such as 32")
         for name in ("mean", "std"):
             value = getattr(self, name)
             require(len(value) in (0, 3), f"--{name} has {len(value)} numbers: give one a channel, such as [0.485, 0.456, 0.406]")

@@ -1,5 +1,6 @@
 """Numbers as people write them: ``0.0314`` or ``8/255``."""
 
+import math
 from typing import Any
 
 from jsonargparse.typing import register_type
@@ -15,10 +16,14 @@ def _parse(value: Any) -> Number:
     try:
         if isinstance(value, str) and value.count("/") == 1:
             numerator, denominator = value.split("/")
-            return Number(float(numerator) / float(denominator))
-        return Number(value)
-    except (ValueError, TypeError, ZeroDivisionError) as error:
+            number = Number(float(numerator) / float(denominator))
+        else:
+            number = Number(value)
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise ValueError("a number or a fraction such as 8/255 is expected") from error
+    if not math.isfinite(number):
+        raise ValueError(f"a finite number or a fraction such as 8/255 is expected, not {number}")
+    return number
 
 
 register_type(Number, serializer=float, deserializer=_parse)

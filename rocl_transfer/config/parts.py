@@ -81,6 +81,40 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PretrainDataConfig(DataConfig):
+    """Which images, for pre-training.
+
+    Args:
+        streaming: Read shards of a Hub dataset over the network while training goes on, without a copy on the disk. What fits the disk is better
+            off without: images then come in one true permutation, and are checked beforehand.
+        images: How many there are in a stream, where the data itself does not say.
+    """
+
+    streaming: bool = False
+    images: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.images is None or self.images > 0, f"--data.images is {self.images}: give 1 or more")
+        if self.streaming:
+            held = ("label_column", "test_split", "validation_fraction", "split_seed", "in_memory", "check")
+            require_untouched(self, held, "with --data.streaming true, which holds nothing out and reads nothing beforehand", "data.")
+            require(self.image_size is not None, "--data.streaming true needs --data.image_size: of a stream it is not known")
+        else:
+            require_untouched(self, ("images",), "without --data.streaming true", "data.")
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """See :class:`DataConfig`."""
+        return {name: value for name, value in super().selection.items() if name not in ("streaming", "images")}
+
+    @property
+    def stream(self) -> dict[str, Any]:
+        """The arguments of ``rocl_transfer.data.open_stream``."""
+        return {name: getattr(self, name) for name in ("name", "config", "revision", "image_column", "train_split", "image_size", "images")}
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Which network.
 

@@ -8,14 +8,30 @@ from typing import Any, Literal
 
 from rocl_transfer.config.checks import require, require_sha256, require_untouched
 from rocl_transfer.config.number import Number
-from rocl_transfer.config.parts import AttackConfig, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig, RoCLConfig, ViewsConfig
+from rocl_transfer.config.parts import (
+    AttackConfig,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainDataConfig,
+    RoCLConfig,
+    ViewsConfig,
+)
 
 # What may change when a run goes on: where, how far, how often, how fast; and what is measured afterwards.
 _FREE = ("output_dir", "overwrite", "max_steps", "checkpoint_every", "keep_checkpoints", "log_every", "monitor_every", "resume", "log_with",
          "data.in_memory", "data.workers", "evaluation.")  # fmt: skip
 
 # Younger than the first run folders: at what they were before they existed, such a run can go on.
-_YOUNG = [("objective.shared_regularizer", False), ("objective.compile", False), ("rollbacks", 2), ("gradient_accumulation_steps", 1)]
+_YOUNG = [
+    ("objective.shared_regularizer", False),
+    ("objective.compile", False),
+    ("data.streaming", False),
+    ("data.images", None),
+    ("rollbacks", 2),
+    ("gradient_accumulation_steps", 1),
+]
 
 
 def _dotted(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -102,7 +118,7 @@ class PretrainConfig(RunConfig):
         optimizer: How.
     """
 
-    data: DataConfig
+    data: PretrainDataConfig
     model: ModelConfig
     views: ViewsConfig = field(default_factory=ViewsConfig)
     objective: RoCLConfig = field(default_factory=RoCLConfig)
@@ -119,8 +135,9 @@ class PretrainConfig(RunConfig):
         require(part > 1, f"--batch_size {self.batch_size} leaves {part} image at once: a contrastive loss needs 2 or more")
 
     def identity(self, processes: int) -> dict[str, Any]:
-        """See :class:`RunConfig`; a group is a group, also where it was left to be the batch of one process."""
-        return {**super().identity(processes), "objective.group_size": self.objective.group_size or self.part_size}
+        """See :class:`RunConfig`; a group is a group, also where it was left to be the batch of one process; a stream's order is its readers'."""
+        readers = {"data.workers": self.data.workers, "number of processes": processes} if self.data.streaming else {}
+        return {**super().identity(processes), "objective.group_size": self.objective.group_size or self.part_size, **readers}
 
 
 def probe_optimizer() -> OptimizerConfig:

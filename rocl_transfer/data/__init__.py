@@ -6,8 +6,9 @@ from rocl_transfer.data.batches import Batch, Batches, Sampler, derive_seed, gen
 from rocl_transfer.data.images import ImageData, ImageSet, load_images
 from rocl_transfer.data.splits import stratified_sample
 from rocl_transfer.data.stores import Resident, Store, Streamed, store_images
+from rocl_transfer.data.streaming import Stream, StreamedBatches, open_stream
 
 __all__ = [
-    "Augmentation", "Batch", "Batches", "ImageData", "ImageSet", "Resident", "Sampler", "Store", "Streamed", "derive_seed", "generators",
-    "load_images", "store_images", "store_splits", "stratified_sample",
+    "Augmentation", "Batch", "Batches", "ImageData", "ImageSet", "Resident", "Sampler", "Store", "Stream", "Streamed", "StreamedBatches",
+    "derive_seed", "generators", "load_images", "open_stream", "store_images", "store_splits", "stratified_sample",
 ]  # fmt: skip

@@ -2,15 +2,17 @@
 
 import hashlib
 import logging
+from array import array
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from itertools import chain
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -20,7 +22,7 @@ from rocl_transfer.data.stores import Decoded, Resident, Store, Streamed, fits_i
 from rocl_transfer.errors import UserError
 
 log = logging.getLogger("rocl_transfer")
-_Examined = tuple[Tensor | None, bytes] | str
+_Examined = tuple[Tensor | None, int] | str
 
 
 def store_splits(
@@ -37,6 +39,9 @@ def store_splits(
 
     Images are the same where they are so pixel for pixel at the working size. What is found is logged and added to the notes.
 
+    Where torch.distributed's processes have been started, all of them must call this. Images to be streamed are then read by one process each, and
+    every process learns what the others found; images to be held in memory are decoded by every process, whose device needs all of them.
+
     Args:
         data: From :func:`load_images`.
         splits: Which; a validation split that ``data`` does not have is passed over.
@@ -51,7 +56,8 @@ def store_splits(
         ``data`` without the images left out, so that labels fit their store, and a store a split.
 
     Raises:
-        UserError: A test image cannot be read, too many others cannot, a class is lost, or ``check`` is False for images in memory.
+        UserError: A test image cannot be read, too many others cannot, a class is lost, or ``check`` is False for images in memory; the same
+            on every process.
     """
     wanted = {split: images for split in splits if (images := getattr(data, split)) is not None}
     size, count = data.image_size, sum(len(images) for images in wanted.values())
@@ -69,20 +75,27 @@ def store_splits(
     read = {split: reader.read(split, wanted[split]) for split in sorted(wanted, key=lambda split: split != "test")}
     if labels_needed and "train" in wanted:
         _require_readable(data, read["train"])
-    notes = [_left_out(split, len(wanted[split]), read[split].unreadable) for split in wanted if read[split].unreadable]
+    notes = [_left_out(split, len(wanted[split]), read[split].found.unreadable) for split in wanted if read[split].found.unreadable]
     if "train" in wanted:
         notes += [note for split in wanted if split != "train" for note in _copies(split, read[split], read["train"], size)]
     readable: dict[str, Any] = {split: read[split].images for split in wanted}
-    unreadable = tuple(f"{split}: {entry}" for split in wanted for entry in read[split].unreadable)
+    unreadable = tuple(f"{split}: {entry}" for split in wanted for entry in read[split].found.unreadable)
     return _noted(replace(data, **readable, unreadable=unreadable), notes), {split: read[split].store for split in wanted}
+
+
+class _Found(NamedTuple):
+    """Positions of readable images and digests of their pixels; names of the others, with the reason."""
+
+    kept: np.ndarray
+    digests: np.ndarray
+    unreadable: list[str]
 
 
 @dataclass(frozen=True)
 class _Read:
     images: ImageSet
     store: Store
-    digests: list[bytes]
-    unreadable: list[str]
+    found: _Found
 
 
 @dataclass(frozen=True)
@@ -95,55 +108,86 @@ class _Reader:
 
     def read(self, split: str, images: ImageSet) -> _Read:
         """Read all images of one split; the readable ones are what is stored."""
+        share = range(len(images)) if self.resident else _share(len(images))
         pixels = torch.empty(len(images) if self.resident else 0, 3, self.size, self.size, dtype=torch.uint8)
-        kept: list[int] = []
-        digests, unreadable = [], []
-        bar = tqdm(total=len(images), desc=split, unit="image", delay=5, disable=not log.isEnabledFor(logging.INFO), dynamic_ncols=True)
-        with bar, closing(self._examined(images)) as examined:
-            for position, found in enumerate(examined):
+        kept, digests, unreadable = array("q"), array("Q"), list[str]()
+        bar = tqdm(total=len(share), desc=split, unit="image", delay=5, disable=not log.isEnabledFor(logging.INFO), dynamic_ncols=True)
+        with bar, closing(self._examined(images, share)) as examined:
+            for position, found in zip(share, examined, strict=False):
                 bar.update()
                 if isinstance(found, str):
-                    if split == "test":
-                        raise UserError(f"{found} cannot be read, and no test image may be left out of the results: repair or remove it")
                     unreadable.append(found)
+                    if split == "test":
+                        break
                     continue
                 image, digest = found
                 if image is not None:
                     pixels[len(kept)] = image
                 kept.append(position)
                 digests.append(digest)
-        if unreadable and (share := len(unreadable) / len(images)) > self.max_unreadable:
-            raise UserError(
-                f"{len(unreadable):,} of {len(images):,} images of {split} ({share:.1%}) cannot be read, such as "
-                f"{unreadable[0]}: repair or remove them, or raise --data.max_unreadable (now {float(self.max_unreadable):g})"
-            )
-        images = images.subset(np.array(kept)) if unreadable else images
+        mine = _Found(np.array(kept), np.array(digests), unreadable)
+        whole = mine if self.resident else _joined(mine)
+        self._refuse(split, len(images), whole.unreadable)
+        images = images.subset(whole.kept) if whole.unreadable else images
         # A slice, not a selection: a second copy of all images might not fit.
         store = Resident(pixels[: len(kept)].to(self.device)) if self.resident else Streamed(images, self.size, self.device, self.workers)
-        return _Read(images, store, digests, unreadable)
+        return _Read(images, store, whole)
 
-    def _examined(self, images: ImageSet) -> Generator[_Examined, None, None]:
+    def _refuse(self, split: str, count: int, unreadable: list[str]) -> None:
+        if unreadable and split == "test":
+            raise UserError(f"{unreadable[0]} cannot be read, and no test image may be left out of the results: repair or remove it")
+        if unreadable and (lost := len(unreadable) / count) > self.max_unreadable:
+            raise UserError(
+                f"{len(unreadable):,} of {count:,} images of {split} ({lost:.1%}) cannot be read, such as "
+                f"{unreadable[0]}: repair or remove them, or raise --data.max_unreadable (now {float(self.max_unreadable):g})"
+            )
+
+    def _examined(self, images: ImageSet, positions: range) -> Generator[_Examined, None, None]:
         decoded = Decoded(images, self.size)
         if not self.resident:
             # A generator of its own, or the loader would draw from the one that training draws from.
-            loader = DataLoader(_Digests(decoded), 64, num_workers=self.workers, collate_fn=list, generator=torch.Generator())
-            for batch in loader:
-                yield from batch
+            own = torch.Generator()
+            yield from chain.from_iterable(
+                DataLoader(_Digests(decoded), 64, sampler=positions, num_workers=self.workers, collate_fn=list, generator=own)
+            )
             return
         pool = ThreadPoolExecutor(self.workers)  # Pillow decodes, and hashlib hashes, outside the interpreter's lock
         try:
-            yield from pool.map(lambda position: _examine(decoded, position), range(len(decoded)))
+            yield from pool.map(lambda position: _examine(decoded, position), positions)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
+def _share(count: int) -> range:
+    """This process's contiguous part of ``count`` images."""
+    rank, world = (distributed.get_rank(), distributed.get_world_size()) if _several() else (0, 1)
+    return range(count * rank // world, count * (rank + 1) // world)
+
+
+def _joined(found: _Found) -> _Found:
+    """What all processes found, in the order of the images."""
+    if not _several():
+        return found
+    parts: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(parts, found)
+    kept, digests, unreadable = zip(*parts, strict=True)
+    return _Found(np.concatenate(kept), np.concatenate(digests), list(chain.from_iterable(unreadable)))
+
+
+def _several() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
 def _examine(decoded: Decoded, position: int) -> _Examined:
-    """The image and a digest of its pixels; or, where it cannot be read, its name and the reason."""
+    """The image and a digest of its pixels; or, where it cannot be read, its name and the reason.
+
+    64 bits: that any of a million images to train on and a hundred thousand held out agree by accident has a probability of 5e-9.
+    """
     try:
         image = decoded[position]
     except UnreadableImageError as error:
         return f"{decoded.images.where(position)} ({error.reason})"
-    return image, hashlib.blake2b(image.numpy().data, digest_size=16).digest()
+    return image, int.from_bytes(hashlib.blake2b(image.numpy().data, digest_size=8).digest())
 
 
 class _Digests(Dataset[_Examined]):
@@ -175,11 +219,11 @@ def _left_out(split: str, count: int, unreadable: list[str]) -> str:
 
 
 def _copies(split: str, held: _Read, train: _Read, size: int) -> list[str]:
-    known = {digest: position for position, digest in enumerate(train.digests)}
-    found = [position for position, digest in enumerate(held.digests) if digest in known]
-    if not found:
+    found = np.flatnonzero(np.isin(held.found.digests, train.found.digests))
+    if not len(found):
         return []
-    pair = f"{held.images.where(found[0])} and {train.images.where(known[held.digests[found[0]]])}"
+    twin = np.flatnonzero(train.found.digests == held.found.digests[found[0]])[0]
+    pair = f"{held.images.where(found[0])} and {train.images.where(twin)}"
     share = f"{len(found):,} of {len(held.images):,} images of {split} ({len(found) / len(held.images):.1%})"
     which = "is also an image of train" if len(found) == 1 else "are also images of train"
     return [f"{share} {which}, the same at {size} px pixel for pixel, such as {pair}"]

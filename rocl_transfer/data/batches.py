@@ -113,13 +113,18 @@ class Sampler:
         """Positions and group seeds of this process's batches, from the epoch's step ``first_step`` on."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
         permutation = torch.randperm(self.num_images, generator=generator)
+        for start, share, seeds in self.plan(epoch, first_step):
+            yield permutation[start : start + share], seeds
+
+    def plan(self, epoch: int, first_step: int = 0) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+        """The same without an order: where in the epoch this process's batches start, how many images they have, and their groups' seeds."""
         groups = self._groups // self.world
         for step in range(first_step, self.steps_per_epoch):
             share = self._size(step) // self.world
             start = step * self.global_batch + self.rank * share
             number = epoch * self.steps_per_epoch + step
             seeds = tuple(derive_seed(self.seed, number, self.rank * groups + group) for group in range(groups))
-            yield permutation[start : start + share], seeds
+            yield start, share, seeds
 
 
 @dataclass(frozen=True)

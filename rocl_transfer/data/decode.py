@@ -1,6 +1,7 @@
 """Any image to a square of uint8 RGB."""
 
 import io
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,12 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from rocl_transfer.errors import UserError
+from rocl_transfer.errors import UserError, one_line
 
 Encoded = bytes | Path | np.ndarray
+LARGEST = 2 * 89_478_485  # pixels: where Pillow's own limit is too, which anything in the process may have lifted
+_ELSEWHERE = ("EPS", "IPTC")  # read by running Ghostscript, and by opening whatever lies inside
+_PART = 2**24  # pixels whose floats are held at once
 
 
 class UnreadableImageError(UserError):
@@ -35,7 +39,14 @@ def open_image(encoded: Encoded, where: str) -> Image.Image:
     try:
         if isinstance(encoded, np.ndarray):
             return Image.fromarray(encoded)
-        return Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+        if isinstance(encoded, Path) and not stat.S_ISREG(encoded.stat().st_mode):  # a pipe would be waited for, a device never ends
+            raise ValueError("no regular file")
+        image = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+        if image.width * image.height > LARGEST:
+            raise ValueError(f"{image.width:,} x {image.height:,} pixels are more than the {LARGEST:,} that are read")
+        if image.format in _ELSEWHERE:
+            raise ValueError(f"{image.format} is read by running or opening something else, which is never done")
+        return image
     except FileNotFoundError as error:
         raise UnreadableImageError(f"{where}: there is no such file; correct the path or remove the row", "there is no such file") from error
     except Exception as error:  # Pillow's decoders raise whatever they stumble over: OSError, struct.error, RuntimeError, ...
@@ -43,7 +54,7 @@ def open_image(encoded: Encoded, where: str) -> Image.Image:
 
 
 def _unreadable(encoded: Encoded, where: str, error: Exception) -> UnreadableImageError:
-    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    reason = one_line(" ".join(str(error).split()))[:120] or type(error).__name__
     if isinstance(error, UnidentifiedImageError):  # its own words are the path once more, or the address of a buffer
         size = encoded.stat().st_size if isinstance(encoded, Path) else len(encoded)
         reason = "of no format that Pillow reads" if size else "empty"
@@ -52,16 +63,17 @@ def _unreadable(encoded: Encoded, where: str, error: Exception) -> UnreadableIma
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Upright 8-bit RGB from any mode: transparency on white, 16-bit greys scaled, CMYK and palettes converted."""
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)  # a copy of 178 million pixels is 0.7 GB
     if image.mode == "F" or image.mode.startswith("I"):
         # Pillow's own conversion clips at 255. "I;16" is 16-bit; "I" holds 16-bit PNGs too; floats are in [0, 1] or in [0, 255].
-        values = np.asarray(image, dtype=np.float64)
+        values = np.asarray(image)
         top = 65535.0 if image.mode != "F" and (values.max() > 255 or ";16" in image.mode) else (1.0 if values.max() <= 1 else 255.0)
-        image = Image.fromarray((values.clip(0, top) / top * 255).round().astype(np.uint8))
+        parts = np.array_split(values, max(1, values.size // _PART))
+        image = Image.fromarray(np.concatenate([(part.astype(np.float64).clip(0, top) / top * 255).round().astype(np.uint8) for part in parts]))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def decode(encoded: Encoded, size: int, where: str) -> Tensor:
@@ -73,8 +85,8 @@ def decode(encoded: Encoded, size: int, where: str) -> Tensor:
     image = open_image(encoded, where)
     try:
         rgb = to_rgb(image)
+        if rgb.size != (size, size):
+            rgb = ImageOps.fit(rgb, (size, size), method=Image.Resampling.BILINEAR)
     except Exception as error:
         raise _unreadable(encoded, where, error) from error
-    if rgb.size != (size, size):
-        rgb = ImageOps.fit(rgb, (size, size), method=Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()

@@ -60,7 +60,7 @@ def _is_file(path: Path) -> bool:
 
 def _value(label: str | None) -> float | str | None:
     """Numbers as numbers, so that class 10 comes after class 9 and 1.0 is class 1; 007 stays a name."""
-    if label and re.fullmatch(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", label):
+    if label and re.fullmatch(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]+)?", label):
         return float(label) if "." in label else int(label)
     return label
 

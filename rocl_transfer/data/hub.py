@@ -41,10 +41,31 @@ def open_dataset(name: str, config: str | None, revision: str | None, image_colu
         config: Configuration of the dataset, where it has several.
         revision: Branch, tag or commit.
         image_column: Column of images; None: the only one there is.
-        label_column: Column of labels; None: the only ClassLabel, else a column called label or labels.
+        label_column: Column of labels; None: the only ClassLabel, else a column called label, labels or cls.
 
     Raises:
         UserError: It cannot be opened, or a column cannot be found or could be one of several.
+    """
+    opened, asked = load_with_datasets(name, config, revision)
+    import datasets
+
+    first = opened[next(iter(opened))]
+    image = image_column_of(first.features, image_column)
+    label = _label_column(first.features, label_column, image)
+    feature = first.features[label] if label else None
+    names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+    found = {}
+    for split, dataset in opened.items():
+        undecoded = dataset.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+        found[split] = RawSplit(ColumnRows(undecoded, image, split), list(dataset[label]) if label else None)
+    return Source(found, names, None if Path(name).is_dir() else _opened(name, revision, asked, first))
+
+
+def load_with_datasets(name: str, config: str | None, revision: str | None, streaming: bool = False) -> tuple[Any, str | None]:
+    """The splits of ``name``, prepared on the disk or streamed, and the commit that was asked for, where the Hub could be asked.
+
+    Raises:
+        UserError: It cannot be opened.
     """
     import datasets  # 1 s of import that training from other data does without
 
@@ -54,22 +75,11 @@ def open_dataset(name: str, config: str | None, revision: str | None, image_colu
         raise UserError(f"--data.revision has no effect with the folder {name}: leave it out")
     asked = None if local else _commit(name, revision)  # first: a branch may move while it is read
     try:
-        opened = datasets.load_dataset(name, config, revision=asked or revision)
+        return datasets.load_dataset(name, config, revision=asked or revision, streaming=streaming), asked
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         where = f"the folder {name}" if local else f"{name!r}, taken for a Hub dataset since no such folder exists,"
         raise UserError(f"{where} cannot be opened: {reason}") from error
-
-    first = opened[next(iter(opened))]
-    image = _image_column(first.features, image_column)
-    label = _label_column(first.features, label_column, image)
-    feature = first.features[label] if label else None
-    names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    found = {}
-    for split, dataset in opened.items():
-        undecoded = dataset.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-        found[split] = RawSplit(ColumnRows(undecoded, image, split), list(dataset[label]) if label else None)
-    return Source(found, names, None if local else _opened(name, revision, asked, first))
 
 
 def _is_image(feature: Any) -> bool:
@@ -79,7 +89,12 @@ def _is_image(feature: Any) -> bool:
     return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
 
 
-def _image_column(features: Any, wanted: str | None) -> str:
+def image_column_of(features: Any, wanted: str | None) -> str:
+    """The column of images among ``features``: ``wanted``, or the only one there is.
+
+    Raises:
+        UserError: There is none, or more than one.
+    """
     images = [name for name, feature in features.items() if _is_image(feature)]
     if wanted is not None:
         if wanted not in features:
@@ -102,7 +117,7 @@ def _label_column(features: Any, wanted: str | None, image: str) -> str | None:
             raise UserError(f"there is no label column {wanted!r}{did_you_mean(wanted, others)}: the columns are {', '.join(others)}")
         return wanted
     labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    labels = labels or [name for name in ("label", "labels") if name in features]
+    labels = labels or [name for name in ("label", "labels", "cls") if name in features]  # cls: of webdataset's shards
     if len(labels) > 1:
         raise UserError(f"the data has more than one label column ({', '.join(labels)}): name one with --data.label_column")
     return labels[0] if labels else None

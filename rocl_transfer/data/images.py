@@ -15,7 +15,7 @@ from rocl_transfer.data.hub import open_dataset
 from rocl_transfer.data.labels import encode_labels
 from rocl_transfer.data.sources import Rows, Source, is_image_folder, open_digits, open_image_folder
 from rocl_transfer.data.splits import stratified_cut
-from rocl_transfer.errors import UserError, did_you_mean, is_pickle
+from rocl_transfer.errors import UserError, did_you_mean, is_pickle, one_line
 
 TEST_FRACTION = 0.2
 
@@ -135,7 +135,11 @@ def load_images(
     Raises:
         UserError: Something is missing, wrong, or could mean more than one thing.
     """
-    source = _open(name, config, revision, image_column, label_column)
+    try:
+        source = _open(name, config, revision, image_column, label_column)
+    except OSError as error:  # a folder without permission, a name that is too long
+        where = one_line(str(error.filename or name))
+        raise UserError(f"{where} cannot be read ({error.strerror or error}): check --data.name and its permissions") from error
     notes = list(source.notes)
     train_name = _train_split(source, train_split)
     validation_name = next((s for s in ("validation", "valid", "val", "dev") if s in source.splits and s not in (train_name, test_split)), None)
@@ -197,7 +201,17 @@ def _open(name: str, config: str | None, revision: str | None, image_column: str
         raise UserError(f"{name} is neither a CSV nor safetensors{is_pickle([path])}: give the folder of images that it is in")
     if not path.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name):
         raise UserError(f"there is no folder {name}: check --data.name")
-    return open_dataset(str(path) if path.is_dir() else name, config, revision, image_column, label_column)
+    return _open_with_datasets(str(path) if path.is_dir() else name, config, revision, image_column, label_column)
+
+
+def _open_with_datasets(name: str, *options: str | None) -> Source:
+    try:
+        return open_dataset(name, *options)
+    except UserError:
+        raise
+    except Exception as error:  # datasets hands its files to a dozen libraries, each with errors of its own
+        reason = one_line(str(error).strip().split("\n")[0])[:200]
+        raise UserError(f"{name} cannot be opened ({type(error).__name__}: {reason}): repair its files, or leave out what is no image") from error
 
 
 def _train_split(source: Source, wanted: str | None) -> str:
@@ -217,6 +231,8 @@ def _cut(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageS
 
 def _require_classes(name: str, train: ImageSet, class_names: list[str]) -> None:
     assert train.labels is not None
+    if odd := [label for label in class_names if one_line(label) != label]:
+        raise UserError(f"class '{one_line(odd[0])}' has a line break or another character in its name that no table can show: rename it")
     counts = torch.bincount(train.labels, minlength=len(class_names))
     if len(class_names) < 2:
         raise UserError(f"{name} has only one class ({class_names[0]}): a classifier needs images of two or more")

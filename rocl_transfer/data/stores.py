@@ -85,8 +85,13 @@ class Streamed:
         try:
             for batch in loader:
                 yield batch.to(self.device, non_blocking=True)
-        except UserError as error:  # a worker's comes with its traceback as the message; the sentence is the last line
-            raise UserError(str(error).strip().splitlines()[-1].split(f"{type(error).__name__}: ", 1)[-1]) from None
+        except UserError as error:
+            raise from_worker(error) from None
+
+
+def from_worker(error: UserError) -> UserError:
+    """A worker's error as it was: it comes with its traceback as the message, of which the sentence is the last line."""
+    return UserError(str(error).strip().splitlines()[-1].split(f"{type(error).__name__}: ", 1)[-1])
 
 
 def fits_in_memory(count: int, size: int) -> bool:

@@ -4,7 +4,6 @@ import functools
 import hashlib
 import json
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +114,8 @@ def _wrong(content: dict[str, Any], cfg: dict[str, Any]) -> str | None:
     if not all(type(side) is int and 0 < side <= _LARGEST_SIDE for side in cfg["input_size"]):
         return f"has the input_size {cfg['input_size']}, no channels and sides of up to {_LARGEST_SIDE} pixels"
     for name in ("mean", "std"):
-        if not all(type(value) in (int, float) and math.isfinite(value) for value in cfg[name]):
-            return f"has the {name} {cfg[name]}, not three numbers"
+        if not all(type(value) in (int, float) and -1e6 < value < 1e6 for value in cfg[name]):
+            return f"has the {name} {cfg[name]}, not three numbers of pixels"
     names = content.get("label_names")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         return "has label_names that are no list of names"

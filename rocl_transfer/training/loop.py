@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from rocl_transfer.data import Batch, Batches
+from rocl_transfer.data import Batch, Batches, StreamedBatches
 from rocl_transfer.errors import Interrupted, UserError
 from rocl_transfer.objectives import Objective
 from rocl_transfer.training.checkpoints import Checkpoints
@@ -57,7 +57,7 @@ def train(
     objective: Objective,
     optimizer: Optimizer,
     schedule: Schedule,
-    batches: Batches,
+    batches: Batches | StreamedBatches,
     checkpoints: Checkpoints,
     *,
     max_steps: int | None = None,
@@ -128,7 +128,7 @@ class _Loop:
         accelerator: Accelerator,
         update: Update,
         schedule: Schedule,
-        batches: Batches,
+        batches: Batches | StreamedBatches,
         checkpoints: Checkpoints,
         max_steps: int | None,
         watch: _Watch,

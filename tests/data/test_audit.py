@@ -1,5 +1,6 @@
 """Images that cannot be read, and images that are in two splits."""
 
+import json
 import logging
 import shutil
 
@@ -15,6 +16,30 @@ from rocl_transfer.data import stores as stores_module
 CPU = torch.device("cpu")
 ALL = ("train", "validation", "test")
 both = pytest.mark.parametrize("in_memory", [True, False], ids=["resident", "streamed"])
+# What each of two processes does; every image that it reads is a line of a file.
+SHARED = """
+import json, multiprocessing, torch
+from torch import distributed
+from rocl_transfer import UserError
+from rocl_transfer.data import audit, load_images, store_splits
+multiprocessing.set_start_method("fork", force=True)  # a process that a fork server began would have its workers begun by one, without what follows
+distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+examine = audit._examine
+def noting(decoded, position):
+    with open(f"{folder}/read-{rank}", "a") as file:
+        file.write(f"{decoded.images.where(position)}\\n")
+    return examine(decoded, position)
+audit._examine = noting
+try:
+    data, stores = store_splits(load_images(f"{folder}/data"), ("train", "validation", "test"), torch.device("cpu"), in_memory, 1, 0.2)
+    found = {split: [getattr(data, split).indices.tolist(), getattr(data, split).labels.tolist(), len(store)] for split, store in stores.items()}
+    answer = [data.notes, data.unreadable, found]
+except UserError as error:
+    answer = str(error)
+with open(f"{folder}/answer-{rank}", "w") as file:
+    json.dump(answer, file)
+distributed.destroy_process_group()
+"""
 
 
 @pytest.fixture
@@ -117,6 +142,46 @@ def test_no_test_image_is_left_out(damaged, in_memory, noise_image):
     truncate(damaged / "test" / "r" / "53.png", noise_image)
     with pytest.raises(UserError, match=r"^\S*test/r/53\.png \(image file is truncated .*\) cannot be read, and no test image .* remove it$"):
         store_splits(load_images(str(damaged)), ALL, CPU, in_memory, max_unreadable=0.9)
+
+
+def two_processes(context, folder, in_memory):
+    """What both answer, and what each has read."""
+    kinds = ("answer-0", "answer-1", "read-0", "read-1")
+    for name in (*kinds, "meeting"):
+        (folder / name).unlink(missing_ok=True)
+    started = [context.Process(target=exec, args=(SHARED, {"folder": str(folder), "rank": rank, "in_memory": in_memory})) for rank in (0, 1)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(120)
+    assert [process.exitcode for process in started] == [0, 0]
+    first, second, *read = ((folder / name).read_text() for name in kinds)
+    return json.loads(first), json.loads(second), [text.splitlines() for text in read]
+
+
+@both
+def test_processes_share_the_reading_and_know_the_same(damaged, tmp_path, in_memory, forks):
+    shutil.copy(damaged / "train" / "b" / "02.png", damaged / "test" / "r" / "copy.png")  # read by different processes
+    data, stores = store_splits(load_images(str(damaged)), ALL, CPU, in_memory, max_unreadable=0.2)
+    found = {split: [getattr(data, split).indices.tolist(), getattr(data, split).labels.tolist(), len(store)] for split, store in stores.items()}
+    assert len(data.unreadable) == 4
+    assert any("is also an image of train" in note for note in data.notes)
+    first, second, read = two_processes(forks, tmp_path, in_memory)
+    assert first == second == [list(data.notes), list(data.unreadable), found]
+    everything = sorted(str(path) for path in damaged.rglob("*.png"))
+    if in_memory:
+        assert sorted(read[0]) == sorted(read[1]) == everything
+    else:
+        assert sorted(read[0] + read[1]) == everything
+        assert abs(len(read[0]) - len(read[1])) <= len(ALL)
+
+
+def test_what_ends_the_run_ends_every_process(folder, tmp_path, forks, noise_image):
+    truncate(folder / "test" / "r" / "53.png", noise_image)  # of the second process's share
+    first, second, _ = two_processes(forks, tmp_path, False)
+    assert first == second
+    assert "53.png (image file is truncated" in first
+    assert first.endswith("repair or remove it")
 
 
 def test_a_class_that_loses_its_last_training_image(folder):

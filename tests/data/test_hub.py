@@ -1,12 +1,17 @@
-"""Datasets on the Hub: which commit was read is known, whatever the network does."""
+"""What is opened with ``datasets``: which commit of a dataset on the Hub was read is known, whatever the network does; shards of tar files."""
 
 import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 
+import pytest
+import torch
 from PIL import Image
+
+from rocl_transfer.data import load_images, store_splits
 
 OPEN = """
 import json, sys
@@ -48,3 +53,25 @@ def test_the_revision_that_was_read_is_recorded(hub, tmp_path):
     assert answers[:2] == [[new, 30], [new, 30]]
     for answer, wanted in zip(answers[2:], (old, "v1"), strict=True):
         assert f"revision {wanted} of user/pictures cannot be had, since the Hub cannot be asked, and the cache has {new}" in answer
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_webdataset_shards_with_labels(tmp_path, monkeypatch, noise_image, in_memory):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "shards").mkdir()
+    for number in range(2):
+        with tarfile.open(tmp_path / "shards" / f"train-{number:03}.tar", "w") as shard:
+            for seed in range(number * 20, number * 20 + 20):
+                noise_image(seed).save(file := io.BytesIO(), "JPEG")
+                for extension, data in (("jpg", file.getvalue()), ("cls", str(seed % 2).encode())):
+                    entry = tarfile.TarInfo(f"{seed:05}.{extension}")
+                    entry.size = len(data)
+                    shard.addfile(entry, io.BytesIO(data))
+    data, stores = store_splits(load_images(str(tmp_path / "shards")), ("train", "test"), torch.device("cpu"), in_memory)
+    assert data.class_names == ("0", "1")
+    assert (len(data.train), len(data.validation), len(data.test)) == (28, 4, 8)
+    for split, store in stores.items():
+        images = next(store.stream([torch.arange(len(store))])).float().mean((2, 3))
+        assert torch.equal(images[:, 0] > images[:, 2], getattr(data, split).labels.bool())  # red images carry the label 1

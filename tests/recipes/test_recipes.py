@@ -138,6 +138,31 @@ def test_resumed_training_equals_the_uninterrupted(command, class_folder, tmp_pa
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
 
 
+def test_a_stream_of_shards_is_trained_on_and_gone_on_with(command, noise_image, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "shards").mkdir()
+    for shard in range(4):
+        rows = datasets.Dataset.from_dict(
+            {"image": [noise_image(10 * shard + number) for number in range(10)]}, datasets.Features(image=datasets.Image())
+        )
+        rows.to_parquet(tmp_path / "shards" / f"train-{shard}.parquet")
+    words = [*TINY, "--data.name", "shards", "--data.streaming"]
+    unknown = command("pretrain.py", *words, "--output_dir", "whole")
+    assert "does not say how many images its split 'train' has: give their number with --data.images" in unknown.stderr.splitlines()[-1]
+    words += ["--data.images", "40"]
+    command("pretrain.py", *words, "--output_dir", "whole", check=0)
+    command("pretrain.py", *words, "--output_dir", "parts", "--max_steps", "3", check=0)
+    refused = command("pretrain.py", *words, "--output_dir", "parts", "--data.workers", "1")
+    assert "--data.workers was 2 in the run" in refused.stderr.splitlines()[-1]
+    command("pretrain.py", *words, "--output_dir", "parts", check=0)
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+    assert "the images are streamed" in (tmp_path / "whole" / "README.md").read_text()
+    for other, sentence in (("--data.check=false", "--data.check has no effect with --data.streaming true"), ("--data.images=0", "give 1 or more")):
+        assert sentence in command("pretrain.py", *words, "--output_dir", "c", other).stderr.splitlines()[-1]
+
+
 def test_its_own_config_repeats_a_run(command, class_folder, tmp_path):
     command("pretrain.py", *TINY, "--data.name", class_folder, "--output_dir", "a", "--max_steps", "3", check=0)
     command("pretrain.py", "--config", "a/config.yaml", "--output_dir", "b", check=0)
