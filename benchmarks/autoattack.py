@@ -65,7 +65,7 @@ def recipe(options, processes):
     with tempfile.TemporaryDirectory() as folder:
         where = ["--epsilon", str(options.epsilon), "--update_card", "false", "--output_dir", folder]
         began = time.perf_counter()
-        subprocess.run([*launch, *what, *where], check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})  # noqa: S603
+        subprocess.run([*launch, *what, *where], check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
         whole = time.perf_counter() - began
         results = json.loads((Path(folder) / "results.json").read_text(encoding="utf-8"))
         lines = [json.loads(line) for line in (Path(folder) / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -52,9 +52,7 @@ def run(folder: Path, model: str, method: str, words: list[str]) -> tuple[int, s
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(RECIPE), "--model.name", model, "--model.pretrained", "false", "--data.image_size", "32", "--method", method]
         began = time.perf_counter()
-        done = subprocess.run(  # noqa: S603
-            [*command, "--attack.steps", "3", "--output_dir", str(folder), *words], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([*command, "--attack.steps", "3", "--output_dir", str(folder), *words], capture_output=True, text=True, check=False)
         ended.write_text(json.dumps({"status": done.returncode, "last": done.stderr.splitlines()[-1], "seconds": time.perf_counter() - began}))
     content = json.loads(ended.read_text())
     return content["status"], content["last"]
