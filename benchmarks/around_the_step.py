@@ -1,10 +1,11 @@
 """What pre-training's and the probe's shortcuts beside the step are worth, each against the plain way in the same run.
 
-    python benchmarks/around_the_step.py [probe] [views] [loss]
+    python benchmarks/around_the_step.py [probe] [views] [loss] [steps]
 
 probe: LE over features computed once against an encoder's pass in every epoch, to the same head; for a network too slow to do that 150 times, from
 two such epochs. views: a batch's views at once against one image at a time with torchvision on PIL images. loss: peak memory of NT-Xent with the
-rows of its matrix in turn, on one rank of 64 with a global batch of 32,768.
+rows of its matrix in turn, on one rank of 64 with a global batch of 32,768. steps: one step of r-LE, AT and TRADES with PGD-10 against plain loops
+(NCHW, gradients for the weights at every attack step, BatchNorm apart).
 """
 
 import argparse
@@ -19,13 +20,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from rocl_transfer.data import Augmentation, Batches, Resident, Sampler, generators, load_images, store_images
+from rocl_transfer.attacks import PGD
+from rocl_transfer.data import Augmentation, Batch, Batches, Resident, Sampler, generators, load_images, store_images
 from rocl_transfer.evaluation import compute_features
-from rocl_transfer.models import add_head, create_backbone
-from rocl_transfer.objectives import LinearProbe, contrastive, nt_xent
+from rocl_transfer.models import PixelModel, add_head, create_backbone
+from rocl_transfer.objectives import AdversarialTraining, Adversary, LinearProbe, Objective, RobustProbe, contrastive, nt_xent
 from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, start, train
 
 EPOCHS, BATCH = 150, 128
@@ -113,9 +115,66 @@ def loss(at_once: bool, ranks: int = 64, batch: int = 32768, dimensions: int = 1
     print(f"NT-Xent, global batch {batch:,}, one rank of {ranks}, 3 views, {how}: {peak:.2f} GiB beyond the keys, {seconds:.1f} s")
 
 
+def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, method: str) -> None:
+    def climbed(logits: Tensor, clean: Tensor) -> Tensor:
+        if method != "trades":
+            return F.cross_entropy(logits, labels)
+        return F.kl_div(F.log_softmax(logits, 1), F.softmax(clean, 1), reduction="batchmean")
+
+    model.eval()
+    clean = model(images).detach()
+    adversarial = (images + torch.empty_like(images).uniform_(-8 / 255, 8 / 255)).clamp(0, 1)
+    for _ in range(10):
+        adversarial.requires_grad_()
+        climbed(model(adversarial), clean).backward()
+        stepped = adversarial.detach() + 2 / 255 * adversarial.grad.sign()
+        adversarial = torch.minimum(torch.maximum(stepped, images - 8 / 255), images + 8 / 255).clamp(0, 1)
+    model.train(method != "r-LE")
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(adversarial), labels)
+    if method == "trades":
+        clean = model(images)
+        loss = F.cross_entropy(clean, labels) + 6 * climbed(model(adversarial), clean)
+    loss.backward()
+    optimizer.step()
+
+
+def steps(architecture: str = "resnet18_cifar", size: int = 32, count: int = 32, repeats: int = 3) -> None:
+    """Seconds of a step both ways, in turn."""
+    images, labels = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8), torch.randint(0, 10, (count,))
+
+    def classifier() -> PixelModel:
+        torch.manual_seed(0)
+        return add_head(create_backbone(architecture, size), [str(label) for label in range(10)])
+
+    def ours(method: str, model: PixelModel) -> Objective:
+        if method == "r-LE":
+            return RobustProbe(model, PGD(8 / 255, 10, 2 / 255))
+        return AdversarialTraining(model, method, Adversary("linf", 8 / 255, 2 / 255, 10), lambda pixels, _: pixels)
+
+    for method in ("r-LE", "at", "trades"):
+        plain, objective = classifier(), ours(method, classifier()).to(memory_format=torch.channels_last)
+        plain_optimizer = torch.optim.SGD(plain.head.parameters() if method == "r-LE" else plain.parameters(), 0.1, 0.9)
+        optimizer = create_optimizer(objective, "momentum", 0.1, 0.0)
+        seconds = []
+        for repeat in range(repeats + 1):
+            began = time.perf_counter()
+            plain_step(plain, plain_optimizer, images / 255, labels, method)
+            middle = time.perf_counter()
+            objective.train()(Batch(images, labels, (repeat,)))["loss"].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            seconds.append((middle - began, time.perf_counter() - middle))
+        slow, fast = (statistics.median(column) for column in zip(*seconds[1:], strict=True))
+        ratios = [a / b for a, b in seconds[1:]]
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"{method}, {architecture}, {count} images of {size} px, PGD-10: a plain step {slow:.2f} s, ours {fast:.2f} s; ratio {spread}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=["probe", "views", "loss"], choices=["probe", "views", "loss", "loss-in-turn", "loss-whole"])
+    whole = ["probe", "views", "loss", "steps"]
+    parser.add_argument("parts", nargs="*", default=whole, choices=[*whole, "loss-in-turn", "loss-whole"])
     for part in parser.parse_args().parts:
         if part == "probe":
             probe("resnet8_cifar", 16, EPOCHS, 1024)
@@ -126,6 +185,8 @@ def main() -> None:
         elif part == "loss":  # a process each: a peak never falls
             for how in ("loss-whole", "loss-in-turn"):
                 subprocess.run([sys.executable, __file__, how], check=True)
+        elif part == "steps":
+            steps()
         else:
             loss(part == "loss-whole")
 

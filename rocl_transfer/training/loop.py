@@ -3,10 +3,12 @@
 import copy
 import json
 import logging
+import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from timm.layers import convert_sync_batchnorm
+from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -67,6 +70,7 @@ def train(
     recovery: Recovery | None = None,
     clip_grad: float | None = None,
     accumulation: int = 1,
+    deferred: bool | None = None,
     cadence: Cadence | None = None,
 ) -> Trained:
     """Train ``objective`` in place, over ``schedule.epochs`` epochs or ``max_steps`` steps.
@@ -86,6 +90,8 @@ def train(
         recovery: What is tried before a dead run is given up.
         clip_grad: Largest norm of the gradient of all parameters together.
         accumulation: Parts that each batch is computed in, one after another; a part is whole groups of the sampler's.
+        deferred: Read a step's numbers when they are logged instead of at once, so that the host does not wait for the device; the device leaves out
+            what is not finite by itself (default: where the device is not the CPU).
         cadence: How often to log, to save, to monitor.
 
     Raises:
@@ -99,7 +105,7 @@ def train(
     objective = objective.to(accelerator.device).to(memory_format=torch.channels_last)
     found = checkpoints.find(resume)
     state = checkpoints.load(found, objective, optimizer) if found else {}
-    watch = _Watch(monitor, guard, recovery or Recovery(), cadence or Cadence())
+    watch = _Watch(monitor, guard, recovery or Recovery(), cadence or Cadence(), accelerator.device.type != "cpu" if deferred is None else deferred)
     update = Update(accelerator, objective, optimizer, clip_grad, accumulation)
     loop = _Loop(accelerator, update, schedule, batches, checkpoints, max_steps, watch, state)
     if found:
@@ -120,6 +126,25 @@ class _Watch:
     guard: Guard | None
     recovery: Recovery
     cadence: Cadence
+    deferred: bool
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A step and what came of it; looking at ``values`` waits for the device."""
+
+    step: int
+    batch: Batch
+    names: tuple[str, ...]
+    means: Tensor
+
+    @cached_property
+    def values(self) -> dict[str, float]:
+        return dict(zip(self.names, self.means.tolist(), strict=True))
+
+    @property
+    def bad(self) -> list[str]:
+        return [name for name, value in self.values.items() if not math.isfinite(value)]
 
 
 class _Loop:
@@ -136,6 +161,9 @@ class _Loop:
     ) -> None:
         self.accelerator, self.schedule, self.batches, self.checkpoints = accelerator, schedule, batches, checkpoints
         self.monitor, self.guard, self.recovery, self.cadence, self.update = watch.monitor, watch.guard, watch.recovery, watch.cadence, update
+        self.deferred = watch.deferred
+        self.unread: list[_Taken] = []
+        self.loss, self.why = math.nan, ""  # of the last step read; of the last one not taken
         self.per_epoch = batches.sampler.steps_per_epoch
         self.total = schedule.epochs * self.per_epoch
         self.last = min(self.total, max_steps or self.total)
@@ -194,6 +222,7 @@ class _Loop:
     def keep(self) -> str:
         """Save what was reached, and say so; the other processes are not waited for."""
         self.update.undo()
+        self.count([entry for entry in self.unread if entry.step < self.at.step])
         if self.accelerator.is_main_process and self.saved != (self.at.step, self.at.due):
             with uninterrupted():
                 self.write_checkpoint()
@@ -209,46 +238,83 @@ class _Loop:
         self.update.begin_epoch(rate)
         mark = time.perf_counter()
         for batch in self.batches.epoch(epoch, inner):
-            values = self.take_step(batch)
+            self.take_step(batch)
             took = time.perf_counter() - mark
             self.at.seconds, self.window_seconds = self.at.seconds + took, self.window_seconds + took
             self.images += len(batch.inputs) * self.batches.sampler.world
-            bar.set_postfix(loss=f"{values['loss']:.4f}", lr=f"{rate:.3g}", refresh=False)
+            bar.set_postfix(loss=f"{self.loss:.4f}", lr=f"{rate:.3g}", refresh=False)
             bar.update()
             self.after_step(epoch, rate)
             if self.at.step == self.last:
                 break
             mark = time.perf_counter()
 
-    def take_step(self, batch: Batch) -> dict[str, float]:
+    def take_step(self, batch: Batch) -> None:
         """A step whose loss or gradient is not finite is not taken; a few in a row are a collapse."""
-        sampler = self.batches.sampler
-        drawn = (sampler.seed, sampler.rank)
-        values, bad = self.update.compute(batch, self.at.step, self.total, drawn)
-        if bad:
-            repeated = self.at.skipped_in_a_row + 1
-            why = self.update.sentence(self.at.step, values, bad, repeated)
-            self.diagnose(why, self.update.diagnosis(batch, self.at.step, self.total, drawn, self.batches.name))
-            if repeated > self.recovery.skips:
-                self.at.skipped += 1
-                raise Collapse(why)
-            log.warning("step %d is not taken: %s not finite", self.at.step, " and ".join(bad))
-        with uninterrupted():
+        names, means = self.update.compute(batch, self.at.step, self.total, self.drawn)
+        taken = _Taken(self.at.step, batch, names, means)
+        if not self.deferred:
+            bad = taken.bad
             if bad:
-                self.at.skipped, self.at.skipped_in_a_row = self.at.skipped + 1, repeated
-            else:
-                self.update.apply()
-                self.at.window.add(values)
-                self.at.epoch_mean.add(values)
-                self.at.skipped_in_a_row = 0
-            self.at.step, self.at.due = self.at.step + 1, True
-        return values
+                self.explain(taken, self.at.skipped_in_a_row + 1)
+            with uninterrupted():
+                if not bad:
+                    self.update.apply()
+                self.count([taken])
+                self.at.step, self.at.due = self.at.step + 1, True
+        else:
+            with uninterrupted():
+                self.update.apply_where(torch.isfinite(means).all())
+                self.unread.append(taken)
+                self.at.step, self.at.due = self.at.step + 1, True
+            if self.is_read(self.at.step):
+                self.read()
+        if self.at.skipped_in_a_row > self.recovery.skips:
+            raise Collapse(self.why)
 
-    def diagnose(self, why: str, found: dict[str, Any]) -> None:
+    def is_read(self, step: int) -> bool:
+        """Whether something happens after ``step`` steps that needs the numbers of all of them."""
+        return step == self.last or any(step % every == 0 for every in (self.cadence.log, self.per_epoch, self.cadence.checkpoint or self.per_epoch))
+
+    def read(self) -> None:
+        """Wait for the device; count, and explain, what it did since the last time."""
+        repeated = self.at.skipped_in_a_row
+        for taken in self.unread:
+            repeated = repeated + 1 if taken.bad else 0
+            if taken.bad:
+                self.explain(taken, repeated)
+        with uninterrupted():
+            self.count(self.unread)
+
+    def count(self, taken: Sequence["_Taken"]) -> None:
+        """Steps that were taken go into the means, the others are counted."""
+        self.unread = []
+        for entry in taken:
+            if entry.bad:
+                self.at.skipped, self.at.skipped_in_a_row = self.at.skipped + 1, self.at.skipped_in_a_row + 1
+                if self.at.skipped_in_a_row > self.recovery.skips:
+                    return
+            else:
+                self.at.window.add(entry.values)
+                self.at.epoch_mean.add(entry.values)
+                self.at.skipped_in_a_row = 0
+            self.loss = entry.values["loss"]
+
+    def explain(self, taken: "_Taken", repeated: int) -> None:
+        """Say which step was not taken, and leave a diagnosis."""
+        self.why = self.update.sentence(taken.step, taken.values, taken.bad, repeated)
+        self.diagnose(taken.step, self.update.diagnosis(taken.batch, taken.step, self.total, self.drawn, self.batches.name))
+        log.warning("step %d is not taken: %s not finite", taken.step, " and ".join(taken.bad))
+
+    @property
+    def drawn(self) -> tuple[int, int]:
+        return self.batches.sampler.seed, self.batches.sampler.rank
+
+    def diagnose(self, step: int, found: dict[str, Any]) -> None:
         """Leave in ``diagnosis.json`` what is known of the last step that was not taken, process by process."""
         processes = gather_object([found]) if self.accelerator.num_processes > 1 else [found]
         if self.accelerator.is_main_process:
-            content = {"step": self.at.step, "why": why, "skipped": self.at.skipped, "processes": processes}
+            content = {"step": step, "why": self.why, "skipped": self.at.skipped, "processes": processes}
             (self.checkpoints.folder.parent / "diagnosis.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     def after_step(self, epoch: int, rate: float) -> None:
@@ -338,6 +404,7 @@ class _Loop:
             UserError: That would not help, or was tried often enough.
         """
         self.update.undo()
+        self.unread = []
         sentence = str(collapse)
         newest = self.checkpoints.latest()
         good = self.best_step() or 0 if self.guard else 0 if newest is None else int(newest.name.removeprefix("step-"))

@@ -1,6 +1,5 @@
 """One step: forward, backward and, where every number is finite, the optimiser."""
 
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -16,6 +15,8 @@ from rocl_transfer.objectives import Objective
 
 class Update:
     """Moves the parameters of an objective: :meth:`compute`, then :meth:`apply` or :meth:`undo`.
+
+    Where the host does not wait for the device in a step, it cannot choose between these two: :meth:`apply_where` lets the device choose.
 
     Args:
         accelerator: Prepares both.
@@ -42,7 +43,7 @@ class Update:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         self.prepared.train()
 
-    def compute(self, batch: Batch, step: int, total: int, seed: tuple[int, int]) -> tuple[dict[str, float], list[str]]:
+    def compute(self, batch: Batch, step: int, total: int, seed: tuple[int, int]) -> tuple[tuple[str, ...], Tensor]:
         """The gradient of step ``step`` of ``total``.
 
         Args:
@@ -52,8 +53,8 @@ class Update:
             seed: The run's, and this process's number.
 
         Returns:
-            The losses and the gradient's norm as means over the processes, so that all of them see the same; and the names of those that are not
-            finite: then the step must not be taken.
+            The names of the losses and of the gradient's norm, and their means over the processes, so that all of them see the same. If one is not
+            finite, the step must not be taken.
         """
         for buffer, before in self.before:
             before.copy_(buffer)
@@ -67,9 +68,8 @@ class Update:
                 self.accelerator.backward(losses["loss"] / len(parts))
             sums = {name: sums.get(name, 0) + value.detach().float() / len(parts) for name, value in losses.items()}
         self.length = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
-        means = self.accelerator.reduce(torch.stack([*sums.values(), self.length.float()]), "mean").tolist()
-        values: dict[str, float] = dict(zip((*sums, "gradient_norm"), means, strict=True))
-        return values, [name for name, value in values.items() if not math.isfinite(value)]
+        means: Tensor = self.accelerator.reduce(torch.stack([*sums.values(), self.length.float()]), "mean")
+        return (*sums, "gradient_norm"), means
 
     def _begin(self, step: int, total: int, seed: tuple[int, int]) -> None:
         # Dropout and stochastic depth draw from the global generator: with this they too depend on the step alone.
@@ -84,6 +84,23 @@ class Update:
         self.objective.end_step()
         self.optimizer.zero_grad()
         self.open = False
+
+    @torch.no_grad()
+    def apply_where(self, finite: Tensor) -> None:
+        """Take the step where ``finite``, a scalar on the device, is true; else leave everything as it was. The host does not wait.
+
+        What an optimiser counts in plain numbers, as LAMB does, counts on.
+        """
+        state = [value for slots in self.optimizer.state.values() for value in slots.values() if isinstance(value, Tensor)]
+        before = [(tensor, tensor.clone()) for tensor in (*self.objective.parameters(), *state)]
+        known = {id(tensor) for tensor in state}
+        self.apply()
+        for tensor, old in (*before, *self.before):
+            tensor.copy_(torch.where(finite, tensor, old))
+        for slots in self.optimizer.state.values():
+            for value in slots.values():
+                if isinstance(value, Tensor) and id(value) not in known:  # made in this step: where it is not taken, as if nothing had been seen
+                    value.copy_(torch.where(finite, value, torch.zeros_like(value)))
 
     def undo(self) -> None:
         """Leave a step that was begun as if it had not been: BatchNorm's statistics have seen its batch."""
@@ -116,6 +133,8 @@ class Update:
         """
         gradients = [key for key, p in self.objective.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
         self.undo()
+        for buffer, before in self.before:
+            before.copy_(buffer)
         weights = [key for key, value in self.objective.state_dict().items() if not torch.isfinite(value).all()]
         found: dict[str, Any] = {}
         parts, offset = batch.split(self.accumulation), 0

@@ -292,7 +292,7 @@ def test_more_of_them_go_back_to_the_last_good_checkpoint_and_learn_more_slowly(
     monkeypatch.setattr(Update, "begin_epoch", lambda self, rate: [rates.append(rate), begin(self, rate)][1])
     _, trained = run(tmp_path, TooFast(0.05, lambda: rates[-1]))
     (back,) = trained.rollbacks
-    assert back["at"] == 8
+    assert back["at"] == 9  # steps done, the three that were left out included
     assert back["to"] in (4, 8)
     assert trained.skipped >= 3
     assert max(rates[3:]) < 0.05
@@ -311,6 +311,38 @@ def test_weights_that_are_not_finite_are_never_saved_and_never_the_end(tmp_path)
     assert "net.1.running_mean is not finite" in trained.rollbacks[0]["why"]
     with pytest.raises(UserError, match="net.1.running_mean is not finite.*No checkpoint was any good|last good checkpoint"):
         run(tmp_path / "given up", Bursting({"burst": True}), recovery=Recovery(rollbacks=0))
+
+
+@pytest.mark.parametrize("harm", [{}, {3: nan_of(1), 4: nan_of(2), 9: nan_of(0)}, {0: nan_of(0)}], ids=["none", "some", "the first"])
+def test_numbers_that_are_read_later_are_the_same(tmp_path, harm):
+    at_once, one = run(tmp_path / "at once", Toy(harm), deferred=False)
+    later, two = run(tmp_path / "later", Toy(harm), deferred=True)
+    assert one.skipped == two.skipped == len(harm)
+    for name, value in at_once.state_dict().items():
+        assert torch.equal(value, later.state_dict()[name]), name
+    assert lines(tmp_path / "at once") == lines(tmp_path / "later")
+    assert (tmp_path / "later" / "diagnosis.json").exists() == bool(harm)
+
+
+def test_more_of_them_go_back_where_they_are_read_later_as_well(tmp_path):
+    class Dead(Toy):
+        def forward(self, batch):
+            losses = super().forward(batch)
+            return {"loss": losses["loss"] * float("nan")} if self.number > 10 else losses
+
+    with pytest.raises(UserError, match="for the 3 steps up to this one.*went back 2 times.*last good checkpoint"):
+        run(tmp_path, Dead(), deferred=True)
+
+
+@pytest.mark.usefixtures("listening")
+@pytest.mark.parametrize("step", [6, 7, 10])
+def test_a_signal_loses_nothing_that_was_not_read_yet(tmp_path, step):
+    whole, _ = run(tmp_path / "whole", Toy({6: nan_of(0)}))
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", Toy({6: nan_of(0)} | {step: kill(signal.SIGTERM)} if step != 6 else {6: kill(signal.SIGTERM)}), deferred=True)
+    parts, trained = run(tmp_path / "parts", Toy({6: nan_of(0)} if step == 6 else {}), deferred=True)
+    assert trained.skipped == 1
+    assert_same(whole, parts, tmp_path / "whole", tmp_path / "parts")
 
 
 def test_accumulation_is_the_mean_over_its_parts(tmp_path):
