@@ -11,6 +11,7 @@ import logging
 from pathlib import Path
 
 from rocl_transfer.config import CompareConfig, command_line
+from rocl_transfer.errors import path_of
 from rocl_transfer.evaluation.comparison import LEVEL, Comparison, Difference, compare
 from rocl_transfer.evaluation.comparison_figure import draw_comparison
 from rocl_transfer.evaluation.evaluated_run import read_run
@@ -25,8 +26,8 @@ WORDS = (0, 1, 11)  # columns of words; the others are numbers
 def main(config: CompareConfig) -> Comparison:
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)
-    folder = None if config.output_dir is None else writable(Path(config.output_dir).expanduser())
-    comparison = compare([read_run(Path(run).expanduser()) for run in config.runs], config.all_pairs)
+    folder = None if config.output_dir is None else writable(path_of(config.output_dir))
+    comparison = compare([read_run(path_of(run)) for run in config.runs], config.all_pairs)
     print(table(comparison))
     if folder is not None:
         write(comparison, folder)

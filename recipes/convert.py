@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 
 from rocl_transfer.config import ConvertConfig, command_line, write_config
-from rocl_transfer.errors import UserError
+from rocl_transfer.errors import UserError, path_of
 from rocl_transfer.evaluation import Results
 from rocl_transfer.hub import complete_run
 from rocl_transfer.hub.conversion import Conversion, Wishes, check_folder, convert
@@ -26,7 +26,7 @@ NOT_MEASURED = {"name": "none", "split": "none", "revision": None, "n": 0, "clas
 def main(config: ConvertConfig) -> Conversion:
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)
-    folder = check_folder(writable(Path(config.output_dir).expanduser()))
+    folder = check_folder(writable(path_of(config.output_dir)))
     wishes = Wishes(
         family=config.family,
         architecture=config.architecture,
@@ -57,7 +57,7 @@ def label_names(names: tuple[str, ...] | str | None) -> list[str] | None:
     if not isinstance(names, str):
         return None if names is None else list(names)
     try:
-        lines = Path(names).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = path_of(names).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--label_names {names} is no file of names: give one a line, or a list such as [cat, dog]") from error
     return [line.strip() for line in lines if line.strip()]

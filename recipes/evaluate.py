@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rocl_transfer.config import EvaluateConfig, command_line, write_config
 from rocl_transfer.data import Augmentation, ImageData, Store, load_images, store_splits, stratified_sample
-from rocl_transfer.errors import UserError
+from rocl_transfer.errors import UserError, path_of
 from rocl_transfer.evaluation import (
     Ensemble,
     Results,
@@ -33,11 +33,10 @@ from rocl_transfer.evaluation import (
     measure_smoothed,
     named_attacks,
     report_attacks,
-    sha256,
 )  # fmt: skip
 from rocl_transfer.evaluation.engine import pixels_of
 from rocl_transfer.hub import add_to_card, find_model, import_model, load_classifier, match_labels, render_page, weights_digest
-from rocl_transfer.training import finish, start
+from rocl_transfer.training import finish, sha256, start
 from rocl_transfer.version import __version__
 
 log = logging.getLogger("rocl_transfer")
@@ -189,7 +188,7 @@ def say(results: Results, report: dict[str, Any]) -> None:
 
 def note_on_card(name: str, record: Path) -> None:
     """Where the model is a run folder of ours, its card says what was found."""
-    run = Path(name.removeprefix("local-dir:")).expanduser()
+    run = path_of(name.removeprefix("local-dir:"))
     if not (run / "results.json").is_file() or not (run / "config.yaml").is_file():
         return
     if add_to_card(run, record, CARDS / "template.md"):

@@ -51,7 +51,7 @@ def main(config: FinetuneConfig) -> Path:
     config = dataclasses.replace(config, optimizer=own)
     log.info("%s, learning rate %g, weight decay %g, layer decay %g", own.name, own.lr, own.weight_decay, own.layer_decay)
 
-    checkpoints = Checkpoints(folder, config.keep_checkpoints, config.identity(processes), config.overwrite)
+    checkpoints = Checkpoints(folder, **config.checkpoints(processes))
     resumes = checkpoints.find(config.resume) is not None  # refuse before anything is written
     data, stores = store_splits(data, ("train", "validation", "test"), device, **config.data.storage)
     if accelerator.is_main_process:

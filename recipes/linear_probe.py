@@ -40,7 +40,7 @@ def main(config: ProbeConfig) -> Path:
 
     log.info("a new linear head is trained for the %d classes %s", len(data.class_names), ", ".join(data.class_names[:10]))
 
-    checkpoints = Checkpoints(folder, config.keep_checkpoints, config.identity(processes), config.overwrite)
+    checkpoints = Checkpoints(folder, **config.checkpoints(processes))
     checkpoints.find(config.resume)  # refuse before anything is written
     data, stores = store_splits(data, ("train", "validation", "test"), device, **config.data.storage)
     sampler = dataclasses.replace(sampler, num_images=len(data.train))

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from rocl_transfer.config import PredictConfig, command_line
 from rocl_transfer.data.decode import decode
 from rocl_transfer.data.sources import files_below
-from rocl_transfer.errors import UserError
+from rocl_transfer.errors import UserError, path_of
 from rocl_transfer.evaluation import smallest_epsilon
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.hub import load_classifier
@@ -51,7 +51,7 @@ def main(config: PredictConfig) -> list[Row]:
     if state.num_processes > 1:
         raise UserError(f"{state.num_processes} processes were launched and one does it all: start it with python recipes/predict.py")
     paths = find_images(config.images)
-    output = None if config.output is None else writable(Path(config.output).expanduser())
+    output = None if config.output is None else writable(path_of(config.output))
     model = load_classifier(config.model.name, config.model.sha256).to(state.device)
     log.info("images: %d, classes: %d, size: %d px, on %s", len(paths), len(model.class_names), model.input_size, state.device.type)
 
@@ -70,7 +70,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
     """The files named, and those below the folders named that are images by their extension, each once."""
     extensions = set(Image.registered_extensions())
     paths: list[Path] = []
-    for path in (Path(name).expanduser() for name in names):
+    for path in (path_of(name) for name in names):
         if not path.exists():
             raise UserError(f"there is no file or folder {path}: check the path")
         if not path.is_dir():

@@ -61,7 +61,7 @@ def main(config: PretrainConfig) -> Path:
     optimizer = create_optimizer(objective, options.name, options.lr, options.weight_decay, options.momentum)
     schedule = Schedule(options.lr, config.epochs, options.schedule, options.warmup_epochs, options.warmup_lr, options.milestones)
 
-    checkpoints = Checkpoints(folder, config.keep_checkpoints, config.identity(processes), config.overwrite)
+    checkpoints = Checkpoints(folder, **config.checkpoints(processes))
     checkpoints.find(config.resume)  # refuse before anything is written
     watched = data.train.labels is not None and data.validation is not None and data.validation.labels is not None
     splits = ("train", "validation") if watched else ("train",)

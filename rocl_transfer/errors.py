@@ -41,6 +41,20 @@ def one_line(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def path_of(name: str | Path) -> Path:
+    """``name`` as a path, with the home folder where ``~`` or ``~USER`` stands.
+
+    Raises:
+        UserError: There is no such user.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{name} begins with the home folder of a user that there is not: write ./{name} for what is called so, or the path"
+        ) from error
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The tail of a sentence: ``"; did you mean 'x'?"`` where something known is near, else nothing."""
     near = get_close_matches(name, list(known), n=1, cutoff=0.6)

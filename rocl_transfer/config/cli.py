@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -38,6 +39,13 @@ def _load_shallow(text: str) -> Any:
 
 
 set_loader("yaml", _load_shallow, (yaml.YAMLError,))
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Puts a folder called 1e5 into quotes: PyYAML does not take it for a number, jsonargparse does."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9._]+[eE][-+]?[0-9]+$"), list("-+.0123456789"))
 
 
 class _Parser(ArgumentParser):
@@ -97,8 +105,11 @@ def parse(config_class: Callable[..., Config], words: Sequence[str] | None = Non
     parser.add_class_arguments(config_class, skip=names)
     for name in names:
         parser.add_argument(name, nargs="+", type=str, help=_described(config_class, name))
+    words = sys.argv[1:] if words is None else words
+    long = next((word for word in words if len(word) > _LONGEST), "")
+    require(not long, f"{long[:100]!r}... has more than {_LONGEST:,} letters: no option, number or name has")
     try:
-        values = vars(parser.instantiate(parser.parse_args(_spelled_out(parser, sys.argv[1:] if words is None else words))))
+        values = vars(parser.instantiate(parser.parse_args(_spelled_out(parser, words))))
     except UnicodeDecodeError as error:
         raise UserError(f"the file given to --config is not UTF-8 ({error.reason} at byte {error.start}): save it as such") from error
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:  # jsonargparse stumbles over tables where none belong
@@ -110,8 +121,11 @@ def parse(config_class: Callable[..., Config], words: Sequence[str] | None = Non
     empty = next((name for name, value in values.items() if value is None and type(None) not in get_args(hints[name])), None)
     require(empty is None, f"--{empty} is null: leave it out, or give a value")
     config = config_class(**{name: tuple(value) if name in names else value for name, value in values.items()})
-    wrong = next((text for text in _texts(vars(config)) if "\0" in text), None)
-    require(wrong is None, f"{wrong!r} has a character of code 0, which no name has: write it anew")
+    wrong = next((text for text in _texts(vars(config)) if "\0" in text or len(text) > _LONGEST), "")
+    require(not wrong, f"{wrong[:100]!r} has a character of code 0, or more than {_LONGEST:,}: no name has")
+    written = [value for name, value in vars(config).items() if name not in names]  # into config.yaml
+    bytes_only = next((text for text in _texts(written) if re.search("[\ud800-\udfff]", text)), "")
+    require(not bytes_only, f"{bytes_only!r} is no UTF-8, so config.yaml cannot name it: rename it")
     return config
 
 
@@ -155,7 +169,7 @@ def write_config(config: Any, path: Path) -> None:
             return [plain(item) for item in value]
         return float(value) if isinstance(value, float) else value
 
-    path.write_text(yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.dump(plain(dataclasses.asdict(config)), Dumper=_Dumper, sort_keys=False), encoding="utf-8")
 
 
 # What the kernel says when nothing more can be written: safetensors hands on its words without the number.
@@ -176,6 +190,8 @@ def command_line(main: Callable[[Config], Any], config_class: Callable[..., Conf
         _end(f"error: {error}", 2)
     except KeyboardInterrupt as error:
         interruption = error if isinstance(error, Interrupted) else Interrupted()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send more than one
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         _end(str(interruption), interruption.status)
     except (OSError, SafetensorError) as error:
         if (found := _STORAGE.search(str(error))) is None:

@@ -1,9 +1,9 @@
 """The configuration of ``recipes/compare.py``."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from rocl_transfer.config.checks import require
+from rocl_transfer.errors import path_of
 
 MOST_RUNS = 26  # they go by the letters A to Z
 
@@ -26,7 +26,7 @@ class CompareConfig:
         require(all(self.runs), "a run's name is empty: name run folders")
         require(len(self.runs) > 1, "there is one run and a comparison needs two: name the reference first, then the others")
         require(len(self.runs) <= MOST_RUNS, f"there are {len(self.runs)} runs and the table has room for {MOST_RUNS}: name fewer")
-        paths = [Path(run).expanduser().resolve() for run in self.runs]
+        paths = [path_of(run).resolve() for run in self.runs]
         twice = next((run for run, path in zip(self.runs, paths, strict=True) if paths.count(path) > 1), None)
         require(twice is None, f"{twice} is named twice: a run is not compared with itself")
         require(self.output_dir != "", "--output_dir is empty: name a folder, such as runs/comparison")

@@ -23,15 +23,15 @@ from rocl_transfer.config.parts import (
 _FREE = ("output_dir", "overwrite", "max_steps", "checkpoint_every", "keep_checkpoints", "log_every", "monitor_every", "resume", "log_with",
          "data.in_memory", "data.workers", "evaluation.")  # fmt: skip
 
-# Younger than the first run folders: at what they were before they existed, such a run can go on.
-_YOUNG = [
-    ("objective.shared_regularizer", False),
-    ("objective.compile", False),
-    ("data.streaming", False),
-    ("data.images", None),
-    ("rollbacks", 2),
-    ("gradient_accumulation_steps", 1),
-]
+# Younger than the first run folders: what they were before they existed.
+YOUNG = {
+    "objective.shared_regularizer": False,
+    "objective.compile": False,
+    "data.streaming": False,
+    "data.images": None,
+    "rollbacks": 2,
+    "gradient_accumulation_steps": 1,
+}
 
 
 def _dotted(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -103,7 +103,13 @@ class RunConfig:
         options = _dotted(dataclasses.asdict(self))
         del options["batch_size"]
         options["batch_size over all processes"] = self.batch_size * processes
-        return {name: value for name, value in options.items() if not name.startswith(_FREE) and (name, value) not in _YOUNG}
+        return {name: value for name, value in options.items() if not name.startswith(_FREE)}
+
+    def checkpoints(self, processes: int) -> dict[str, Any]:
+        """What ``rocl_transfer.training.Checkpoints`` takes beside the run folder."""
+        sources = [getattr(self, part).name for part in ("model", "data") if hasattr(self, part)]
+        kept = {"keep": self.keep_checkpoints, "overwrite": self.overwrite, "young": YOUNG, "sources": sources}
+        return {"identity": self.identity(processes), **kept}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +179,7 @@ class ProbeConfig(RunConfig):
         super().__post_init__()
         if not self.robust:
             require_untouched(self, ("attack",), "with --robust false")
+        require(self.part_size > 1, f"--batch_size {self.batch_size} leaves {self.part_size} image at once: give 2 or more")
 
     def identity(self, processes: int) -> dict[str, Any]:
         """See :class:`RunConfig`; the images of one process share the seed of their attack."""

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from rocl_transfer.data.decode import UnreadableImageError
 from rocl_transfer.data.images import ImageData, ImageSet
-from rocl_transfer.data.stores import Decoded, Resident, Store, Streamed, fits_in_memory
+from rocl_transfer.data.stores import Decoded, Resident, Store, Streamed, fits_in_memory, outlive_signals
 from rocl_transfer.errors import UserError
 
 log = logging.getLogger("rocl_transfer")
@@ -148,7 +148,9 @@ class _Reader:
             # A generator of its own, or the loader would draw from the one that training draws from.
             own = torch.Generator()
             yield from chain.from_iterable(
-                DataLoader(_Digests(decoded), 64, sampler=positions, num_workers=self.workers, collate_fn=list, generator=own)
+                DataLoader(
+                    _Digests(decoded), 64, sampler=positions, num_workers=self.workers, collate_fn=list, generator=own, worker_init_fn=outlive_signals
+                )
             )
             return
         pool = ThreadPoolExecutor(self.workers)  # Pillow decodes, and hashlib hashes, outside the interpreter's lock

@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from rocl_transfer.data.hub import open_dataset
 from rocl_transfer.data.labels import encode_labels
 from rocl_transfer.data.sources import Rows, Source, is_image_folder, open_digits, open_image_folder
 from rocl_transfer.data.splits import stratified_cut
-from rocl_transfer.errors import UserError, did_you_mean, is_pickle, one_line
+from rocl_transfer.errors import UserError, did_you_mean, is_pickle, one_line, path_of
 
 TEST_FRACTION = 0.2
 
@@ -183,7 +182,7 @@ def _open(name: str, config: str | None, revision: str | None, image_column: str
         if given := [option for option, value in options.items() if value is not None]:
             raise UserError(f"--data.{given[0]} has no effect with {kind} {name}: leave it out")
 
-    path = Path(name).expanduser()
+    path = path_of(name)
     hub, columns = {"config": config, "revision": revision}, {"image_column": image_column, "label_column": label_column}
     if name == "digits":
         refuse("the bundled", **hub, **columns)

@@ -1,5 +1,6 @@
 """Where decoded images live: all in one tensor on the device, or decoded by workers as they are needed. Both give the same batches."""
 
+import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -58,6 +59,11 @@ class Decoded(Dataset[Tensor]):
         return decode(self.images.encoded(position), self.size, self.images.where(position))
 
 
+def outlive_signals(worker: int) -> None:
+    """Of a loader's worker: it ends with its process, not by a SIGTERM to the whole group, whose end torch would report as an error of its own."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 class Streamed:
     """Images decoded by worker processes, a few batches ahead.
 
@@ -81,6 +87,7 @@ class Streamed:
             batch_sampler=(chosen.tolist() for chosen in positions),
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=outlive_signals,
         )
         try:
             for batch in loader:

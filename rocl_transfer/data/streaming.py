@@ -19,7 +19,7 @@ from rocl_transfer.data.batches import Batch, Sampler, derive_seed
 from rocl_transfer.data.decode import Encoded, UnreadableImageError, decode
 from rocl_transfer.data.hub import image_column_of, load_with_datasets
 from rocl_transfer.data.images import ImageData, ImageSet
-from rocl_transfer.data.stores import from_worker
+from rocl_transfer.data.stores import from_worker, outlive_signals
 from rocl_transfer.errors import UserError, did_you_mean, one_line
 
 log = logging.getLogger("rocl_transfer")
@@ -130,7 +130,9 @@ class StreamedBatches:
         rows = rows.shard(num_shards=self.sampler.world, index=self.sampler.rank, contiguous=False)
         workers = min(self.workers, rows.num_shards)
         whole = _Passes(rows, self.stream.column, self.size, self.sampler.batch_size, first_step // workers)
-        loader = DataLoader(whole, batch_size=None, num_workers=workers, pin_memory=self.device.type == "cuda", generator=torch.Generator())
+        pinned = self.device.type == "cuda"
+        own = torch.Generator()
+        loader = DataLoader(whole, None, num_workers=workers, pin_memory=pinned, generator=own, worker_init_fn=outlive_signals)
         unreadable: dict[str, None] = {}
         try:
             # Batches come from the workers in turn, and always from the first one on.

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from rocl_transfer.errors import UserError, is_pickle
+from rocl_transfer.errors import UserError, is_pickle, path_of
 from rocl_transfer.hub.export import CONFIG, PROBE, PROJECTOR, WEIGHTS
 from rocl_transfer.hub.failures import patiently
 from rocl_transfer.training import sha256
@@ -32,7 +32,7 @@ def find_model(name: str) -> Path | None:
     """
     if name.startswith("hf-hub:"):
         return _download(name.removeprefix("hf-hub:"))
-    folder = Path(name.removeprefix("local-dir:")).expanduser()
+    folder = path_of(name.removeprefix("local-dir:"))
     try:
         exists = folder.is_dir()
     except OSError as error:

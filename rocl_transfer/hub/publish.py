@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-from rocl_transfer.errors import UserError
+from rocl_transfer.errors import UserError, path_of
 from rocl_transfer.hub.card import CARD, RESULTS, card_text
 from rocl_transfer.hub.export import CONFIG, PROBE, PROJECTOR, WEIGHTS
 from rocl_transfer.hub.failures import patiently
@@ -68,7 +68,7 @@ def prepare(run: str | Path, template: str | Path, repo_id: str, license: str | 
     Raises:
         UserError: Something is missing, the weights are not those that were measured, or the card says other things than the record.
     """
-    folder = Path(run).expanduser()
+    folder = path_of(run)
     if not folder.is_dir() or find_model(str(folder)) is None:
         raise UserError(f"there is no folder {folder}: name a run folder with --run")
     for name in (RESULTS, OPTIONS):

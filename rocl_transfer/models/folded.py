@@ -73,7 +73,8 @@ class Folded:
     """``model`` as attacks see it, and follow it through training.
 
     A convolution and the BatchNorm behind it are one affine map in eval mode; as one layer, passes with gradient were 1.09 times as fast for a
-    ResNet-18 at 32 px on a CPU, and 1.28 times for resnet8_cifar at 16 px. Where the network cannot be traced, or the folded one says something else, attacks see the model itself.
+    ResNet-18 at 32 px on a CPU, and 1.28 times for resnet8_cifar at 16 px. Where the network cannot be traced, or the folded one says something else,
+    attacks see the model itself.
 
     Args:
         model: Followed, never changed.

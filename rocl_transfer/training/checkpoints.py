@@ -1,11 +1,12 @@
 """Checkpoints that are complete or absent, and hold no pickle: tensors in safetensors, everything else in JSON."""
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rocl_transfer.errors import UserError
+from rocl_transfer.errors import UserError, path_of
 
 log = logging.getLogger("rocl_transfer")
 _MANIFEST = "manifest.json"
@@ -38,11 +39,21 @@ class Checkpoints:
         keep: How many of the last ones stay.
         identity: Options that must not change between the parts of one run.
         overwrite: A run that stands there is not gone on with: :meth:`begin` removes it.
+        young: What options of ``identity`` were before they existed: checkpoints from then do not name them.
+        sources: Names of the model and the data that the run is made from; none may be what it writes over.
     """
 
-    def __init__(self, run_folder: str | Path, keep: int, identity: Mapping[str, Any], overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        run_folder: str | Path,
+        keep: int,
+        identity: Mapping[str, Any],
+        overwrite: bool = False,
+        young: Mapping[str, Any] | None = None,
+        sources: Sequence[str] = (),
+    ) -> None:
         self.folder = Path(run_folder) / "checkpoints"
-        self.keep, self.overwrite = keep, overwrite
+        self.keep, self.overwrite, self.young, self.sources = keep, overwrite, dict(young or {}), sources
         self.identity = json.loads(json.dumps(identity))
 
     def begin(self) -> None:
@@ -115,6 +126,7 @@ class Checkpoints:
         Raises:
             UserError: There is none where a path was given, one stands in the way where ``none`` was, all are damaged, or the run had other options.
         """
+        self._check_sources()
         if self.overwrite:
             return None
         if resume == "none":
@@ -122,8 +134,12 @@ class Checkpoints:
                 remedy = "choose another --output_dir, --resume auto to go on, or --overwrite true to begin again"
                 raise UserError(f"{self.folder.parent} already holds a run (step-{self._steps()[-1]}): {remedy}")
             return None
-        path = Path(resume)
-        if (path / "state.json").is_file():
+        path = path_of(resume)
+        try:
+            is_checkpoint = (path / "state.json").is_file()
+        except OSError as error:
+            raise UserError(f"--resume {resume[:100]} is no path ({error.strerror}): give auto, none, a checkpoint or a run folder") from error
+        if is_checkpoint:
             found: Path | None = path
             if (reason := _damage(path)) is not None:
                 other = Checkpoints(path.parent.parent, self.keep, {}).latest()
@@ -133,12 +149,21 @@ class Checkpoints:
         if found is None and resume != "auto":
             raise UserError(f"--resume {resume} is neither a checkpoint nor a run folder with one: give auto, none or such a path")
         if found is not None:
-            before = self._state(found)["identity"]
+            before = {**self.young, **self._state(found)["identity"]}
             for option, value in self.identity.items():
                 if before.get(option) != value:
                     remedy = "set it back, choose another --output_dir, or --overwrite true to begin again"
                     raise UserError(f"--{option} was {before.get(option)} in the run that {found} belongs to and is {value} now: {remedy}")
         return found
+
+    def _check_sources(self) -> None:
+        run = self.folder.parent.resolve()
+        for source in self.sources:
+            place = path_of(source.removeprefix("local-dir:")).resolve()
+            written = [run, *(run / name for name in _OF_A_RUN)]
+            lost = any(place.is_relative_to(path) for path in written[1:]) if self.overwrite else False
+            if place == run or lost:
+                raise UserError(f"{source} is what this run is made from, and would be written over: choose another --output_dir")
 
     def _newest_whole(self) -> Path | None:
         for before in self.folder.glob(".step-*.before"):  # killed while one was put in the place of another
@@ -249,5 +274,8 @@ def _flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):  # folders of some network filesystems cannot be flushed
+            raise
     finally:
         os.close(handle)

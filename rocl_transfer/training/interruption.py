@@ -12,11 +12,14 @@ from types import FrameType
 from rocl_transfer.errors import Interrupted
 
 _held = 0
-_waiting: int | None = None
+_deaf = False
+_arrived_number: int | None = None
 
 
 def listen() -> None:
     """From now on those signals raise :class:`Interrupted` in the main thread; ``nohup`` stays respected."""
+    global _arrived_number
+    _arrived_number = None
     if threading.current_thread() is not threading.main_thread():
         return
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -33,21 +36,38 @@ def follow_launcher() -> None:
 
 
 def _arrived(number: int, frame: FrameType | None) -> None:
-    global _waiting
+    global _arrived_number
+    if _deaf:
+        return
+    _arrived_number = number
     if not _held:
         raise Interrupted(number)
-    _waiting = number
+
+
+def answer() -> None:
+    """Raise what arrived and was not raised, or was swallowed: Python drops what is raised while it collects garbage."""
+    if _arrived_number is not None and not _held:
+        raise Interrupted(_arrived_number)
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """What arrives inside is raised at the end."""
-    global _held, _waiting
+    """What arrives inside is raised at the end, unless something else is."""
+    global _held
     _held += 1
     try:
         yield
     finally:
         _held -= 1
-        if not _held and _waiting is not None:
-            number, _waiting = _waiting, None
-            raise Interrupted(number)
+    answer()
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """What arrives inside is dropped: the run ends already, and launchers send more than one signal."""
+    global _deaf, _arrived_number
+    _deaf = True
+    try:
+        yield
+    finally:
+        _deaf, _arrived_number = False, None

@@ -26,7 +26,7 @@ from rocl_transfer.errors import Interrupted, UserError
 from rocl_transfer.objectives import Objective
 from rocl_transfer.training.checkpoints import Checkpoints
 from rocl_transfer.training.guard import Collapse, Guard, Look, Recovery
-from rocl_transfer.training.interruption import uninterrupted
+from rocl_transfer.training.interruption import answer, ending, uninterrupted
 from rocl_transfer.training.metrics import MetricsFile, peak_memory
 from rocl_transfer.training.optimization import Schedule
 from rocl_transfer.training.progress import Progress, Trained
@@ -186,13 +186,15 @@ class _Loop:
                     self.save()  # where a run goes back to that dies before its first good epoch
                 self.go(bar)
             except Interrupted as interruption:
-                interruption.saved = f" at step {self.at.step} of {self.last}; {self.keep()}"
+                with ending():
+                    interruption.saved = f" at step {self.at.step} of {self.last}; {self.keep()}"
                 raise
             except RuntimeError as error:
                 if self.accelerator.num_processes == 1 or not _ALONE.search(str(error)):
                     raise
                 reason = " ".join(str(error).split())[:150]
-                raise UserError(f"another process of this run is gone, at step {self.at.step} ({reason}); {self.keep()}") from error
+                with ending():  # the launcher has seen it as well
+                    raise UserError(f"another process of this run is gone, at step {self.at.step} ({reason}); {self.keep()}") from error
         with_what = (self.accelerator.num_processes, self.accelerator.device.type, self.accelerator.mixed_precision)
         seen = (self.best(), self.at.looks[-1] if self.at.looks else None) if self.guard else (None, None)
         best, last = (None if look is None else dict(look) for look in seen)
@@ -209,7 +211,7 @@ class _Loop:
             try:
                 if self.at.due:
                     epoch = (self.at.step - 1) // self.per_epoch
-                    self.after_step(epoch, self.rate(epoch))
+                    self.after_step(epoch, self.rate(epoch), save=True)  # or a way back to this checkpoint would do it once more
                 self.judge()
                 while self.at.step < self.last:
                     self.run_epoch(bar)
@@ -223,9 +225,11 @@ class _Loop:
         """Save what was reached, and say so; the other processes are not waited for."""
         self.update.undo()
         self.count([entry for entry in self.unread if entry.step < self.at.step])
-        if self.accelerator.is_main_process and self.saved != (self.at.step, self.at.due):
-            with uninterrupted():
-                self.write_checkpoint()
+        if not self.accelerator.is_main_process:
+            return f"the same command goes on from {self.checkpoints.latest() or 'the start'}"
+        if self.saved != (self.at.step, self.at.due):
+            self.checkpoints.forget_after(self.at.step)  # interrupted on the way back
+            self.write_checkpoint()
         return f"the same command goes on from {self.checkpoints.folder / f'step-{self.at.step}'}"
 
     def rate(self, epoch: int) -> float:
@@ -245,6 +249,7 @@ class _Loop:
             bar.set_postfix(loss=f"{self.loss:.4f}", lr=f"{rate:.3g}", refresh=False)
             bar.update()
             self.after_step(epoch, rate)
+            answer()
             if self.at.step == self.last:
                 break
             mark = time.perf_counter()
@@ -317,7 +322,7 @@ class _Loop:
             content = {"step": step, "why": self.why, "skipped": self.at.skipped, "processes": processes}
             (self.checkpoints.folder.parent / "diagnosis.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
-    def after_step(self, epoch: int, rate: float) -> None:
+    def after_step(self, epoch: int, rate: float, save: bool = False) -> None:
         """Log, monitor, save and judge where they are due, in this order: a checkpoint never stands before the lines that belong to it.
 
         The last step logs, monitors and saves in any case. Where that was not due, its lines are marked ``last``: a run that goes on forgets them,
@@ -325,7 +330,7 @@ class _Loop:
         """
         before = copy.deepcopy(self.at)
         try:
-            saves = self.lines_after_step(epoch, rate)
+            saves = self.lines_after_step(epoch, rate) or save
         except BaseException:
             self.at = before  # what was begun is done again when the run goes on
             raise
@@ -420,8 +425,9 @@ class _Loop:
         skipped, seconds = self.at.skipped, self.at.seconds
         factor = self.recovery.lowering ** len(rollbacks)
         log.warning("%s. Going back to step %d; the learning rate is %.3g of what it was from here on", sentence, good, factor)
-        self.at = Progress.load(self.checkpoints.load(target, self.update.objective, self.update.optimizer.optimizer))
-        self.at.rollbacks, self.at.skipped, self.at.seconds, self.at.skipped_in_a_row = rollbacks, skipped, seconds, 0
+        with uninterrupted():
+            self.at = Progress.load(self.checkpoints.load(target, self.update.objective, self.update.optimizer.optimizer))
+            self.at.rollbacks, self.at.skipped, self.at.seconds, self.at.skipped_in_a_row = rollbacks, skipped, seconds, 0
         self.accelerator.wait_for_everyone()  # all have read before the main process writes
         self.metrics.rewind(self.at.step)
         if self.accelerator.is_main_process:

@@ -42,7 +42,16 @@ def test_overrides_win_and_a_radius_moves_its_step(tmp_path):
     assert config.objective.attack.step == pytest.approx(0.1 * 0.007 / 0.0314, abs=1e-8)
 
 
-@pytest.mark.parametrize("words", [(), ("--objective.attack.epsilon", "8/255", "--views.hue", "[0, 0]"), ("--objective.method", "simclr")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--output_dir", "1e5"),
+        ("--log_with=-1e-05",),
+        ("--objective.attack.epsilon", "8/255", "--views.hue", "[0, 0]"),
+        ("--objective.method", "simclr"),
+    ],
+)
 def test_a_resolved_configuration_is_fed_back_as_it_is(tmp_path, words):
     config = pretrain(*words)
     write_config(config, tmp_path / "config.yaml")
@@ -88,6 +97,15 @@ def test_print_config(capsys):
         (["--data.validation_fraction", "1"], "give a share in [0, 1)"),
         (["--seed", "-1"], "--seed is -1"),
         (["--config", "nowhere.yaml"], "there is no file"),
+        (["--data.name", "x" * 3001], "more than 3,000 letters"),
+        (["--seed", "0x" + "f" * 5000], "more than 3,000 letters"),
+        (["--optimizer.lr", "inf"], "a finite number or a fraction such as 8/255 is expected, not inf"),
+        (["--objective.temperature", "nan"], "a finite number"),
+        (["--objective.attack.epsilon", "1e999"], "a finite number"),
+        (["--data.split_seed", "-1"], "--data.split_seed is -1: give 0 or more"),
+        (["--data.image_size", "100000"], "--data.image_size is 100000: give pixels"),
+        (["--data.workers", "100000"], "--data.workers is 100000: give 1 to 1024"),
+        (["--optimizer.warmup_lr", "-1"], "--optimizer.warmup_lr is -1.0: give 0 or more"),
         (["--data.image_size", "true"], "--data.image_size is true: give a whole number"),
     ],
 )
@@ -99,7 +117,21 @@ def test_mistakes_are_one_sentence_with_the_remedy(words, sentence):
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"), [("optimiser: {lr: 1}", "unknown option optimiser.lr"), ("epoch: 3", "unknown option epoch"), ("a: [", "config")]
+    ("text", "sentence"),
+    [
+        ("optimiser: {lr: 1}", "unknown option optimiser.lr"),
+        ("epoch: 3", "unknown option epoch"),
+        ("a: [", "config"),
+        ("seed: " + "[" * 50_000, "in each other more than 32 deep"),
+        ("- " * 50_000, "in each other more than 32 deep"),
+        ("optimizer: &a {lr: *a}", "*a stands for another part of the file"),
+        ("seed: 0x" + "f" * 9000, "more than 3,000 letters"),
+        ("seed: " + "9" * 2999, "below 2**32"),
+        ("batch_size: null", "--batch_size is null"),
+        ("optimizer: []", "cannot be understood"),
+        ("print_shtab: bash", "unknown option print_shtab"),
+        ('data: {name: "x\\0"}', "a character of code 0"),
+    ],
 )
 def test_mistakes_in_a_file(tmp_path, text, sentence):
     (tmp_path / "c.yaml").write_text(text)

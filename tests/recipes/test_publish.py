@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from tests.stand_in_hub import OWNER
+from tests.stand_in_hub import OWNER, User
 
 CARD = Path(__file__).parents[2] / "model_cards" / "resnet8_cifar.r_le_digits"
 
@@ -68,3 +68,24 @@ def test_published_then_fine_tuned_by_another_on_a_dataset_of_the_hub(command, h
     assert record["model"]["backbone"] == {"name": f"hf-hub:user/digits@{commit}", "sha256": sha}
     card = ModelCard.load(tmp_path / "theirs" / "README.md")
     assert (card.data.base_model, card.data.datasets) == ("user/digits", ["user/pictures"])
+
+
+def test_a_token_is_written_nowhere(command, hub, run_folder, class_folder, tmp_path):
+    token = "hf_" + "Secret" * 5
+    hub.users[token] = User("user", True)
+    environment = hub.environment(tmp_path / "home", token)
+    said = []
+    for more in (("--dry_run",), ("--private", "true")):
+        said.append(command("publish.py", "--run", "run", "--repo_id", "user/secret", *more, check=0, environment=environment))
+    words = ("--model.name", "hf-hub:user/secret", "--data.name", class_folder, "--epochs", 1, "--evaluation.steps", 1, "--log_with", "tensorboard")
+    said.append(command("linear_probe.py", *words, "--output_dir", "le", check=0, environment=environment))
+    assert hub.repo("user/secret").private
+    assert any(request.token for request in hub.seen(path="model.safetensors"))  # without it, there would have been no model
+    hub.users.pop(token)
+    said.append(command("publish.py", "--run", "run", "--repo_id", "user/other", check=2, environment=environment))
+    said.append(command("publish.py", "--run", "run", "--repo_id", "user/other", "--tag", token + "!", check=2, environment=environment))
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 30
+    assert not [path for path in files if token.encode() in path.read_bytes()]
+    assert not [done.args for done in said[:-1] if token in done.stdout + done.stderr]
+    assert all(token.encode() not in content for content in hub.files("user/secret").values())

@@ -91,6 +91,15 @@ def test_a_signal_saves_and_ends_with_its_status(command, begin, class_folder, t
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_a_signal_to_the_whole_group_saves_although_workers_read(command, begin, class_folder, tmp_path):
+    words = [*SLOW, "--epochs", "100", "--data.name", class_folder, "--data.in_memory", "false", "--checkpoint_every", "10000"]
+    process = begin("parts", *words)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, text
+    assert newest(tmp_path / "parts") >= 5
+
+
 def test_a_recipe_ends_with_its_launcher_and_saves(command, begin, class_folder, tmp_path):
     words = [*SLOW, "--epochs", "400", "--data.name", class_folder, "--checkpoint_every", "10000", "--keep_checkpoints", "9"]
     launcher = begin("parts", *words, launcher=(str(BIN / "accelerate"), "launch", "--cpu"))

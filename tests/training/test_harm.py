@@ -230,6 +230,70 @@ def test_two_runs_in_one_folder_are_refused_until_the_first_is_gone(tmp_path):
     assert second().returncode == 0
 
 
+def test_what_a_run_is_made_from_is_never_written_over(tmp_path):
+    (tmp_path / "run" / "last").mkdir(parents=True)
+    for source, overwrite, refused in (("run", False, True), ("local-dir:run", True, True), ("run/last", False, False), ("run/last", True, True)):
+        kind, _, name = source.rpartition(":")
+        sources = [f"{kind}:{tmp_path / name}" if kind else str(tmp_path / name)]
+        checkpoints = Checkpoints(tmp_path / "run", 2, {}, overwrite=overwrite, sources=sources)
+        if refused:
+            with pytest.raises(UserError, match="is what this run is made from, and would be written over"):
+                checkpoints.find("auto")
+        else:
+            assert checkpoints.find("auto") is None
+
+
+def test_an_option_set_back_to_its_default_is_another_option(tmp_path):
+    run(tmp_path, max_steps=4)
+    young = {"shared": False}
+    assert Checkpoints(tmp_path, 2, {"shared": False}, young=young).find("auto")
+    with pytest.raises(UserError, match="--shared was False in the run .* and is True now"):
+        Checkpoints(tmp_path, 2, {"shared": True}, young=young).find("auto")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("listening")
+def test_a_signal_that_python_swallows_is_answered_after_the_step(tmp_path):
+    class Collected:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    class Swallowing(Toy):
+        def forward(self, batch):
+            if self.number == 7:
+                Collected()
+            return super().forward(batch)
+
+    with pytest.raises(Interrupted, match="at step 8 of 20"):
+        run(tmp_path, Swallowing())
+
+
+@pytest.mark.usefixtures("listening")
+def test_a_second_signal_while_the_first_is_answered_changes_nothing(tmp_path, monkeypatch):
+    save = Checkpoints.save
+
+    def saved(self, step, *arguments, **options):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return save(self, step, *arguments, **options)
+
+    monkeypatch.setattr(Checkpoints, "save", saved)
+    with pytest.raises(Interrupted, match="interrupted by SIGINT at step 5 of 20; the same command goes on from .*step-5"):
+        run(tmp_path, Toy({5: kill(signal.SIGINT)}))
+    assert Checkpoints(tmp_path, 2, {}).latest().name == "step-5"
+
+
+@pytest.mark.usefixtures("listening")
+def test_a_way_back_to_where_a_signal_came_doubles_no_line(tmp_path):
+    with pytest.raises(Interrupted):
+        run(tmp_path, monitor=lambda: [{"seen": 1.0}, os.kill(os.getpid(), signal.SIGTERM)][0], max_steps=5)
+
+    with pytest.raises(UserError):
+        run(tmp_path, TooFast(0.0, lambda: 1.0))
+    steps = [(line["step"], sorted(line)) for line in lines(tmp_path) if "rolled_back_from" not in line]
+    assert len(steps) == len({(step, tuple(keys)) for step, keys in steps})
+
+
 def nan_of(row):
     def harm(output):
         factor = torch.ones_like(output)

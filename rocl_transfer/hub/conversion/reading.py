@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rocl_transfer.errors import UserError
+from rocl_transfer.errors import UserError, path_of
 from rocl_transfer.training import sha256
 
 # Entries of a checkpoint that continue a training and hold no weights.
@@ -48,7 +48,7 @@ def read_checkpoint(name: str | Path) -> Checkpoint:
     Raises:
         UserError: There is no such file, it is damaged, it holds no tensors, or it is a pickle that needs more than tensors and plain values.
     """
-    path = Path(name).expanduser()
+    path = path_of(name)
     if path.is_dir():
         raise UserError(f"{path} is a folder: name the checkpoint file in it")
     if not path.exists():
