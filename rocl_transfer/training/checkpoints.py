@@ -134,18 +134,7 @@ class Checkpoints:
                 remedy = "choose another --output_dir, --resume auto to go on, or --overwrite true to begin again"
                 raise UserError(f"{self.folder.parent} already holds a run (step-{self._steps()[-1]}): {remedy}")
             return None
-        path = path_of(resume)
-        try:
-            is_checkpoint = (path / "state.json").is_file()
-        except OSError as error:
-            raise UserError(f"--resume {resume[:100]} is no path ({error.strerror}): give auto, none, a checkpoint or a run folder") from error
-        if is_checkpoint:
-            found: Path | None = path
-            if (reason := _damage(path)) is not None:
-                other = Checkpoints(path.parent.parent, self.keep, {}).latest()
-                raise UserError(f"the checkpoint {path} is damaged ({reason}): give --resume {other or 'none'}")
-        else:
-            found = (self if resume == "auto" else Checkpoints(path, self.keep, {}))._newest_whole()
+        found = self._meant(resume)
         if found is None and resume != "auto":
             raise UserError(f"--resume {resume} is neither a checkpoint nor a run folder with one: give auto, none or such a path")
         if found is not None:
@@ -155,6 +144,19 @@ class Checkpoints:
                     remedy = "set it back, choose another --output_dir, or --overwrite true to begin again"
                     raise UserError(f"--{option} was {before.get(option)} in the run that {found} belongs to and is {value} now: {remedy}")
         return found
+
+    def _meant(self, resume: str) -> Path | None:
+        path = path_of(resume)
+        try:
+            is_checkpoint = (path / "state.json").is_file()
+        except OSError as error:
+            raise UserError(f"--resume {resume[:100]} is no path ({error.strerror}): give auto, none, a checkpoint or a run folder") from error
+        if not is_checkpoint:
+            return (self if resume == "auto" else Checkpoints(path, self.keep, {}))._newest_whole()
+        if (reason := _damage(path)) is not None:
+            other = Checkpoints(path.parent.parent, self.keep, {}).latest()
+            raise UserError(f"the checkpoint {path} is damaged ({reason}): give --resume {other or 'none'}")
+        return path
 
     def _check_sources(self) -> None:
         run = self.folder.parent.resolve()
