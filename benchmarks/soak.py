@@ -208,7 +208,7 @@ def checkpoints(words: argparse.Namespace) -> None:
             if step % max(words.count // 10, 1) == 0:
                 seen.append(resources()[:2])
         seconds = time.perf_counter() - began
-        left = sorted(path.name for path in (Path(folder) / "checkpoints").iterdir())
+        left = sorted((path.name for path in (Path(folder) / "checkpoints").iterdir()), key=lambda name: (len(name), name))
     (memory, files), (memory_then, files_then) = seen[0], seen[-1]
     print(
         f"{words.count} checkpoints in {seconds:.0f} s ({1000 * seconds / words.count:.1f} ms each, flushed to the disk): memory {memory:.0f} to "
