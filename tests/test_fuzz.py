@@ -503,7 +503,7 @@ def test_parquet(tmp_path, count):
     fuzz(count, check, columns, st.booleans(), st.one_of(st.just(1.0), st.just(1.0), st.floats(0, 1)))
 
 
-@tries(80, 2000)
+@tries(30, 2000)
 def test_names_of_data_and_models(tmp_path, monkeypatch, count):
     monkeypatch.chdir(tmp_path)
 
