@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rocl_transfer.config.checks import require, require_sha256, require_untouched
+from rocl_transfer.config.data import DataConfig
 from rocl_transfer.config.number import Number
-from rocl_transfer.config.parts import DataConfig
 
 
 @dataclass(frozen=True, kw_only=True)

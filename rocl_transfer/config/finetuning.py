@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rocl_transfer.config.checks import require, require_untouched
+from rocl_transfer.config.data import DataConfig
 from rocl_transfer.config.number import Number
-from rocl_transfer.config.parts import AttackConfig, DataConfig, EvaluationConfig, ModelConfig, OptimizerConfig, ViewsConfig
+from rocl_transfer.config.parts import AttackConfig, EvaluationConfig, ModelConfig, OptimizerConfig, ViewsConfig
 from rocl_transfer.config.recipes import RunConfig
 
 # What a family of networks is trained with unless told otherwise: optimiser, peak rate, decay, and factor on the rate for each layer farther from the

@@ -7,17 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rocl_transfer.config.checks import require, require_sha256, require_untouched
+from rocl_transfer.config.data import DataConfig, PretrainDataConfig
 from rocl_transfer.config.number import Number
-from rocl_transfer.config.parts import (
-    AttackConfig,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PretrainDataConfig,
-    RoCLConfig,
-    ViewsConfig,
-)
+from rocl_transfer.config.parts import AttackConfig, EvaluationConfig, ModelConfig, OptimizerConfig, RoCLConfig, ViewsConfig
 
 # What may change when a run goes on: where, how far, how often, how fast; and what is measured afterwards.
 _FREE = ("output_dir", "overwrite", "max_steps", "checkpoint_every", "keep_checkpoints", "log_every", "monitor_every", "resume", "log_with",

@@ -1,8 +1,10 @@
 """Where decoded images live: all in one tensor on the device, or decoded by workers as they are needed. Both give the same batches."""
 
+import os
 import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
 from typing import Protocol
 
 import torch
@@ -60,8 +62,19 @@ class Decoded(Dataset[Tensor]):
 
 
 def outlive_signals(worker: int) -> None:
-    """Of a loader's worker: it ends with its process, not by a SIGTERM to the whole group, whose end torch would report as an error of its own."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Of a loader's worker: it ends with its process, not by a SIGTERM to the whole group, whose end torch would report as an error of its own.
+
+    By its process's own SIGTERM it does end: Python sends one to each daemon as it exits, and waits for it.
+    """
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey(process: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != process:
+        pass
+    os._exit(128 + signal.SIGTERM)
 
 
 class Streamed:

@@ -1,14 +1,10 @@
 """The one loop: pre-training, probing and fine-tuning differ in the objective, the parameters that train and the monitors."""
 
-import copy
-import json
 import logging
-import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +12,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from timm.layers import convert_sync_batchnorm
-from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from rocl_transfer.data import Batch, Batches, StreamedBatches
+from rocl_transfer.data import Batches, StreamedBatches
 from rocl_transfer.errors import Interrupted, UserError
 from rocl_transfer.objectives import Objective
 from rocl_transfer.training.checkpoints import Checkpoints
@@ -30,6 +25,7 @@ from rocl_transfer.training.interruption import answer, ending, uninterrupted
 from rocl_transfer.training.metrics import MetricsFile, peak_memory
 from rocl_transfer.training.optimization import Schedule
 from rocl_transfer.training.progress import Progress, Trained
+from rocl_transfer.training.steps import Steps
 from rocl_transfer.training.update import Update
 
 log = logging.getLogger("rocl_transfer")
@@ -129,24 +125,6 @@ class _Watch:
     deferred: bool
 
 
-@dataclass(frozen=True)
-class _Taken:
-    """A step and what came of it; looking at ``values`` waits for the device."""
-
-    step: int
-    batch: Batch
-    names: tuple[str, ...]
-    means: Tensor
-
-    @cached_property
-    def values(self) -> dict[str, float]:
-        return dict(zip(self.names, self.means.tolist(), strict=True))
-
-    @property
-    def bad(self) -> list[str]:
-        return [name for name, value in self.values.items() if not math.isfinite(value)]
-
-
 class _Loop:
     def __init__(
         self,
@@ -161,12 +139,10 @@ class _Loop:
     ) -> None:
         self.accelerator, self.schedule, self.batches, self.checkpoints = accelerator, schedule, batches, checkpoints
         self.monitor, self.guard, self.recovery, self.cadence, self.update = watch.monitor, watch.guard, watch.recovery, watch.cadence, update
-        self.deferred = watch.deferred
-        self.unread: list[_Taken] = []
-        self.loss, self.why = math.nan, ""  # of the last step read; of the last one not taken
         self.per_epoch = batches.sampler.steps_per_epoch
         self.total = schedule.epochs * self.per_epoch
         self.last = min(self.total, max_steps or self.total)
+        self.steps = Steps(accelerator, update, batches, watch.recovery, watch.deferred, self.total, checkpoints.folder.parent)
         self.metrics = MetricsFile(checkpoints.folder.parent / "metrics.jsonl", accelerator.is_main_process)
         self.at = Progress.load(state)
         if self.at.step < self.last or self.at.due:
@@ -224,7 +200,7 @@ class _Loop:
     def keep(self) -> str:
         """Save what was reached, and say so; the other processes are not waited for."""
         self.update.undo()
-        self.count([entry for entry in self.unread if entry.step < self.at.step])
+        self.steps.settle(self.at)
         if not self.accelerator.is_main_process:
             return f"the same command goes on from {self.checkpoints.latest() or 'the start'}"
         if self.saved != (self.at.step, self.at.due):
@@ -242,11 +218,11 @@ class _Loop:
         self.update.begin_epoch(rate)
         mark = time.perf_counter()
         for batch in self.batches.epoch(epoch, inner):
-            self.take_step(batch)
+            self.steps.take(self.at, batch, self.is_read(self.at.step + 1))
             took = time.perf_counter() - mark
             self.at.seconds, self.window_seconds = self.at.seconds + took, self.window_seconds + took
             self.images += len(batch.inputs) * self.batches.sampler.world
-            bar.set_postfix(loss=f"{self.loss:.4f}", lr=f"{rate:.3g}", refresh=False)
+            bar.set_postfix(loss=f"{self.steps.loss:.4f}", lr=f"{rate:.3g}", refresh=False)
             bar.update()
             self.after_step(epoch, rate)
             answer()
@@ -254,73 +230,9 @@ class _Loop:
                 break
             mark = time.perf_counter()
 
-    def take_step(self, batch: Batch) -> None:
-        """A step whose loss or gradient is not finite is not taken; a few in a row are a collapse."""
-        names, means = self.update.compute(batch, self.at.step, self.total, self.drawn)
-        taken = _Taken(self.at.step, batch, names, means)
-        if not self.deferred:
-            bad = taken.bad
-            if bad:
-                self.explain(taken, self.at.skipped_in_a_row + 1)
-            with uninterrupted():
-                if not bad:
-                    self.update.apply()
-                self.count([taken])
-                self.at.step, self.at.due = self.at.step + 1, True
-        else:
-            with uninterrupted():
-                self.update.apply_where(torch.isfinite(means).all())
-                self.unread.append(taken)
-                self.at.step, self.at.due = self.at.step + 1, True
-            if self.is_read(self.at.step):
-                self.read()
-        if self.at.skipped_in_a_row > self.recovery.skips:
-            raise Collapse(self.why)
-
     def is_read(self, step: int) -> bool:
         """Whether something happens after ``step`` steps that needs the numbers of all of them."""
         return step == self.last or any(step % every == 0 for every in (self.cadence.log, self.per_epoch, self.cadence.checkpoint or self.per_epoch))
-
-    def read(self) -> None:
-        """Wait for the device; count, and explain, what it did since the last time."""
-        repeated = self.at.skipped_in_a_row
-        for taken in self.unread:
-            repeated = repeated + 1 if taken.bad else 0
-            if taken.bad:
-                self.explain(taken, repeated)
-        with uninterrupted():
-            self.count(self.unread)
-
-    def count(self, taken: Sequence["_Taken"]) -> None:
-        """Steps that were taken go into the means, the others are counted."""
-        self.unread = []
-        for entry in taken:
-            if entry.bad:
-                self.at.skipped, self.at.skipped_in_a_row = self.at.skipped + 1, self.at.skipped_in_a_row + 1
-                if self.at.skipped_in_a_row > self.recovery.skips:
-                    return
-            else:
-                self.at.window.add(entry.values)
-                self.at.epoch_mean.add(entry.values)
-                self.at.skipped_in_a_row = 0
-            self.loss = entry.values["loss"]
-
-    def explain(self, taken: "_Taken", repeated: int) -> None:
-        """Say which step was not taken, and leave a diagnosis."""
-        self.why = self.update.sentence(taken.step, taken.values, taken.bad, repeated)
-        self.diagnose(taken.step, self.update.diagnosis(taken.batch, taken.step, self.total, self.drawn, self.batches.name))
-        log.warning("step %d is not taken: %s not finite", taken.step, " and ".join(taken.bad))
-
-    @property
-    def drawn(self) -> tuple[int, int]:
-        return self.batches.sampler.seed, self.batches.sampler.rank
-
-    def diagnose(self, step: int, found: dict[str, Any]) -> None:
-        """Leave in ``diagnosis.json`` what is known of the last step that was not taken, process by process."""
-        processes = gather_object([found]) if self.accelerator.num_processes > 1 else [found]
-        if self.accelerator.is_main_process:
-            content = {"step": step, "why": self.why, "skipped": self.at.skipped, "processes": processes}
-            (self.checkpoints.folder.parent / "diagnosis.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     def after_step(self, epoch: int, rate: float, save: bool = False) -> None:
         """Log, monitor, save and judge where they are due, in this order: a checkpoint never stands before the lines that belong to it.
@@ -328,7 +240,7 @@ class _Loop:
         The last step logs, monitors and saves in any case. Where that was not due, its lines are marked ``last``: a run that goes on forgets them,
         and writes what the uninterrupted run would.
         """
-        before = copy.deepcopy(self.at)
+        before = self.at.copy()
         try:
             saves = self.lines_after_step(epoch, rate) or save
         except BaseException:
@@ -409,7 +321,7 @@ class _Loop:
             UserError: That would not help, or was tried often enough.
         """
         self.update.undo()
-        self.unread = []
+        self.steps.forget()
         sentence = str(collapse)
         newest = self.checkpoints.latest()
         good = self.best_step() or 0 if self.guard else 0 if newest is None else int(newest.name.removeprefix("step-"))

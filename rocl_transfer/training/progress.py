@@ -41,6 +41,11 @@ class Progress:
         names = {option.name for option in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in state.items() if name in names} | means)
 
+    def copy(self) -> Self:
+        """As it stands now; what the monitor saw is shared, since it only grows."""
+        window, epoch_mean = (dataclasses.replace(mean, sums=dict(mean.sums)) for mean in (self.window, self.epoch_mean))
+        return dataclasses.replace(self, window=window, epoch_mean=epoch_mean, looks=list(self.looks), rollbacks=list(self.rollbacks))
+
     def state(self) -> dict[str, Any]:
         """For a checkpoint's ``state.json``."""
         return dataclasses.asdict(self)

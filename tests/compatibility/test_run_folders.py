@@ -12,7 +12,8 @@ import torch
 
 import rocl_transfer as rt
 from rocl_transfer.config import PretrainConfig
-from rocl_transfer.config.parts import ModelConfig, PretrainDataConfig
+from rocl_transfer.config.data import PretrainDataConfig
+from rocl_transfer.config.parts import ModelConfig
 from rocl_transfer.config.recipes import YOUNG
 
 HERE = Path(__file__).parent

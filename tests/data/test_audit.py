@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from rocl_transfer import UserError
-from rocl_transfer.config.parts import DataConfig
+from rocl_transfer.config.data import DataConfig
 from rocl_transfer.data import load_images, store_splits
 from rocl_transfer.data import stores as stores_module
 

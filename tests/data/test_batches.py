@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -81,3 +84,22 @@ def test_streamed_batches_are_the_resident_ones(class_folder):
         assert torch.equal(a.labels, b.labels)
         assert a.seeds == b.seeds
     assert type(store_images(data.train, 128, device)).__name__ == "Streamed"  # above 96 px
+
+
+HELD = """
+import multiprocessing, os, sys, torch
+from rocl_transfer.data import load_images, store_images
+held = store_images(load_images("digits", image_size=8).train, 8, torch.device("cpu"), in_memory=False).stream(torch.arange(4).expand(99, 4))
+next(held)
+workers = multiprocessing.active_children()
+if len(sys.argv) > 1:
+    [os.system(f"kill -TERM {worker.pid}") for worker in workers]  # by another process: they outlive it
+    assert sum(len(batch) for batch in held) == 98 * 4
+print(len(workers))
+"""
+
+
+@pytest.mark.parametrize("signalled", [[], ["signalled"]])
+def test_workers_outlive_a_signal_to_the_group_but_not_their_process(signalled):
+    done = subprocess.run([sys.executable, "-c", HELD, *signalled], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr

@@ -1,0 +1,105 @@
+"""Which images: what every recipe takes of data, and what pre-training takes beside it."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from rocl_transfer.config.checks import require, require_untouched
+from rocl_transfer.config.number import Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images.
+
+    Args:
+        name: A Hub dataset id, a local folder (images, or parquet files), a CSV of paths and labels, a safetensors file of images and labels, or
+            ``digits`` (scikit-learn's, bundled).
+        config: Configuration of a Hub dataset, where it has several.
+        revision: Branch, tag or commit of a Hub dataset.
+        image_column: Column of images, where more than one could be meant.
+        label_column: Column of labels, where more than one could be meant.
+        train_split: Split to train on (default: train).
+        test_split: Split to test on (default: test; where there is none, 20 % of train).
+        image_size: Side of the square images in pixels (default: the data's own).
+        validation_fraction: Share of train held out for validation where the data has no such split.
+        split_seed: Seed of the splits cut from train. Apart from ``--seed``: runs that differ in seed must not train on each other's test images.
+        in_memory: Decode all images once into device memory (default: up to 96 px and 8 GiB in all), else stream them.
+        workers: Threads that decode images in memory, or processes that decode streamed ones.
+        max_unreadable: Largest share of a split's images that may be left out because they cannot be read; of the test split none may.
+        check: Read streamed images once before training, to leave out what cannot be read and to count copies of training images held out.
+    """
+
+    name: str
+    config: str | None = None
+    revision: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    train_split: str | None = None
+    test_split: str | None = None
+    image_size: int | None = None
+    validation_fraction: Number = Number(0.1)
+    split_seed: int = 0
+    in_memory: bool | None = None
+    workers: int = 2
+    max_unreadable: Number = Number(0.05)
+    check: bool = True
+
+    def __post_init__(self) -> None:
+        require(bool(self.name), "--data.name is empty: give a Hub dataset id, a folder, or digits")
+        require(self.image_size is None or 0 < self.image_size <= 4096, f"--data.image_size is {self.image_size}: give pixels, such as 32")
+        require(0 <= self.validation_fraction < 1, f"--data.validation_fraction is {self.validation_fraction}: give a share in [0, 1)")
+        require(0 <= self.split_seed < 2**32, f"--data.split_seed is {self.split_seed}: give 0 or more, below 2**32")
+        require(0 < self.workers <= 1024, f"--data.workers is {self.workers}: give 1 to 1024")
+        require(0 <= self.max_unreadable < 1, f"--data.max_unreadable is {self.max_unreadable}: give a share in [0, 1)")
+        if self.in_memory:
+            require_untouched(self, ("check",), "with --data.in_memory true, which reads all images", "data.")
+        if not self.check:
+            require_untouched(self, ("max_unreadable",), "with --data.check false, which leaves no image out", "data.")
+        if self.name == "digits":
+            columns = ("config", "revision", "image_column", "label_column", "train_split", "test_split", "max_unreadable")
+            require_untouched(self, columns, "with the bundled digits", "data.")
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """Which images, without how they are held: the arguments of ``rocl_transfer.data.load_images``."""
+        return {option.name: getattr(self, option.name) for option in dataclasses.fields(self) if option.name not in self.storage}
+
+    @property
+    def storage(self) -> dict[str, Any]:
+        """How they are read and held: the arguments of ``rocl_transfer.data.store_splits``."""
+        return {name: getattr(self, name) for name in ("in_memory", "workers", "max_unreadable", "check")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainDataConfig(DataConfig):
+    """Which images, for pre-training.
+
+    Args:
+        streaming: Read shards of a Hub dataset over the network while training goes on, without a copy on the disk. What fits the disk is better
+            off without: images then come in one true permutation, and are checked beforehand.
+        images: How many there are in a stream, where the data itself does not say.
+    """
+
+    streaming: bool = False
+    images: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.images is None or self.images > 0, f"--data.images is {self.images}: give 1 or more")
+        if self.streaming:
+            held = ("label_column", "test_split", "validation_fraction", "split_seed", "in_memory", "check")
+            require_untouched(self, held, "with --data.streaming true, which holds nothing out and reads nothing beforehand", "data.")
+            require(self.image_size is not None, "--data.streaming true needs --data.image_size: of a stream it is not known")
+        else:
+            require_untouched(self, ("images",), "without --data.streaming true", "data.")
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """See :class:`DataConfig`."""
+        return {name: value for name, value in super().selection.items() if name not in ("streaming", "images")}
+
+    @property
+    def stream(self) -> dict[str, Any]:
+        """The arguments of ``rocl_transfer.data.open_stream``."""
+        return {name: getattr(self, name) for name in ("name", "config", "revision", "image_column", "train_split", "image_size", "images")}
