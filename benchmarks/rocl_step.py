@@ -8,6 +8,7 @@ at every attack step, gradients taken for the parameters as well, a forward of i
 """
 
 import argparse
+import resource
 import statistics
 import time
 from collections import defaultdict
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
 from rocl_transfer.attacks import Ascent, Linf
@@ -123,16 +125,56 @@ class Exact:
         return loss.item()
 
 
-def matrix_rate(device: torch.device) -> float:
-    """float32 matrix product in FLOP/s as measured here: what the step is held against."""
-    a, clock = torch.rand(8192, 8192, device=device), Clock(device)
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a matrix product as measured here: what a step is held against."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, clock = torch.rand(size, size, device=device).to(dtype), Clock(device)
     rates = []
-    for _ in range(5):
+    for _ in range(10):
         clock.seconds.clear()
         with clock.phase("product"):
             a @ a
-        rates.append(2 * 8192**3 / clock.seconds["product"])
+        rates.append(2 * size**3 / clock.seconds["product"])
     return max(rates)
+
+
+def pass_flops(objective: RoCL, size: int, device: torch.device) -> int:
+    """FLOP of one image's pass forward, as torch counts them: matrix products and convolutions."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        objective.project(torch.rand(2, 3, size, size, device=device))
+    return counter.get_total_flops() // 2
+
+
+def alternate(steps: dict[str, Reference | Exact], repeats: int, device: torch.device) -> tuple[dict, dict, dict]:
+    """Seconds by phase of every counted step, seconds of each one's first step, and its peak memory on a GPU in GiB."""
+    clocks, first, peaks = {name: [] for name in steps}, {}, {}
+    for repeat in range(repeats + 1):
+        for name, step in steps.items():
+            clock = Clock(device)
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            step.step(clock)
+            if device.type == "cuda":
+                peaks[name] = torch.cuda.max_memory_allocated() / 2**30
+            if repeat:
+                clocks[name].append(clock.seconds)
+            else:
+                first[name] = sum(clock.seconds.values())
+    return clocks, first, peaks
+
+
+def print_table(clocks: dict[str, list[dict[str, float]]], batch_size: int) -> dict[str, float]:
+    """The table and the ratios; returns the median seconds of a step of each."""
+    medians = {name: statistics.median(sum(seconds.values()) for seconds in rows) for name, rows in clocks.items()}
+    print("| step | images/s | ms | data | attack | forward-backward | optimizer | passes an image |\n| --- |" + " --- |" * 7)
+    for name, rows in clocks.items():
+        phases = [statistics.median(seconds[phase] for seconds in rows) for phase in ("data", "attack", "forward-backward", "optimizer")]
+        cells = " | ".join(f"{1000 * seconds:.0f}" for seconds in phases)
+        print(f"| {name} | {batch_size / medians[name]:.1f} | {1000 * medians[name]:.0f} | {cells} | {PASSES[name]} |")
+    for name in ("exact", "fast"):
+        ratios = [sum(a.values()) / sum(b.values()) for a, b in zip(clocks["reference"], clocks[name], strict=True)]
+        print(f"\nratio reference / {name}: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} pairs")
+    return medians
 
 
 def main() -> None:
@@ -159,31 +201,20 @@ def main() -> None:
         "exact": Exact(objective(), images.to(device)),
         "fast": Exact(objective(), images.to(device), fast=True, compiled=words.compile),
     }
-    clocks = {name: [] for name in steps}
-    for repeat in range(words.repeats + 1):
-        for name, step in steps.items():
-            clock = Clock(device)
-            step.step(clock)
-            if repeat:
-                clocks[name].append(clock.seconds)
-
-    medians = {name: statistics.median(sum(seconds.values()) for seconds in rows) for name, rows in clocks.items()}
-    print(
-        f"{words.model}, {words.image_size} px, batch {words.batch_size}, {device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
-    print("\n| step | images/s | ms | data | attack | forward-backward | optimizer | passes an image |\n| --- |" + " --- |" * 7)
-    for name, rows in clocks.items():
-        phases = [statistics.median(seconds[phase] for seconds in rows) for phase in ("data", "attack", "forward-backward", "optimizer")]
-        cells = " | ".join(f"{1000 * seconds:.0f}" for seconds in phases)
-        print(f"| {name} | {words.batch_size / medians[name]:.1f} | {1000 * medians[name]:.0f} | {cells} | {PASSES[name]} |")
-    for name in ("exact", "fast"):
-        ratios = [sum(a.values()) / sum(b.values()) for a, b in zip(clocks["reference"], clocks[name], strict=True)]
-        print(f"\nratio reference / {name}: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}, {words.repeats} pairs")
-    if device.type == "cuda":
-        if words.model == "resnet18_cifar" and words.image_size == 32:
-            flops, rate = 1.111e9 * PASSES["exact"] * words.batch_size / medians["exact"], matrix_rate(device)
-            print(f"exact: {flops / 1e12:.1f} TFLOP/s of {rate / 1e12:.1f} in a float32 matrix product ({flops / rate:.0%})")
-        print(f"peak memory, both together: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
+    flops = pass_flops(steps["exact"].objective, words.image_size, device)
+    clocks, first, peaks = alternate(steps, words.repeats, device)
+    where = f"{device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{words.model}, {words.image_size} px, batch {words.batch_size}, {where}\n")
+    medians = print_table(clocks, words.batch_size)
+    if words.compile:
+        print(f"\ncompilation: {first['fast'] - medians['fast']:.0f} s, the first fast step beyond a later one")
+    print(f"\na pass forward: {flops / 1e9:.3f} GFLOP an image")
+    for name, step in steps.items():
+        dtype = torch.bfloat16 if getattr(step, "autocast", False) else torch.float32
+        achieved, rate = flops * PASSES[name] * words.batch_size / medians[name], matrix_rate(device, dtype)
+        print(f"{name}: {achieved / 1e12:.3f} TFLOP/s of {rate / 1e12:.3f} in a {str(dtype)[6:]} matrix product ({achieved / rate:.0%})")
+    whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"peak memory: {', '.join(f'{name} {peak:.1f} GiB' for name, peak in peaks.items()) or f'{whole:.1f} GiB of the host, all three together'}")
 
 
 if __name__ == "__main__":
