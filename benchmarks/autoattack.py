@@ -45,10 +45,10 @@ class Times(logging.Handler):
             self.parts.append((float(found[1]) / 100, float(found[2])))
 
 
-def ours(model, images, labels, epsilon, norm, compiled):
+def ours(model, images, labels, epsilon, norm, compiled, precision):
     began = time.perf_counter()
     attacks = named_attacks("standard", epsilon, norm, 10)
-    results = evaluate(model, images, labels, attacks=attacks, batch_size=None, compiled=compiled)
+    results = evaluate(model, images, labels, attacks=attacks, batch_size=None, compiled=compiled, search_precision=precision)
     whole = time.perf_counter() - began
     entries = [results[part, epsilon] for part in PARTS]
     standing = torch.tensor([line[key(attacks[0])] for line in results.verdicts])
@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int)
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--search_precision", default="fp32", choices=("fp32", "bf16"), help="of ours")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_classifier(options.model).to(device)
@@ -112,7 +113,8 @@ def main() -> None:
     known, taken, theirs = reference(model, images, labels, options.epsilon, options.norm, options.batch_size)
     known += [(known[-1][0], 0.0)] * (len(PARTS) - len(known))  # it stops where nothing stands
     keep_memory()
-    native, spent, standing = ours(model, images, labels, options.epsilon, options.norm, options.compile)
+    print(f"ours searches in {options.search_precision}")
+    native, spent, standing = ours(model, images, labels, options.epsilon, options.norm, options.compile, options.search_precision)
     print("part      standing: ours  reference   seconds: ours  reference   ratio")
     for part, (share, seconds), (other, others) in zip(PARTS, native, known, strict=True):
         print(f"{part:8s} {100 * share:14.2f} {100 * other:10.2f} {seconds:15.1f} {others:10.1f} {others / max(seconds, 1e-9):7.2f}")

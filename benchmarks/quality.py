@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py --seeds 5
 
-"fast" is the regulariser from the main forward pass; on a device with bf16 units also bf16 autocast.
+"fast" is the regulariser from the main forward pass, and bf16 autocast where the device has units for it.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
+from rocl_step import has_bf16_units
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--folder", default="runs/quality")
     words = parser.parse_args()
-    bf16 = torch.cuda.is_available()
+    bf16 = has_bf16_units(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     rows = {"exact": [], "fast": ["--objective.shared_regularizer", "true"]}
     if bf16:
         os.environ["ACCELERATE_MIXED_PRECISION"] = "no"

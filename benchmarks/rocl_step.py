@@ -4,7 +4,8 @@
 
 The reference step is written from the description of the official code, plainly: per-image PIL views, float32, NCHW, the target view encoded anew
 at every attack step, gradients taken for the parameters as well, a forward of its own for the regulariser. Ours computes the same loss, "exact";
-"fast" is another function (the regulariser from the main forward; on a GPU under bf16 autocast), with --compile through torch.compile.
+"fast" is another function (the regulariser from the main forward; under bf16 autocast where the device has units for it), with --compile through
+torch.compile.
 """
 
 import argparse
@@ -102,7 +103,7 @@ class Exact:
     def __init__(self, objective: RoCL, images: Tensor, fast: bool = False, compiled: bool = False) -> None:
         self.objective = objective.to(memory_format=torch.channels_last)
         objective.shared_regularizer = fast
-        self.autocast = fast and images.device.type == "cuda"
+        self.autocast = fast and has_bf16_units(images.device)
         if compiled:
             objective.encoder.compile()
         self.batch = Batch(images, None, (1,))
@@ -123,6 +124,11 @@ class Exact:
         with clock.phase("optimizer"):
             self.optimizer.step()
         return loss.item()
+
+
+def has_bf16_units(device: torch.device) -> bool:
+    """A GPU, or a CPU that multiplies matrices of bf16 at least twice as fast as of float32: others convert each number to float32 and back."""
+    return device.type == "cuda" or matrix_rate(device, torch.bfloat16) > 2 * matrix_rate(device, torch.float32)
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:

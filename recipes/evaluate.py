@@ -87,7 +87,8 @@ def main(config: EvaluateConfig) -> Path:
                 "labels": samples.labels[samples.chosen.to(accelerator.device)].tolist(), "version": __version__}  # fmt: skip
     results = evaluate(
         model, samples.store, samples.labels, attacks=attacks, samples=samples.chosen, batch_size=config.batch_size, seed=config.seed,
-        engine=config.engine, compiled=config.compile, journal=journal / "attacks", identity=identity, state=accelerator.state, progress=True,
+        engine=config.engine, compiled=config.compile, search_precision=config.search_precision, journal=journal / "attacks", identity=identity,
+        state=accelerator.state, progress=True,
     )  # fmt: skip
     report: dict[str, Any] = {"warnings": warnings, "borderline": borderline(results), "refuted": results.refuted}
     if config.report == "full":

@@ -27,7 +27,7 @@ def _load_shallow(text: str) -> Any:
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
-            raise yaml.YAMLError(f"lists and tables stand in each other more than {_DEEPEST} deep")
+            raise yaml.YAMLError(f"lists and tables exceed a nesting depth of {_DEEPEST}")
         if isinstance(event, yaml.AliasEvent):  # nine of them nine deep are a thousand million words, and one in itself has no end
             raise yaml.YAMLError(f"*{event.anchor} stands for another part of the file: write that part out")
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST:

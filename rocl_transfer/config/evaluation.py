@@ -50,6 +50,7 @@ class EvaluateConfig:
         samples: Evaluate this many, drawn by --seed in proportion to the classes (default: all).
         batch_size: Images at once in each process (default: measured); verdicts do not depend on it.
         compile: Compile the network that attacks search on; pays on a GPU, or where evaluation takes long.
+        search_precision: fp32; or bf16, faster where the device has units for it: attacks search so, every success is judged in float32.
         update_card: Write the results on the card of the run that --model.name names, where that is a folder.
         resume: auto (go on where the folder stands) or none.
         log_with: One of Accelerate's trackers, such as tensorboard.
@@ -69,6 +70,7 @@ class EvaluateConfig:
     samples: int | None = None
     batch_size: int | None = None
     compile: bool = False
+    search_precision: Literal["fp32", "bf16"] = "fp32"
     update_card: bool = True
     resume: Literal["auto", "none"] = "auto"
     log_with: str | None = None
@@ -93,6 +95,6 @@ class EvaluateConfig:
             require_untouched(self, ("surrogates",), "without --report full")
         require(self.engine == "native" or self.attacks == "standard", f"--engine reference has no attacks {self.attacks}: give standard")
         if self.engine == "reference":
-            require_untouched(self, ("compile",), "with --engine reference, which attacks the model as it is")
+            require_untouched(self, ("compile", "search_precision"), "with --engine reference, which attacks the model as it is")
         if self.model.callable is not None:
             require_untouched(self, ("update_card",), "with --model.callable, which has no card")

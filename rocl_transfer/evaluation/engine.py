@@ -63,16 +63,18 @@ class Engine:
         journal: What was found before, and what is found.
         batch_size: Images at once (default: measured).
         compiled: Compile the network that is searched on.
+        precision: fp32, or bf16: of the search.
         plain: Search on the model as it is.
         progress: Show a bar.
     """
 
     def __init__(
         self, model: nn.Module, images: Store, labels: Tensor, samples: Tensor, *, seed: int, journal: Journal, batch_size: int | None = None,
-        compiled: bool = False, plain: bool = False, progress: bool = False,
+        compiled: bool = False, precision: str = "fp32", plain: bool = False, progress: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.images, self.labels, self.samples = model, images, labels, samples
-        self.seed, self.journal, self.batch_size, self.compiled, self.plain = seed, journal, batch_size, compiled, plain
+        self.seed, self.journal, self.batch_size = seed, journal, batch_size
+        self.compiled, self.precision, self.plain = compiled, precision, plain
         self.bar = tqdm(total=1, unit="pass", unit_scale=True, disable=not progress, dynamic_ncols=True)
         self.network: Network | None = None
         self.verdicts = Verdicts(samples)
@@ -95,7 +97,7 @@ class Engine:
     def _prepare(self, images: Tensor) -> None:
         """Arrange and measure the network."""
         few = images[:16]
-        network = self.model if self.plain else search_network(self.model, few, self.compiled)
+        network = self.model if self.plain else search_network(self.model, few, self.compiled, self.precision)
         with torch.no_grad():
             size, forward, gradient = measure(network, images[:4096], self.batch_size)
         self.batch_size, self.forward, self.backward = size, forward, gradient / forward

@@ -18,9 +18,10 @@ log = logging.getLogger("rocl_transfer")
 
 _LARGEST = 1024  # images at once: more than are held in memory for an attack
 _AGREE = 1e-3  # of the logits' spread: more is another function, not another rounding
+_ROUGH = 0.05  # of it: what bf16 may change for a search to find its way
 
 
-def search_network(model: nn.Module, images: Tensor, compiled: bool = False) -> nn.Module:
+def search_network(model: nn.Module, images: Tensor, compiled: bool = False, precision: str = "fp32") -> nn.Module:
     """A frozen copy of ``model`` with channels-last weights and BatchNorm folded into the convolutions before it.
 
     Where a step cannot be done, or changes what the copy says of ``images`` by more than rounding, it is left out, and the log says so.
@@ -29,9 +30,13 @@ def search_network(model: nn.Module, images: Tensor, compiled: bool = False) -> 
         model: In eval mode.
         images: A few (N, C, H, W), to compare on.
         compiled: Have ``torch.compile`` make kernels of it; the first calls take long.
+        precision: fp32; or bf16, which also is rounding, but of more than goes unnoticed (see :class:`Rough`).
+
+    Raises:
+        UserError: The network does not run in bf16, or says something else there.
     """
     truth = model(images)
-    spread = (truth.amax(1) - truth.amin(1)).max().clamp_min(1e-12)
+    spread = _spread(truth).max()
     network = model
     steps: list[tuple[str, Any]] = [("channels-last", _channels_last), ("folded BatchNorm", _folded)]
     for name, step in [*steps, ("compiled", torch.compile)] if compiled else steps:
@@ -41,13 +46,13 @@ def search_network(model: nn.Module, images: Tensor, compiled: bool = False) -> 
                 candidate = step(network)
                 difference = (candidate(images) - truth).abs().max() / spread
         except Exception as error:  # a user's network may refuse any of these in any way
-            log.info("the search goes on without a %s network (%s)", name, (str(error).strip() or type(error).__name__).splitlines()[0][:150])
+            log.info("the search goes on without a %s network (%s)", name, _first_line(error))
             continue
         if difference < _AGREE:
             network = candidate
         else:
             log.info("the search goes on without a %s network: its logits differ by %.1e of their spread", name, difference)
-    return network
+    return network if precision == "fp32" else Rough(network, images)
 
 
 def _channels_last(model: nn.Module) -> nn.Module:
@@ -59,6 +64,61 @@ def _folded(model: nn.Module) -> nn.Module:
     if not any(isinstance(part, _BatchNorm) for part in model.modules()):
         return model
     return fold(model)
+
+
+class Rough(nn.Module):
+    """A network under bf16 autocast, whose answers are those in float32 wherever bf16 leaves a doubt which class comes first.
+
+    An image whose first class leads by less than three times the largest error seen is looked at once more in float32, without gradient: so a search
+    neither takes a rounding for a success nor misses one (two logits that err that much move a lead by twice as much). Gradients are bf16's.
+
+    Args:
+        network: Images (N, C, H, W) -> logits (N, K).
+        images: A few, on which the error is measured.
+
+    Raises:
+        UserError: The network does not run in bf16, or says something else there.
+    """
+
+    def __init__(self, network: nn.Module, images: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        with torch.no_grad():
+            truth = network(images).float()
+            try:
+                found = self._rough(images)
+            except Exception as error:  # a user's network may refuse it in any way
+                raise UserError(f"the model does not run in bf16 ({_first_line(error)}): search with --search_precision fp32") from error
+        wrong = ((found - truth).abs().amax(1) / _spread(truth)).max().item()
+        if not wrong < _ROUGH:
+            raise UserError(f"in bf16 the model's logits differ by {wrong:.0%} of their spread: search with --search_precision fp32")
+        self.doubtful = 3 * wrong
+
+    def _rough(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            logits: Tensor = self.network(images)
+        return logits.float()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K), float32."""
+        logits = self._rough(images)
+        known = logits.detach()
+        first, second = known.topk(2, 1).values.unbind(1)
+        doubts = (first - second < self.doubtful * _spread(known)).nonzero().flatten()
+        if not len(doubts):
+            return logits
+        with torch.no_grad():
+            change = self.network(images.detach()[doubts]).float() - known[doubts]
+        return logits.index_add(0, doubts, change)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:150]
+
+
+def _spread(logits: Tensor) -> Tensor:
+    """(N,): from the lowest to the highest."""
+    return (logits.amax(1) - logits.amin(1)).clamp_min(1e-12)
 
 
 class Metered:

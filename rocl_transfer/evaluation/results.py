@@ -28,6 +28,7 @@ class Evaluation:
     targets: int | None = None
     queries: int | None = None
     engine: str | None = None
+    search_precision: str | None = None
     surrogate: str | None = None
     version: str | None = None
     accuracy: float

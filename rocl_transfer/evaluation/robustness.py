@@ -35,6 +35,7 @@ def evaluate(
     seed: int = 0,
     engine: str = "native",
     compiled: bool = False,
+    search_precision: str = "fp32",
     journal: Path | None = None,
     identity: Mapping[str, Any] | None = None,
     state: PartialState | None = None,
@@ -57,6 +58,8 @@ def evaluate(
         seed: Of shares random.
         engine: native, or reference (pyautoattack).
         compiled: Compile the network that is searched on.
+        search_precision: fp32; or bf16, for devices with units for it: attacks then search with bf16 passes, the model itself judges every success
+            in float32, and the results say so.
         journal: Folder in which every finding is written down; what it holds already is not searched again.
         identity: What the journal's findings belong to.
         state: Accelerate's, where several processes share the samples; each returns the whole.
@@ -74,7 +77,7 @@ def evaluate(
     rank, world = (0, 1) if state is None else (state.process_index, state.num_processes)
     if len(samples) < world:
         raise UserError(f"{len(samples)} samples cannot be shared by {world} processes: start fewer processes")
-    notes = Journal(journal, {**(identity or {}), "seed": seed, "engine": engine}, rank)
+    notes = Journal(journal, {**(identity or {}), "seed": seed, "engine": engine, "search precision": search_precision}, rank)
     labels = labels.to(device)
     with full_precision(), frozen(model), torch.no_grad():
         if isinstance(attacks, str):
@@ -83,16 +86,16 @@ def evaluate(
             attacks = named_attacks(attacks, epsilon, norm, classes, engine)
         runner = Engine(
             model, store, labels, samples[rank::world], seed=seed, journal=notes, batch_size=batch_size, compiled=compiled,
-            plain=engine == "reference", progress=progress and rank == 0,
+            precision=search_precision, plain=engine == "reference", progress=progress and rank == 0,
         )  # fmt: skip
         mine = runner.run(attacks)
     notes.close()
     shares: list[Verdicts] = [mine] if world == 1 else gather_object([mine])
     described = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return _results(shares, attacks, labels.cpu(), described, seed)
+    return _results(shares, attacks, labels.cpu(), described, seed, search_precision)
 
 
-def _results(shares: Sequence[Verdicts], attacks: Sequence[Attack | Ensemble], labels: Tensor, device: str, seed: int) -> Results:
+def _results(shares: Sequence[Verdicts], attacks: Sequence[Attack | Ensemble], labels: Tensor, device: str, seed: int, precision: str) -> Results:
     """One record of what all processes found."""
     samples = torch.cat([share.samples for share in shares])
     order = samples.argsort()
@@ -107,13 +110,15 @@ def _results(shares: Sequence[Verdicts], attacks: Sequence[Attack | Ensemble], l
         verdicts.append({**line, **({"broken_by": by} if by else {}), "margin": round(margins[row], 6)})
     seconds = {name: max(share.seconds[name] for share in shares) for name in shares[0].seconds}
     evaluations = [_evaluation("clean", standing[CLEAN], seconds[CLEAN])]
+    rough = {} if precision == "fp32" else {"search_precision": precision}
     for attack in attacks:
         for part in parts_of(attack):
-            conditions = {"norm": part.norm, "epsilon": float(part.epsilon), **part.conditions()}
+            conditions = {"norm": part.norm, "epsilon": float(part.epsilon), **part.conditions(), **rough}
             evaluations.append(_evaluation(part.name, standing[key(part)], seconds[key(part)], **conditions))
         if isinstance(attack, Ensemble):
             spent = sum(seconds[key(part)] for part in attack.attacks)
-            conditions = {"norm": attack.norm, "epsilon": attack.epsilon, "version": attack.version}
+            version = f"{attack.version}, searched in {precision}" if rough else attack.version
+            conditions = {"norm": attack.norm, "epsilon": attack.epsilon, "version": version}
             evaluations.append(_evaluation(attack.name, standing[key(attack)], spent, **conditions))
     return Results(evaluations, verdicts, device, seed, refuted=sum(share.refuted for share in shares))
 

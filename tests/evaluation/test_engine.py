@@ -107,7 +107,7 @@ class Dies(nn.Module):
 
 
 def test_a_run_that_died_goes_on_where_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine_module, "search_network", lambda model, images, compiled: model)
+    monkeypatch.setattr(engine_module, "search_network", lambda model, *_: model)
     monkeypatch.setattr(engine_module, "measure", lambda network, images, size: (size, 1.0, 1.0))
     model = small_net(5)
     images, labels = sample(model, 20)
@@ -159,7 +159,7 @@ def test_out_of_memory_is_answered_with_smaller_batches(monkeypatch, caplog):
     model = small_net(5)
     images, labels = sample(model, 20)
     wanted = evaluate(model, images, labels, attacks=[short(0.004, 5)])
-    monkeypatch.setattr(engine_module, "search_network", lambda model, images, compiled: Holds(model, 3))
+    monkeypatch.setattr(engine_module, "search_network", lambda model, *_: Holds(model, 3))
     found = evaluate(model, images, labels, attacks=[short(0.004, 5)], batch_size=14)
     assert booleans(found) == booleans(wanted)
     assert "out of memory: going on with 7 images at once" in caplog.text
@@ -168,7 +168,7 @@ def test_out_of_memory_is_answered_with_smaller_batches(monkeypatch, caplog):
     caplog.clear()
     assert booleans(evaluate(model, images, labels, attacks=[short(0.004, 5)], batch_size=14)) == booleans(wanted)
     assert [record.args for record in caplog.records] == [(7,), (3,)]
-    monkeypatch.setattr(engine_module, "search_network", lambda model, images, compiled: Holds(model, 0))
+    monkeypatch.setattr(engine_module, "search_network", lambda model, *_: Holds(model, 0))
     with pytest.raises(UserError, match="memory does not hold one image"):
         evaluate(model, images, labels, attacks=[short(0.004, 5)], batch_size=14)
 
@@ -231,6 +231,69 @@ def test_the_search_network_is_the_model(caplog):
         assert search_network(stubborn, images) is stubborn
     assert "without a channels-last network (no copies)" in caplog.text
     assert "without a folded BatchNorm network" in caplog.text
+
+
+class Doubtful(nn.Module):
+    """Class 1 where the mean pixel is above a half; counts the images that it sees in float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.exact = nn.Parameter(torch.ones(1, 1)), 0
+
+    def forward(self, images):
+        mean = images.mean((1, 2, 3)).unsqueeze(1) @ self.weight  # rounded under autocast
+        self.exact += len(images) * (mean.dtype == torch.float32)
+        return torch.cat([0.5 - mean, mean - 0.5, torch.full_like(mean, -1)], 1)
+
+
+def test_a_search_in_bf16_asks_float32_where_it_doubts():
+    model = Doubtful().eval()
+    levels = torch.tensor([0.1, 0.4, 0.49, 0.4999, 0.5001, 0.51, 0.6, 0.9])
+    images = levels.view(-1, 1, 1, 1).expand(-1, 3, 4, 4).contiguous()
+    with frozen(model):
+        network = search_network(model, images, precision="bf16")
+        twin = network.network
+        twin.exact = 0
+        leaf = images.clone().requires_grad_()
+        logits = network(leaf)
+        (gradient,) = torch.autograd.grad(logits[:, 1].sum(), leaf)
+    assert twin.exact == 2  # 0.4999 and 0.5001
+    assert torch.allclose(logits[3:5], model(images[3:5]), rtol=0, atol=1e-7)
+    assert logits.argmax(1).tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert gradient.flatten(1).sum(1).tolist() == pytest.approx([1.0] * 8, rel=1e-2)
+
+
+def test_a_search_in_bf16_finds_the_same_and_says_so():
+    model = load_classifier(str(ROOT / "model_cards" / "resnet8_cifar.r_le_digits"))
+    data = load_images("digits", image_size=16)
+    images, labels = store_images(data.test, 16, torch.device("cpu")).inputs[::12], data.test.labels[::12]
+    fine, rough = (evaluate(model, images, labels, attacks=[short(0.1, 10)], search_precision=name) for name in ("fp32", "bf16"))
+    assert abs(rough["autoattack"].accuracy - fine["autoattack"].accuracy) <= 1 / len(images)
+    assert 0.2 < rough["autoattack"].accuracy < 0.9
+    assert rough["clean"].accuracy == fine["clean"].accuracy
+    assert rough.refuted == 0
+    assert (rough["autoattack"].version, rough["square"].search_precision) == ("short, searched in bf16", "bf16")
+    assert (fine["autoattack"].version, fine["square"].search_precision) == ("short", None)
+
+
+def test_a_network_that_bf16_makes_another_is_not_searched_on_so():
+    class Fine(nn.Module):
+        def forward(self, images):
+            mean = images.mean((1, 2, 3))
+            if torch.is_autocast_enabled("cpu"):
+                mean = mean.bfloat16()
+            return torch.stack([torch.sin(1e4 * mean), torch.cos(1e4 * mean)], 1)
+
+    class Refuses(nn.Module):
+        def forward(self, images):
+            if torch.is_autocast_enabled("cpu"):
+                raise RuntimeError("no bf16 here")
+            return images.mean((2, 3))
+
+    images, labels = sample(small_net(2), 6)
+    for model, sentence in ((Fine(), "of their spread: search with --search_precision fp32"), (Refuses(), r"does not run in bf16 \(no bf16 here\)")):
+        with pytest.raises(UserError, match=sentence):
+            evaluate(model, images, labels * 0, search_precision="bf16")
 
 
 def test_batch_size_is_measured():

@@ -70,13 +70,15 @@ def test_a_users_own_network(command, tmp_path):
         "    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 10), torch.nn.Softmax(1)).train()\n"
         "def broken():\n    raise ValueError('no')\n"
     )
-    words = ("--attacks", "fast", "--epsilon", "4/255", "--samples", 12, "--update_card", "true", "--output_dir", "out")
+    words = ("--attacks", "fast", "--epsilon", "4/255", "--samples", 12, "--update_card", "true", "--search_precision", "bf16", "--output_dir", "out")
     done = command("evaluate.py", "--model.callable", "mine:build", *DIGITS, *words, check=0)
     assert "came in training mode" in done.stderr
     assert "outputs are probabilities" in done.stderr
     record = json.loads((tmp_path / "out" / "results.json").read_text())
     assert len(record["report"]["warnings"]) == 2
     assert record["model"]["name"] == "mine:build"
+    assert record["evaluations"][-1]["version"] == "APGD-CE and APGD-T alone, searched in bf16"
+    assert "searched in bf16" in (tmp_path / "out" / "report.html").read_text()
     for name, sentence in (("mine:broken", "failed (ValueError"), ("mine:nothing", "cannot be imported"), ("mine", "write module:function")):
         done = command("evaluate.py", "--model.callable", name, *DIGITS, "--output_dir", "other")
         assert done.returncode == 2

@@ -126,6 +126,7 @@ def test_a_process_whose_neighbour_is_killed_ends_with_a_sentence(command, begin
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(command, begin, class_folder, tmp_path):
     words = [*SLOW, "--data.name", class_folder]
     command("pretrain.py", *words, "--output_dir", "whole", check=0)
