@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rocl_transfer.attacks import Network
 from rocl_transfer.errors import UserError
-from rocl_transfer.models import fold
+from rocl_transfer.models import fold, hold_bf16
 
 log = logging.getLogger("rocl_transfer")
 
@@ -37,9 +37,9 @@ def search_network(model: nn.Module, images: Tensor, compiled: bool = False, pre
     """
     truth = model(images)
     spread = _spread(truth).max()
-    network = model
+    network, done = model, set()
     steps: list[tuple[str, Any]] = [("channels-last", _channels_last), ("folded BatchNorm", _folded)]
-    for name, step in [*steps, ("compiled", torch.compile)] if compiled else steps:
+    for name, step in [*steps, ("compiled", _compiled)] if compiled else steps:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -50,9 +50,10 @@ def search_network(model: nn.Module, images: Tensor, compiled: bool = False, pre
             continue
         if difference < _AGREE:
             network = candidate
+            done.add(name)
         else:
             log.info("the search goes on without a %s network: its logits differ by %.1e of their spread", name, difference)
-    return network if precision == "fp32" else Rough(network, images)
+    return network if precision == "fp32" else Rough(network, images, "compiled" in done)
 
 
 def _channels_last(model: nn.Module) -> nn.Module:
@@ -66,6 +67,12 @@ def _folded(model: nn.Module) -> nn.Module:
     return fold(model)
 
 
+def _compiled(model: nn.Module) -> nn.Module:
+    result = copy.deepcopy(model)
+    result.compile()
+    return result
+
+
 class Rough(nn.Module):
     """A network under bf16 autocast, whose answers are those in float32 wherever bf16 leaves a doubt which class comes first.
 
@@ -75,14 +82,18 @@ class Rough(nn.Module):
     Args:
         network: Images (N, C, H, W) -> logits (N, K).
         images: A few, on which the error is measured.
+        compiled: Compile the copy that runs in bf16 as well.
 
     Raises:
         UserError: The network does not run in bf16, or says something else there.
     """
 
-    def __init__(self, network: nn.Module, images: Tensor) -> None:
+    def __init__(self, network: nn.Module, images: Tensor, compiled: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.rough = network, copy.deepcopy(network)
+        hold_bf16(self.rough)
+        if compiled:
+            self.rough.compile()
         with torch.no_grad():
             truth = network(images).float()
             try:
@@ -96,7 +107,7 @@ class Rough(nn.Module):
 
     def _rough(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16):
-            logits: Tensor = self.network(images)
+            logits: Tensor = self.rough(images)
         return logits.float()
 
     def forward(self, images: Tensor) -> Tensor:

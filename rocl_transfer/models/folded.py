@@ -69,6 +69,18 @@ def _follow(model: nn.Module, twin: nn.Module, pairs: dict[str, str]) -> None:
         own[f"{convolution}.bias"].copy_(bias)
 
 
+def hold_bf16(model: nn.Module) -> None:
+    """Keep the weights of convolutions and linear maps in bf16.
+
+    Under bf16 autocast the same function, bit for bit: it would cast these weights anew in every pass, because it remembers only casts of parameters
+    that train. A pass of ResNet-18 at 16 px took 6.1 ms instead of 9.4 with 3 images, 17 instead of 21 with 32, 60 instead of 64 with 128 (2 CPU cores).
+    """
+    for part in model.modules():
+        # Not subclasses, nor parametrized ones: what they make of their weights is to be made of all their digits.
+        if type(part) in (nn.Conv2d, nn.Linear) and not parametrize.is_parametrized(part):
+            part.to(torch.bfloat16)
+
+
 class Folded:
     """``model`` as attacks see it, and follow it through training.
 
@@ -115,6 +127,8 @@ class Folded:
             if not difference < _AGREE:
                 self.twin = None
                 log.info("attacks go on with BatchNorm apart: folded into the convolutions, outputs differ by %.1e of their spread", difference)
+            elif torch.is_autocast_enabled(images.device.type):  # runtime.py refuses fp16
+                hold_bf16(self.twin)
         except Exception as error:  # a network may refuse to be copied or traced in any way
             self.twin = None
             log.info("attacks go on with BatchNorm apart (%s)", (str(error).strip() or type(error).__name__).splitlines()[0][:150])

@@ -46,9 +46,10 @@ def test_verdicts_do_not_depend_on_the_batch_size(batch_size):
     images = torch.rand(20, 3, 16, 16)
     labels = model.eval()(images).argmax(1)
     attacks = [PGD(0.002, 5), PGD(0.02, 5, norm="l2")]
-    assert (
-        evaluate(model, images, labels, attacks=attacks, batch_size=batch_size).verdicts == evaluate(model, images, labels, attacks=attacks).verdicts
-    )
+    found, expected = (evaluate(model, images, labels, attacks=attacks, batch_size=size).verdicts for size in (batch_size, 256))
+    for mine, other in zip(found, expected, strict=True):
+        assert mine.pop("margin") == pytest.approx(other.pop("margin"), abs=1e-5)  # other kernels round otherwise
+        assert mine == other
 
 
 def test_a_store_of_bytes_is_the_tensor_of_floats():

@@ -7,7 +7,7 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 
-from rocl_transfer.models import Folded, PixelModel, create_backbone, fold, merge_lora, select_trainable
+from rocl_transfer.models import Folded, PixelModel, create_backbone, fold, hold_bf16, merge_lora, select_trainable
 from rocl_transfer.models.backbone import add_head
 
 IMAGES = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -71,6 +71,29 @@ def test_follows_a_model_whose_norms_were_synchronised_since():
     expected = model.eval()(IMAGES)
     convert_sync_batchnorm(model)
     torch.testing.assert_close(follower.current(IMAGES)(IMAGES), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet8_cifar", "test_vit", "test_nfnet"])  # weights, transformers, weights standardised in every pass
+def test_weights_held_in_bf16_are_what_autocast_makes_of_them(name):
+    model = fold(lived_in(name)) if name == "resnet8_cifar" else lived_in(name).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, slope = model(IMAGES), gradient(model)
+        hold_bf16(model)
+        assert torch.equal(model(IMAGES), expected)
+        assert torch.equal(gradient(model), slope)
+    assert any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
+
+
+def test_under_autocast_attacks_see_weights_in_bf16_that_follow():
+    model = lived_in("resnet8_cifar")
+    follower = Folded(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        twin = follower.current(IMAGES)
+        assert {parameter.dtype for parameter in twin.parameters()} == {torch.bfloat16}
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(0.9)
+        torch.testing.assert_close(follower.current(IMAGES)(IMAGES).float(), fold(model)(IMAGES).float(), rtol=0, atol=0)
 
 
 def test_low_rank_additions_are_part_of_the_function():
