@@ -8,6 +8,6 @@ from rocl_transfer.models.projector import projector
 from rocl_transfer.models.trainable import merge_lora, select_trainable
 
 __all__ = [
-    "Folded", "PixelModel", "add_head", "create_backbone", "create_classifier", "family", "fold", "has_weights", "hold_bf16", "merge_lora", "projector",
-    "resnet_cifar", "select_trainable",
+    "Folded", "PixelModel", "add_head", "create_backbone", "create_classifier", "family", "fold", "has_weights", "hold_bf16", "merge_lora",
+    "projector", "resnet_cifar", "select_trainable",
 ]  # fmt: skip

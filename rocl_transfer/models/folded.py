@@ -73,7 +73,7 @@ def hold_bf16(model: nn.Module) -> None:
     """Keep the weights of convolutions and linear maps in bf16.
 
     Under bf16 autocast the same function, bit for bit: it would cast these weights anew in every pass, because it remembers only casts of parameters
-    that train. A pass of ResNet-18 at 16 px took 6.1 ms instead of 9.4 with 3 images, 17 instead of 21 with 32, 60 instead of 64 with 128 (2 CPU cores).
+    that train. A pass of ResNet-18 at 16 px took 6.1 ms instead of 9.4 with 3 images, 17 instead of 21 with 32, 60 instead of 64 with 128 (on a CPU).
     """
     for part in model.modules():
         # Not subclasses, nor parametrized ones: what they make of their weights is to be made of all their digits.

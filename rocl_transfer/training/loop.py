@@ -3,7 +3,6 @@
 import logging
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,36 +18,18 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from rocl_transfer.data import Batches, StreamedBatches
 from rocl_transfer.errors import Interrupted, UserError
 from rocl_transfer.objectives import Objective
+from rocl_transfer.training.account import Account, Cadence, Monitor
 from rocl_transfer.training.checkpoints import Checkpoints
 from rocl_transfer.training.guard import Collapse, Guard, Look, Recovery
 from rocl_transfer.training.interruption import answer, ending, uninterrupted
-from rocl_transfer.training.metrics import MetricsFile, peak_memory
 from rocl_transfer.training.optimization import Schedule
 from rocl_transfer.training.progress import Progress, Trained
 from rocl_transfer.training.steps import Steps
 from rocl_transfer.training.update import Update
 
 log = logging.getLogger("rocl_transfer")
-Monitor = Callable[[], dict[str, float]]
 # How the collectives of gloo and NCCL say that another process is gone.
 _ALONE = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|Broken pipe|DistBackendError|remote process exited")
-
-
-@dataclass(frozen=True)
-class Cadence:
-    """How often things happen beside the steps.
-
-    Args:
-        log: Steps between lines of ``metrics.jsonl``.
-        checkpoint: Steps between checkpoints (default: one epoch's); the last step always has one.
-        monitor: Epochs between calls of the monitor; the last step always has one.
-        track: Whether Accelerate's trackers are told. Only one training of a run may: each counts its steps from 0.
-    """
-
-    log: int = 10
-    checkpoint: int | None = None
-    monitor: int = 1
-    track: bool = True
 
 
 def train(
@@ -138,19 +119,21 @@ class _Loop:
         state: dict[str, Any],
     ) -> None:
         self.accelerator, self.schedule, self.batches, self.checkpoints = accelerator, schedule, batches, checkpoints
-        self.monitor, self.guard, self.recovery, self.cadence, self.update = watch.monitor, watch.guard, watch.recovery, watch.cadence, update
+        self.guard, self.recovery, self.update = watch.guard, watch.recovery, update
         self.per_epoch = batches.sampler.steps_per_epoch
         self.total = schedule.epochs * self.per_epoch
         self.last = min(self.total, max_steps or self.total)
-        self.steps = Steps(accelerator, update, batches, watch.recovery, watch.deferred, self.total, checkpoints.folder.parent)
-        self.metrics = MetricsFile(checkpoints.folder.parent / "metrics.jsonl", accelerator.is_main_process)
+        folder = checkpoints.folder.parent
+        self.steps = Steps(accelerator, update, batches, watch.recovery, watch.deferred, self.total, folder)
+        self.account = Account(
+            accelerator, update.prepared, watch.monitor, watch.guard is not None, watch.cadence, self.per_epoch, self.last, folder
+        )  # fmt: skip
         self.at = Progress.load(state)
         if self.at.step < self.last or self.at.due:
-            self.metrics.rewind(self.at.step - self.at.due)
+            self.account.metrics.rewind(self.at.step - self.at.due)
             self.at.forget_last()
             if accelerator.is_main_process:
                 checkpoints.forget_after(self.at.step)
-        self.images, self.window_seconds = 0, 0.0
         self.saved: tuple[int, bool] | None = None
 
     def run(self) -> Trained:
@@ -218,10 +201,10 @@ class _Loop:
         self.update.begin_epoch(rate)
         mark = time.perf_counter()
         for batch in self.batches.epoch(epoch, inner):
-            self.steps.take(self.at, batch, self.is_read(self.at.step + 1))
+            self.steps.take(self.at, batch, self.account.is_read(self.at.step + 1))
             took = time.perf_counter() - mark
-            self.at.seconds, self.window_seconds = self.at.seconds + took, self.window_seconds + took
-            self.images += len(batch.inputs) * self.batches.sampler.world
+            self.at.seconds += took
+            self.account.timed(len(batch.inputs) * self.batches.sampler.world, took)
             bar.set_postfix(loss=f"{self.steps.loss:.4f}", lr=f"{rate:.3g}", refresh=False)
             bar.update()
             self.after_step(epoch, rate)
@@ -230,19 +213,12 @@ class _Loop:
                 break
             mark = time.perf_counter()
 
-    def is_read(self, step: int) -> bool:
-        """Whether something happens after ``step`` steps that needs the numbers of all of them."""
-        return step == self.last or any(step % every == 0 for every in (self.cadence.log, self.per_epoch, self.cadence.checkpoint or self.per_epoch))
-
     def after_step(self, epoch: int, rate: float, save: bool = False) -> None:
-        """Log, monitor, save and judge where they are due, in this order: a checkpoint never stands before the lines that belong to it.
-
-        The last step logs, monitors and saves in any case. Where that was not due, its lines are marked ``last``: a run that goes on forgets them,
-        and writes what the uninterrupted run would.
-        """
+        """Log, monitor, save and judge where they are due, in this order: a checkpoint never stands before the lines that belong to it."""
         before = self.at.copy()
         try:
-            saves = self.lines_after_step(epoch, rate) or save
+            looked = self.account.after_step(self.at, epoch, rate)
+            saves = save or self.account.saves(self.at.step) or (looked and self.best_step() == self.at.step)
         except BaseException:
             self.at = before  # what was begun is done again when the run goes on
             raise
@@ -261,43 +237,6 @@ class _Loop:
         if self.accelerator.num_processes > 1:
             names = gather_object(names)
         return names[0] if names else ""
-
-    def lines_after_step(self, epoch: int, rate: float) -> bool:
-        """Write what is due; whether a checkpoint is."""
-        number = epoch + 1
-        ends_epoch, ends = self.at.step % self.per_epoch == 0, self.at.step == self.last
-        logs, looks = self.at.step % self.cadence.log == 0, ends_epoch and number % self.cadence.monitor == 0
-        if logs:
-            self.write(epoch, {**self.at.window.take(), **self.pace(rate)})
-        seen = self.look(number, {} if looks else {"last": True}) if looks or ends else {}
-        if ends_epoch:
-            means = {f"epoch_{name}": value for name, value in self.at.epoch_mean.take().items()}
-            self.write(epoch, {**means, **(seen if looks else {})})
-        if ends and not logs:
-            self.write(epoch, {**self.at.window.means(), **self.pace(rate), "last": True})
-        if ends and not looks and seen:
-            self.write(epoch, {**seen, "last": True})
-        return self.at.step % (self.cadence.checkpoint or self.per_epoch) == 0 or ends or bool(seen and self.best_step() == self.at.step)
-
-    def pace(self, rate: float) -> dict[str, float]:
-        line = {"lr": rate, "memory_bytes": peak_memory()}
-        if self.window_seconds:  # nothing was timed yet where a run goes on at a step that was already taken
-            line["images_per_second"] = self.images / self.window_seconds
-        self.images, self.window_seconds = 0, 0.0
-        return line
-
-    def look(self, number: int, mark: dict[str, bool]) -> dict[str, float]:
-        """What the monitor sees, the same on every process."""
-        if self.monitor is None:
-            return {}
-        found = self.monitor()
-        numbers = self.accelerator.reduce(torch.tensor(list(found.values()), device=self.accelerator.device), "mean").tolist()
-        seen = {name: round(value, 6) for name, value in zip(found, numbers, strict=True)}
-        self.update.prepared.train()
-        log.info("epoch %d: %s", number, ", ".join(f"{name} {value:.4f}" for name, value in seen.items()))
-        if self.guard is not None:
-            self.at.looks.append({"step": self.at.step, "epoch": number, **seen, **mark})
-        return seen
 
     def best(self, going_on: bool = False) -> Look | None:
         """The best look whose weights are still there: those of a run resumed from another folder, or from before it, are not."""
@@ -341,17 +280,11 @@ class _Loop:
             self.at = Progress.load(self.checkpoints.load(target, self.update.objective, self.update.optimizer.optimizer))
             self.at.rollbacks, self.at.skipped, self.at.seconds, self.at.skipped_in_a_row = rollbacks, skipped, seconds, 0
         self.accelerator.wait_for_everyone()  # all have read before the main process writes
-        self.metrics.rewind(self.at.step)
+        self.account.metrics.rewind(self.at.step)
         if self.accelerator.is_main_process:
             self.checkpoints.forget_after(self.at.step)
-        self.write(self.at.step // self.per_epoch, {"rolled_back_from": rollbacks[-1]["at"], "lr_factor": factor})
+        self.account.write(self.at, self.at.step // self.per_epoch, {"rolled_back_from": rollbacks[-1]["at"], "lr_factor": factor})
         self.save()
-
-    def write(self, epoch: int, values: dict[str, float]) -> None:
-        line = {"step": self.at.step, "epoch": epoch, **values}
-        self.metrics.write(line)
-        if self.cadence.track:
-            self.accelerator.log(line, step=self.at.step)
 
     def save(self) -> None:
         if self.accelerator.is_main_process:

@@ -1,0 +1,116 @@
+"""The account that a run gives of itself between its steps: lines of metrics, and what the monitor sees."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from rocl_transfer.training.metrics import MetricsFile, peak_memory
+from rocl_transfer.training.progress import Progress
+
+log = logging.getLogger("rocl_transfer")
+Monitor = Callable[[], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """How often things happen beside the steps.
+
+    Args:
+        log: Steps between lines of ``metrics.jsonl``.
+        checkpoint: Steps between checkpoints (default: one epoch's); the last step always has one.
+        monitor: Epochs between calls of the monitor; the last step always has one.
+        track: Whether Accelerate's trackers are told. Only one training of a run may: each counts its steps from 0.
+    """
+
+    log: int = 10
+    checkpoint: int | None = None
+    monitor: int = 1
+    track: bool = True
+
+
+class Account:
+    """Writes ``metrics.jsonl``, tells the trackers, and has the monitor look.
+
+    The last step logs and monitors in any case. Where that was not due, its lines are marked ``last``: a run that goes on forgets them, and writes
+    what the uninterrupted run would.
+
+    Args:
+        accelerator: From :func:`rocl_transfer.training.start`.
+        prepared: What trains: put back in train mode after a look.
+        monitor: Its numbers go into the metrics; called on every process.
+        keeps_looks: Whether what the monitor saw is kept for a guard.
+        cadence: How often.
+        per_epoch: Steps of an epoch.
+        last: The step at which the run ends.
+        folder: Where ``metrics.jsonl`` stands.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, prepared: nn.Module, monitor: Monitor | None, keeps_looks: bool, cadence: Cadence, per_epoch: int, last: int,
+        folder: Path,
+    ) -> None:  # fmt: skip
+        self.accelerator, self.prepared, self.monitor, self.keeps_looks = accelerator, prepared, monitor, keeps_looks
+        self.cadence, self.per_epoch, self.last = cadence, per_epoch, last
+        self.metrics = MetricsFile(folder / "metrics.jsonl", accelerator.is_main_process)
+        self.images, self.seconds = 0, 0.0  # since the last line
+
+    def is_read(self, step: int) -> bool:
+        """Whether something happens after ``step`` steps that needs the numbers of all of them."""
+        return step == self.last or any(step % every == 0 for every in (self.cadence.log, self.per_epoch, self.cadence.checkpoint or self.per_epoch))
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due after ``step`` steps."""
+        return step % (self.cadence.checkpoint or self.per_epoch) == 0 or step == self.last
+
+    def timed(self, images: int, seconds: float) -> None:
+        """Count a step of so many ``images`` over all processes."""
+        self.images, self.seconds = self.images + images, self.seconds + seconds
+
+    def after_step(self, at: Progress, epoch: int, rate: float) -> bool:
+        """Write what is due; whether the monitor looked."""
+        number = epoch + 1
+        ends_epoch, ends = at.step % self.per_epoch == 0, at.step == self.last
+        logs, looks = at.step % self.cadence.log == 0, ends_epoch and number % self.cadence.monitor == 0
+        if logs:
+            self.write(at, epoch, {**at.window.take(), **self._pace(rate)})
+        seen = self._look(at, number, {} if looks else {"last": True}) if looks or ends else {}
+        if ends_epoch:
+            means = {f"epoch_{name}": value for name, value in at.epoch_mean.take().items()}
+            self.write(at, epoch, {**means, **(seen if looks else {})})
+        if ends and not logs:
+            self.write(at, epoch, {**at.window.means(), **self._pace(rate), "last": True})
+        if ends and not looks and seen:
+            self.write(at, epoch, {**seen, "last": True})
+        return bool(seen)
+
+    def write(self, at: Progress, epoch: int, values: dict[str, float]) -> None:
+        """One line."""
+        line = {"step": at.step, "epoch": epoch, **values}
+        self.metrics.write(line)
+        if self.cadence.track:
+            self.accelerator.log(line, step=at.step)
+
+    def _pace(self, rate: float) -> dict[str, float]:
+        line = {"lr": rate, "memory_bytes": peak_memory()}
+        if self.seconds:  # nothing was timed yet where a run goes on at a step that was already taken
+            line["images_per_second"] = self.images / self.seconds
+        self.images, self.seconds = 0, 0.0
+        return line
+
+    def _look(self, at: Progress, number: int, mark: dict[str, bool]) -> dict[str, float]:
+        """What the monitor sees, the same on every process."""
+        if self.monitor is None:
+            return {}
+        found = self.monitor()
+        numbers = self.accelerator.reduce(torch.tensor(list(found.values()), device=self.accelerator.device), "mean").tolist()
+        seen = {name: round(value, 6) for name, value in zip(found, numbers, strict=True)}
+        self.prepared.train()
+        log.info("epoch %d: %s", number, ", ".join(f"{name} {value:.4f}" for name, value in seen.items()))
+        if self.keeps_looks:
+            at.looks.append({"step": at.step, "epoch": number, **seen, **mark})
+        return seen
