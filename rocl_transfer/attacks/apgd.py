@@ -69,7 +69,7 @@ class APGD(Attack):
         """See :class:`Attack`."""
         return {"steps": self.steps, **({"targets": self.targets} if self.targets else {"restarts": self.restarts})}
 
-    def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor) -> Outcome:
+    def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor, at_once: int = 0) -> Outcome:
         """See :class:`Attack`."""
         outcome, threat = Outcome(images), self.threat
         targets = rivals(network(images), labels, runs) if self.targets else runs

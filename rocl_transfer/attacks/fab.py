@@ -63,7 +63,7 @@ class FAB(Attack):
         """See :class:`Attack`."""
         return {"steps": self.steps, "targets": self.targets}
 
-    def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor) -> Outcome:
+    def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor, at_once: int = 0) -> Outcome:
         """See :class:`Attack`; nothing here is random."""
         outcome = Outcome(images)
         targets = rivals(network(images), labels, runs)

@@ -111,7 +111,7 @@ class PGD(Attack):
         """See :class:`Attack`."""
         return {"steps": self.steps, "step_size": self.step_size, "restarts": self.restarts}
 
-    def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor) -> Outcome:
+    def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor, at_once: int = 0) -> Outcome:
         """See :class:`Attack`; as in the literature, the last point counts, whatever lay on the way."""
         outcome = Outcome(images)
         pairs = zip(seeds.tolist(), runs.tolist(), strict=True)

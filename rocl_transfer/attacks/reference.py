@@ -50,7 +50,7 @@ class Reference(Attack):
         """See :class:`Attack`."""
         return {"engine": "pyautoattack"}
 
-    def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor) -> Outcome:
+    def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor, at_once: int = 0) -> Outcome:
         """See :class:`Attack`."""
         from pyautoattack import AutoAttack
 

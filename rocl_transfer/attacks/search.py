@@ -84,7 +84,7 @@ class Attack(ABC):
         """What the record says of it beside name, norm and epsilon."""
 
     @abstractmethod
-    def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor) -> Outcome:
+    def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor, at_once: int = 0) -> Outcome:
         """One run for each sample; what it finds does not depend on the samples beside it.
 
         Args:
@@ -93,6 +93,7 @@ class Attack(ABC):
             labels: (N,), int64.
             runs: (N,), int64: which run of the sample this is.
             seeds: (N,), int64: everything random in a sample's runs follows from its seed.
+            at_once: How many images the network is best asked of at once: a search may look ahead while N are fewer.
         """
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -107,6 +108,11 @@ class Attack(ABC):
             UserError: The images are no floats in [0, 1].
         """
         check_pixels(images)
+
+        def network(images: Tensor) -> Tensor:
+            logits: Tensor = model(images).float()
+            return logits
+
         adversarial = images.clone()
         seeds = torch.randint(2**62, (len(images),)).to(images.device)
         with frozen(model), torch.no_grad():
@@ -114,7 +120,7 @@ class Attack(ABC):
             for run in range(self.runs):
                 if not len(standing):
                     break
-                found = self.search(model, images[standing], labels[standing], torch.full_like(standing, run), seeds[standing])
+                found = self.search(network, images[standing], labels[standing], torch.full_like(standing, run), seeds[standing])
                 adversarial[standing] = found.adversarial
                 standing = standing[~found.broken]
         return adversarial

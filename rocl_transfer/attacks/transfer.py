@@ -44,10 +44,10 @@ class Transfer(Attack):
         """See :class:`Attack`."""
         return {**self.attack.conditions(), **({"surrogate": self.sha256} if self.sha256 else {})}
 
-    def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor) -> Outcome:
+    def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor, at_once: int = 0) -> Outcome:
         """See :class:`Attack`."""
         outcome = Outcome(images)
         with frozen(self.surrogate):
-            found = self.attack.search(self.surrogate, images, labels, runs, seeds).adversarial
+            found = self.attack.search(self.surrogate, images, labels, runs, seeds, at_once).adversarial
         outcome.note(torch.arange(len(images), device=images.device), found, margin(network(found), labels))
         return outcome

@@ -99,8 +99,9 @@ class Engine:
         few = images[:16]
         network = self.model if self.plain else search_network(self.model, few, self.compiled, self.precision)
         with torch.no_grad():
-            size, forward, gradient = measure(network, images[:4096], self.batch_size)
-        self.batch_size, self.forward, self.backward = size, forward, gradient / forward
+            rates = measure(network, images[:4096], self.batch_size)
+        self.batch_size, self.enough = rates.size, rates.enough
+        self.forward, self.backward = rates.forward, rates.gradient / rates.forward
         self.network = Metered(network, self.bar, self.backward)
         self.later, self.foretold = 0.0, False
 
@@ -208,6 +209,7 @@ class Engine:
         if self.batch_size == 1:
             raise UserError("the memory does not hold one image with what attacks need beside the network: use a device with more")
         self.batch_size //= 2
+        self.enough = min(self.enough, self.batch_size)
         torch.cuda.empty_cache()
         log.warning("out of memory: going on with %d images at once", self.batch_size)
 
@@ -217,7 +219,7 @@ class Engine:
         device = self.labels.device
         seeds = torch.tensor([derive_seed(self.seed, sample) for sample in samples.tolist()], device=device)
         clean, truth = images[rows.to(images.device)], self.labels[samples.to(device)]
-        outcome = attack.search(self.network, clean, truth, runs.to(device), seeds)
+        outcome = attack.search(self.network, clean, truth, runs.to(device), seeds, self.enough)
         margins, broken = outcome.margin.clone(), outcome.broken
         if broken.any():
             found = outcome.adversarial[broken]

@@ -4,6 +4,7 @@ import copy
 import logging
 import time
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -151,8 +152,25 @@ class Metered:
         return logits
 
 
-def measure(network: Network, images: Tensor, batch_size: int | None = None) -> tuple[int, float, float]:
-    """How many images are best taken at once, and seconds an image of a pass forward, and of one with gradient.
+@dataclass(frozen=True)
+class Rates:
+    """What a network was measured to take.
+
+    Attributes:
+        size: Images that are best taken at once.
+        enough: Images at once from which on more make a pass forward no more than a tenth cheaper an image.
+        forward: Seconds an image of a pass.
+        gradient: Of one with gradient.
+    """
+
+    size: int
+    enough: int
+    forward: float
+    gradient: float
+
+
+def measure(network: Network, images: Tensor, batch_size: int | None = None) -> Rates:
+    """How many images are best taken at once, and how long a pass takes.
 
     The size is doubled, from 16 on, while memory lasts and a pass takes less than a quarter of a second: larger batches cost no more an image, and
     what is done beside the network gains from them. Where memory does not hold 16, or the size that was asked for, it is halved.
@@ -161,6 +179,9 @@ def measure(network: Network, images: Tensor, batch_size: int | None = None) -> 
         network: What is measured.
         images: (N, C, H, W); repeated for larger sizes.
         batch_size: Measure this one alone.
+
+    Raises:
+        UserError: Not even one image's pass fits into memory.
     """
     size = batch_size or 16
     while (times := _times(network, images, size)) is None:
@@ -169,12 +190,18 @@ def measure(network: Network, images: Tensor, batch_size: int | None = None) -> 
         size //= 2
         log.warning("out of memory: going on with %d images at once", size)
         batch_size = size
-    while batch_size is None and size < _LARGEST and times[1] * size < 0.25:
+    seen, full = {size: times}, False
+    while batch_size is None and not full and size < _LARGEST and seen[size][1] * size < 0.25:
         larger = _times(network, images, 2 * size)
         if larger is None:
-            return max(size // 2, 1), *times  # some memory is left to what attacks keep beside the network
-        size, times = 2 * size, larger
-    return size, *times
+            full = True
+        else:
+            size *= 2
+            seen[size] = larger
+    most = max(size // 2, 1) if full else size  # some memory is left to what attacks keep beside the network
+    least = min(forward for forward, _ in seen.values())
+    enough = min(tried for tried, (forward, _) in seen.items() if forward <= 1.1 * least)
+    return Rates(most, min(most, enough), *seen[size])
 
 
 def _times(network: Network, images: Tensor, size: int) -> tuple[float, float] | None:

@@ -168,6 +168,32 @@ def test_square_breaks_what_is_well_inside_and_nothing_outside(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
+def test_square_that_looks_ahead_finds_what_it_finds_one_by_one(norm):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)).double().requires_grad_(False)
+    asked = []
+
+    def network(images):
+        asked.append(len(images))
+        return model(images.double()).float()
+
+    images = torch.rand(5, 3, 8, 8)
+    labels, seeds = model(images.double()).argmax(1), torch.arange(5)
+    attack = Square({"linf": 0.04, "l2": 0.2, "l1": 1.0}[norm], norm, 700)
+    one_by_one = attack.search(network, images, labels, seeds * 0, seeds)
+    passes, calls = sum(asked), len(asked)
+    asked.clear()
+    ahead = attack.search(network, images, labels, seeds * 0, seeds, at_once=40)
+    assert not one_by_one.broken.all()
+    assert torch.equal(ahead.broken, one_by_one.broken)
+    torch.testing.assert_close(ahead.margin, one_by_one.margin, rtol=0, atol=1e-6)
+    torch.testing.assert_close(ahead.adversarial, one_by_one.adversarial)
+    assert max(asked) <= 40
+    assert len(asked) < 0.8 * calls
+    assert passes <= sum(asked) < 1.1 * passes
+
+
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", [lambda e, n: PGD(e, 5, norm=n, restarts=2), lambda e, n: APGD(e, n, 10, targets=2), lambda e, n: FAB(e, n, 10, 2),
                                   lambda e, n: Square(e, n, 30)])  # fmt: skip
 def test_results_are_images_of_the_ball_and_do_not_depend_on_the_batch(norm, kind):

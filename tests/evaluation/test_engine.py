@@ -13,7 +13,7 @@ from rocl_transfer.data import load_images, store_images
 from rocl_transfer.evaluation import Ensemble, borderline, named_attacks, smallest_epsilon
 from rocl_transfer.evaluation import engine as engine_module
 from rocl_transfer.evaluation.journal import Journal
-from rocl_transfer.evaluation.network import measure, search_network
+from rocl_transfer.evaluation.network import Rates, measure, search_network
 from rocl_transfer.models import add_head, create_backbone
 
 ROOT = Path(__file__).parents[2]
@@ -108,7 +108,7 @@ class Dies(nn.Module):
 
 def test_a_run_that_died_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(engine_module, "search_network", lambda model, *_: model)
-    monkeypatch.setattr(engine_module, "measure", lambda network, images, size: (size, 1.0, 1.0))
+    monkeypatch.setattr(engine_module, "measure", lambda network, images, size: Rates(size, size, 1.0, 1.0))
     model = small_net(5)
     images, labels = sample(model, 20)
     attacks, identity = [short(0.004, 5)], {"model": "a"}
@@ -164,7 +164,7 @@ def test_out_of_memory_is_answered_with_smaller_batches(monkeypatch, caplog):
     assert booleans(found) == booleans(wanted)
     assert "out of memory: going on with 7 images at once" in caplog.text
     # Measured with one that held more than what attacks need leaves room for.
-    monkeypatch.setattr(engine_module, "measure", lambda network, images, size: (14, 1.0, 1.0))
+    monkeypatch.setattr(engine_module, "measure", lambda network, images, size: Rates(14, 14, 1.0, 1.0))
     caplog.clear()
     assert booleans(evaluate(model, images, labels, attacks=[short(0.004, 5)], batch_size=14)) == booleans(wanted)
     assert [record.args for record in caplog.records] == [(7,), (3,)]
@@ -300,12 +300,12 @@ def test_a_network_that_bf16_makes_another_is_not_searched_on_so():
 def test_batch_size_is_measured():
     model = small_net(3)
     with torch.no_grad():
-        size, forward, gradient = measure(model, torch.rand(5, 3, 8, 8))
-        assert size >= 16
-        assert 0 < forward < gradient * 2
-        assert measure(model, torch.rand(5, 3, 8, 8), 3)[0] == 3
-        assert measure(Holds(model, 5), torch.rand(5, 3, 8, 8))[0] == 4
-        assert measure(Holds(model, 40), torch.rand(5, 3, 8, 8))[0] == 16  # 32 would go, but attacks hold more
+        rates = measure(model, torch.rand(5, 3, 8, 8))
+        assert rates.size >= rates.enough >= 16
+        assert 0 < rates.forward < rates.gradient * 2
+        assert measure(model, torch.rand(5, 3, 8, 8), 3).size == 3
+        assert measure(Holds(model, 5), torch.rand(5, 3, 8, 8)).size == 4
+        assert measure(Holds(model, 40), torch.rand(5, 3, 8, 8)).size == 16  # 32 would go, but attacks hold more
         with pytest.raises(UserError, match="does not hold one image's pass"):
             measure(Holds(model, 0), torch.rand(5, 3, 8, 8))
 
