@@ -19,13 +19,14 @@ log = logging.getLogger("rocl_transfer")
 
 _LARGEST = 1024  # images at once: more than are held in memory for an attack
 _AGREE = 1e-3  # of the logits' spread: more is another function, not another rounding
+_SLOWER = 1.2  # times: what a step may cost before it is left out; fp32 on a CPU may want either layout, by how wide the network is
 _ROUGH = 0.05  # of it: what bf16 may change for a search to find its way
 
 
 def search_network(model: nn.Module, images: Tensor, compiled: bool = False, precision: str = "fp32") -> nn.Module:
     """A frozen copy of ``model`` with channels-last weights and BatchNorm folded into the convolutions before it.
 
-    Where a step cannot be done, or changes what the copy says of ``images`` by more than rounding, it is left out, and the log says so.
+    A step that cannot be done, changes what the copy says of ``images`` by more than rounding, or makes it slower is left out, and the log says so.
 
     Args:
         model: In eval mode.
@@ -46,15 +47,30 @@ def search_network(model: nn.Module, images: Tensor, compiled: bool = False, pre
                 warnings.simplefilter("ignore")
                 candidate = step(network)
                 difference = (candidate(images) - truth).abs().max() / spread
+                before, after = _seconds((network, candidate), images, precision)
         except Exception as error:  # a user's network may refuse any of these in any way
             log.info("the search goes on without a %s network (%s)", name, _first_line(error))
             continue
-        if difference < _AGREE:
+        if not difference < _AGREE:
+            log.info("the search goes on without a %s network: its logits differ by %.1e of their spread", name, difference)
+        elif after > _SLOWER * before:
+            log.info("the search goes on without a %s network: a pass takes %.1f times as long here", name, after / before)
+        else:
             network = candidate
             done.add(name)
-        else:
-            log.info("the search goes on without a %s network: its logits differ by %.1e of their spread", name, difference)
     return network if precision == "fp32" else Rough(network, images, "compiled" in done)
+
+
+def _seconds(networks: tuple[nn.Module, ...], images: Tensor, precision: str) -> list[float]:
+    """Of each network's pass forward, the best of five that take turns."""
+    taken: list[list[float]] = [[] for _ in networks]
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        for _ in range(5):
+            for network, times in zip(networks, taken, strict=True):
+                began = time.perf_counter()
+                network(images).sum().item()
+                times.append(time.perf_counter() - began)
+    return [min(times) for times in taken]
 
 
 def _channels_last(model: nn.Module) -> nn.Module:
@@ -148,7 +164,8 @@ class Metered:
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K)."""
         self.bar.update(len(images) * (self.backward if images.requires_grad else 1.0))
-        logits: Tensor = self.network(images).float()
+        # The weights say which layout convolutions compute in; images that came channels-last out of an index would overrule them.
+        logits: Tensor = self.network(images.contiguous()).float()
         return logits
 
 

@@ -12,6 +12,7 @@ from rocl_transfer.attacks import APGD, FAB, PGD, Square, frozen
 from rocl_transfer.data import load_images, store_images
 from rocl_transfer.evaluation import Ensemble, borderline, named_attacks, smallest_epsilon
 from rocl_transfer.evaluation import engine as engine_module
+from rocl_transfer.evaluation import network as network_module
 from rocl_transfer.evaluation.journal import Journal
 from rocl_transfer.evaluation.network import Rates, measure, search_network
 from rocl_transfer.models import add_head, create_backbone
@@ -199,7 +200,8 @@ def test_the_model_judges_what_the_search_finds(monkeypatch):
     assert results.refuted == 8
 
 
-def test_the_search_network_is_the_model(caplog):
+def test_the_search_network_is_the_model(caplog, monkeypatch):
+    monkeypatch.setattr(network_module, "_seconds", lambda *_: [1.0, 1.0])
     torch.manual_seed(0)
     model = add_head(create_backbone("resnet8_cifar", 16), list("abc")).eval()
     for part in model.modules():  # statistics that are not those of a new layer
@@ -231,6 +233,11 @@ def test_the_search_network_is_the_model(caplog):
         assert search_network(stubborn, images) is stubborn
     assert "without a channels-last network (no copies)" in caplog.text
     assert "without a folded BatchNorm network" in caplog.text
+
+    monkeypatch.setattr(network_module, "_seconds", lambda *_: [1.0, 1.5])
+    with frozen(model), torch.no_grad():
+        assert search_network(model, images) is model
+    assert "without a folded BatchNorm network: a pass takes 1.5 times as long here" in caplog.text
 
 
 class Doubtful(nn.Module):
