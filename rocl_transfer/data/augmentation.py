@@ -6,7 +6,7 @@ a seed gives the same views on every device.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _LUMA = (0.2989, 0.587, 0.114)
+_CACHED = 2**18  # pixel values that a CPU takes at once: 85 images of 32 px, 9 of 96 px, 1 of 224 px
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,26 @@ class Augmentation:
         return self._view(images, generator, 1)
 
     def _view(self, images: Tensor, generator: torch.Generator, n: int) -> Tensor:
-        return self._warp(self._colour(images, generator, n), generator, n)
+        """A view of each image from ``n`` draws: as many, or one for all."""
+        colours, placement = self._colours(images, generator, n), self._placement(images, generator, n)
+        # A CPU has the pixels of one operation still in its cache for the next; what comes out does not depend on it.
+        size = max(_CACHED // images[0].numel(), 1) if images.device.type == "cpu" else len(images)
+        views = []
+        for first in range(0, len(images), size):
+            view, own = images[first : first + size], slice(first, first + size) if n > 1 else slice(None)
+            for operation, amounts in colours:
+                view = operation(view, amounts[own])
+            views.append(_resample(view, placement[:, own]))
+        return torch.cat(views)
 
-    def _colour(self, images: Tensor, generator: torch.Generator, n: int) -> Tensor:
+    def _colours(self, images: Tensor, generator: torch.Generator, n: int) -> list[tuple[Callable[[Tensor, Tensor], Tensor], Tensor]]:
+        """Operations in turn, each with (n, 1, 1, 1) amounts."""
+
         def draw(low: float, high: float, neutral: float) -> Tensor:
-            values = torch.where(jittered, _uniform(n, low, high, generator), neutral)
-            return values.view(n, 1, 1, 1).to(images.device, images.dtype, non_blocking=True)
+            return place(torch.where(jittered, _uniform(n, low, high, generator), neutral).to(images.dtype))
+
+        def place(values: Tensor) -> Tensor:
+            return values.view(n, 1, 1, 1).to(images.device, non_blocking=True)
 
         jittered = torch.rand(n, generator=generator) < self.jitter_probability
         operations = [
@@ -77,38 +92,24 @@ class Augmentation:
             (_saturation, draw(*self.saturation, 1.0), self.saturation != (1, 1)),
             (_hue, draw(*self.hue, 0.0), self.hue != (0, 0)),
         ]
-        for index in torch.randperm(len(operations), generator=generator).tolist():
-            operation, amounts, changes = operations[index]
-            images = operation(images, amounts) if changes and self.jitter_probability else images
-        grey = (torch.rand(n, generator=generator) < self.grey_probability).view(n, 1, 1, 1).to(images.device, non_blocking=True)
-        return torch.where(grey, _grey(images), images) if self.grey_probability else images
+        drawn = [operations[index] for index in torch.randperm(len(operations), generator=generator).tolist()]
+        grey = place(torch.rand(n, generator=generator) < self.grey_probability)
+        chosen = [(operation, amounts) for operation, amounts, changes in drawn if changes and self.jitter_probability]
+        return [*chosen, (_greyed, grey)] if self.grey_probability else chosen
 
-    def _warp(self, images: Tensor, generator: torch.Generator, n: int) -> Tensor:
+    def _placement(self, images: Tensor, generator: torch.Generator, n: int) -> Tensor:
+        """(9, n, 1, 1): flip, crop, rotation with zoom, shift."""
         _, _, height, width = images.shape
         flip = torch.where(torch.rand(n, generator=generator) < self.flip_probability, -1.0, 1.0)
-        top, left, rows, columns = self._crops(n, height, width, generator)
+        crops = self._crops(n, height, width, generator)
         angle = _uniform(n, *self.rotation, generator) * (math.pi / 180)
         zoom = _uniform(n, *self.scale, generator)
-        shift = _uniform(2 * n, -self.shift, self.shift, generator).view(2, n, 1, 1)
+        shift = _uniform(2 * n, -self.shift, self.shift, generator).view(2, n)
         if self.crop_area == (1, 1) and self.rotation == (0, 0) and self.scale == (1, 1):
-            sides = torch.tensor([height, width]).view(2, 1, 1, 1)
+            sides = torch.tensor([height, width]).view(2, 1)
             shift = (shift * sides).round() / sides
-        parameters = torch.stack([flip, top, left, rows, columns, angle.cos() / zoom, angle.sin() / zoom])
-        parameters = parameters.to(images.device, non_blocking=True).view(7, n, 1, 1)
-        flip, top, left, rows, columns, cosine, sine = parameters
-        dy, dx = shift.to(images.device, non_blocking=True)
-
-        # An output pixel is mapped back to where it is read, in pixels of the source.
-        x = ((torch.arange(width, device=images.device) + 0.5) / width).view(1, 1, width)
-        y = ((torch.arange(height, device=images.device) + 0.5) / height).view(1, height, 1)
-        x = 0.5 + flip * (x - 0.5)
-        # Kept inside the crop, its border is repeated: exactly crop, then resize.
-        x = left + (x * columns - 0.5).clamp(min=0).minimum(columns - 1) + 0.5
-        y = top + (y * rows - 0.5).clamp(min=0).minimum(rows - 1) + 0.5
-        x, y = x - width / 2 - dx * width, y - height / 2 - dy * height
-        x, y = cosine * x - sine * y, sine * x + cosine * y
-        grid = torch.stack([x * (2 / width), y * (2 / height)], dim=-1).expand(len(images), -1, -1, -1)
-        return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
+        parameters = torch.stack([flip, *crops, angle.cos() / zoom, angle.sin() / zoom, *shift])
+        return parameters.to(images.device, non_blocking=True).view(9, n, 1, 1)
 
     def _crops(self, n: int, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Top, left, rows and columns of random resized crops: torchvision's ten tries for a box that fits, else the largest centred one."""
@@ -130,12 +131,33 @@ class Augmentation:
         return top, left, rows, columns
 
 
+def _resample(images: Tensor, placement: Tensor) -> Tensor:
+    """Each image read where ``placement`` (see :meth:`Augmentation._placement`) says."""
+    _, _, height, width = images.shape
+    flip, top, left, rows, columns, cosine, sine, dy, dx = placement
+    # An output pixel is mapped back to where it is read, in pixels of the source.
+    x = ((torch.arange(width, device=images.device) + 0.5) / width).view(1, 1, width)
+    y = ((torch.arange(height, device=images.device) + 0.5) / height).view(1, height, 1)
+    x = 0.5 + flip * (x - 0.5)
+    # Kept inside the crop, its border is repeated: exactly crop, then resize.
+    x = left + (x * columns - 0.5).clamp(min=0).minimum(columns - 1) + 0.5
+    y = top + (y * rows - 0.5).clamp(min=0).minimum(rows - 1) + 0.5
+    x, y = x - width / 2 - dx * width, y - height / 2 - dy * height
+    x, y = cosine * x - sine * y, sine * x + cosine * y
+    grid = torch.stack([x * (2 / width), y * (2 / height)], dim=-1).expand(len(images), -1, -1, -1)
+    return F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
 def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
     return low + (high - low) * torch.rand(n, generator=generator)
 
 
 def _grey(images: Tensor) -> Tensor:
     return (images * images.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def _greyed(images: Tensor, chosen: Tensor) -> Tensor:
+    return torch.where(chosen, _grey(images), images)
 
 
 def _brightness(images: Tensor, factor: Tensor) -> Tensor:

@@ -3,7 +3,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as VF
 
-from rocl_transfer.data import Augmentation, generators
+from rocl_transfer.data import Augmentation, augmentation, generators
 from rocl_transfer.data.augmentation import _brightness, _contrast, _grey, _hue, _saturation
 
 NOTHING = {
@@ -49,7 +49,7 @@ def test_crops_are_torchvisions_crop_then_resize():
     images, crops = pictures(64), Augmentation(**{**NOTHING, "crop_area": (0.08, 1.0)})
     views = crops(images, generators([1], "views"))
     generator = generators([1], "views")[0]
-    crops._colour(images, generator, len(images))
+    crops._colours(images, generator, len(images))
     torch.rand(64, generator=generator)  # the flips
     for image, view, *box in zip(images, views, *crops._crops(64, 32, 32, generator), strict=True):
         top, left, rows, columns = (int(b) for b in box)
@@ -127,3 +127,13 @@ def test_alike_draws_one_transformation_for_all():
     assert torch.allclose(together, alone, atol=1e-6)
     assert torch.allclose(together[:1], augmentation(images[:1], generators([1], "views")), atol=1e-6)
     assert not torch.allclose(together, augmentation.alike(images, generators([2], "views")[0]), atol=0.01)
+
+
+def test_how_many_images_a_cpu_takes_at_once_changes_nothing(monkeypatch):
+    images, drawn = torch.rand(11, 3, 8, 6), Augmentation(rotation=(-20, 20), scale=(0.8, 1.2), shift=0.1)
+    monkeypatch.setattr(augmentation, "_CACHED", 2**30)
+    whole, alike = drawn(images, generators((1, 2), "views")), drawn.alike(images, generators((1,), "views")[0])
+    for cached in (1, 4 * images[0].numel()):
+        monkeypatch.setattr(augmentation, "_CACHED", cached)
+        assert torch.equal(drawn(images, generators((1, 2), "views")), whole)
+        assert torch.equal(drawn.alike(images, generators((1,), "views")[0]), alike)
