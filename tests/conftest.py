@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,10 @@ from tests.stand_in_hub import StandInHub
 
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(2)
-
+# A shell's `&` and `nohup` leave these ignored, which recipes respect and tests of signals cannot have.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
 # What a recipe's process does that was forked from one with the imports done: they take 5 of the 8 seconds of a short run.
