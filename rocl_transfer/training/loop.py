@@ -219,10 +219,11 @@ class _Loop:
         try:
             looked = self.account.after_step(self.at, epoch, rate)
             saves = save or self.account.saves(self.at.step) or (looked and self.best_step() == self.at.step)
+            broken = self.broken() if saves else ""
         except BaseException:
             self.at = before  # what was begun is done again when the run goes on
             raise
-        if saves and (broken := self.broken()):
+        if broken:
             raise Collapse(
                 f"training stopped at step {self.at.step}: {broken} is not finite: lower --optimizer.lr or lengthen --optimizer.warmup_epochs"
             )

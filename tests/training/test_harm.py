@@ -89,7 +89,7 @@ def test_a_signal_in_a_step_saves_what_was_reached(tmp_path, number, step):
 
 
 @pytest.mark.usefixtures("listening")
-@pytest.mark.parametrize("where", ["optimizer", "monitor", "metrics", "saving"])
+@pytest.mark.parametrize("where", ["optimizer", "monitor", "metrics", "weights", "saving"])
 def test_a_signal_between_steps_loses_nothing_and_doubles_nothing(tmp_path, monkeypatch, where):
     whole, _ = run(tmp_path / "whole")
     sent = []
@@ -113,6 +113,10 @@ def test_a_signal_between_steps_loses_nothing_and_doubles_nothing(tmp_path, monk
             from rocl_transfer.training.metrics import MetricsFile
 
             patch.setattr(MetricsFile, "write", once(MetricsFile.write, 6))
+        elif where == "weights":  # looked through before they are saved, when the lines of that step are written
+            from rocl_transfer.training.loop import _Loop
+
+            patch.setattr(_Loop, "broken", once(_Loop.broken, 1))
         else:
             patch.setattr("rocl_transfer.training.checkpoints.save_file", once(__import__("safetensors.torch").torch.save_file, 5))
         with pytest.raises(Interrupted):
