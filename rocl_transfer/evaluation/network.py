@@ -19,8 +19,8 @@ log = logging.getLogger("rocl_transfer")
 
 _LARGEST = 1024  # images at once: more than are held in memory for an attack
 _AGREE = 1e-3  # of the logits' spread: more is another function, not another rounding
-_SLOWER = 1.2  # times: what a step may cost before it is left out; fp32 on a CPU may want either layout, by how wide the network is
 _ROUGH = 0.05  # of it: what bf16 may change for a search to find its way
+_SLOWER = 1.2  # times: what a step may cost before it is left out; fp32 on a CPU may want either layout, by how wide the network is
 
 
 def search_network(model: nn.Module, images: Tensor, compiled: bool = False, precision: str = "fp32") -> nn.Module:
