@@ -100,12 +100,9 @@ class Reference:
 class Exact:
     """Ours, with the same numbers: target encoded once, parameters frozen in the attack, batched views, channels-last."""
 
-    def __init__(self, objective: RoCL, images: Tensor, fast: bool = False, compiled: bool = False) -> None:
+    def __init__(self, objective: RoCL, images: Tensor, fast: bool = False) -> None:
         self.objective = objective.to(memory_format=torch.channels_last)
-        objective.shared_regularizer = fast
         self.autocast = fast and has_bf16_units(images.device)
-        if compiled:
-            objective.encoder.compile()
         self.batch = Batch(images, None, (1,))
         self.optimizer = create_optimizer(objective, "lars", 0.24, 1e-6)
 
@@ -197,15 +194,15 @@ def main() -> None:
     images = torch.randint(0, 256, (words.batch_size, 3, words.image_size, words.image_size), dtype=torch.uint8)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
 
-    def objective() -> RoCL:
+    def objective(**options: bool) -> RoCL:
         torch.manual_seed(0)
         encoder = create_backbone(words.model, words.image_size)
-        return RoCL(encoder, projector(encoder.num_features), Augmentation(), Ascent(Linf(EPSILON), STEP_SIZE, STEPS)).to(device)
+        return RoCL(encoder, projector(encoder.num_features), Augmentation(), Ascent(Linf(EPSILON), STEP_SIZE, STEPS), **options).to(device)
 
     steps = {
         "reference": Reference(objective(), pictures, device),
         "exact": Exact(objective(), images.to(device)),
-        "fast": Exact(objective(), images.to(device), fast=True, compiled=words.compile),
+        "fast": Exact(objective(shared_regularizer=True, compiled=words.compile), images.to(device), fast=True),
     }
     flops = pass_flops(steps["exact"].objective, words.image_size, device)
     clocks, first, peaks = alternate(steps, words.repeats, device)

@@ -88,6 +88,10 @@ class PGD(Attack):
         check_pixels(images)
         if generators is None:
             generators = [torch.Generator(images.device).manual_seed(int(torch.randint(2**31, ())))]
+        return self.perturb(model, images, labels, generators)
+
+    def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """The same without a look at the pixels, for which the host has to wait."""
         with frozen(model):
             # The sum keeps one image's gradient independent of the batch size.
             return self.ascent(images, lambda x: F.cross_entropy(model(x).float(), labels, reduction="sum"), generators)

@@ -221,16 +221,16 @@ def _length_of_channels(norm: str) -> Callable[[Tensor], Tensor]:
 
 def _bump(side: int, norm: str, turn: Tensor) -> Tensor:
     """(N, 1, side, side), of length 1: a positive and a negative pyramid, side by side or one above the other as draws ``turn`` (N,) say."""
-    pattern = _pair(side, norm).to(turn.device)
+    pattern = _pair(side, norm, turn.device)
     return torch.where(turn.view(-1, 1, 1, 1) > 0.5, pattern.T, pattern)
 
 
 @functools.cache
-def _pair(side: int, norm: str) -> Tensor:
+def _pair(side: int, norm: str, device: torch.device) -> Tensor:
     half = side // 2
     pattern = torch.cat([_pyramid(half, side, norm), -_pyramid(side - half, side, norm)])
     unit: Tensor = pattern / torch.linalg.vector_norm(pattern, 2 if norm == "l2" else 1)
-    return unit
+    return unit.to(device)
 
 
 def _pyramid(height: int, width: int, norm: str) -> Tensor:

@@ -140,7 +140,7 @@ class L1:
         delta = (adversarial - images).flatten(1)
         start = images.flatten(1)
         room, size = torch.where(delta > 0, 1 - start, start), delta.abs()
-        radius = torch.as_tensor(self.epsilon, device=delta.device, dtype=delta.dtype).expand(len(delta), 1, 1, 1).flatten(1)
+        radius = (delta.new_ones(len(delta), 1, 1, 1) * self.epsilon).flatten(1)
         low, high = torch.zeros_like(radius), size.amax(1, keepdim=True)  # of the threshold that all sizes are lowered by
         for _ in range(32):
             threshold = (low + high) / 2

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rocl_transfer.data.device import to_device
+
 _LUMA = (0.2989, 0.587, 0.114)
 _CACHED = 2**18  # pixel values that a CPU takes at once: 85 images of 32 px, 9 of 96 px, 1 of 224 px
 
@@ -83,7 +85,7 @@ class Augmentation:
             return place(torch.where(jittered, _uniform(n, low, high, generator), neutral).to(images.dtype))
 
         def place(values: Tensor) -> Tensor:
-            return values.view(n, 1, 1, 1).to(images.device, non_blocking=True)
+            return to_device(values, images.device).view(n, 1, 1, 1)
 
         jittered = torch.rand(n, generator=generator) < self.jitter_probability
         operations = [
@@ -109,7 +111,7 @@ class Augmentation:
             sides = torch.tensor([height, width]).view(2, 1)
             shift = (shift * sides).round() / sides
         parameters = torch.stack([flip, *crops, angle.cos() / zoom, angle.sin() / zoom, *shift])
-        return parameters.to(images.device, non_blocking=True).view(9, n, 1, 1)
+        return to_device(parameters, images.device).view(9, n, 1, 1)
 
     def _crops(self, n: int, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Top, left, rows and columns of random resized crops: torchvision's ten tries for a box that fits, else the largest centred one."""
@@ -153,7 +155,8 @@ def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Ten
 
 
 def _grey(images: Tensor) -> Tensor:
-    return (images * images.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+    red, green, blue = images.unbind(1)
+    return (red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2])[:, None]
 
 
 def _greyed(images: Tensor, chosen: Tensor) -> Tensor:
@@ -181,6 +184,6 @@ def _hue(images: Tensor, shift: Tensor) -> Tensor:
     safe = torch.where(chroma > 0, chroma, 1)
     sixths = torch.where(value == red, (green - blue) / safe, torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe))
     sixths = sixths + 6 * shift[:, 0]
-    offsets = images.new_tensor([5.0, 3.0, 1.0]).view(3, 1, 1)
+    offsets = torch.arange(5, 0, -2, device=images.device, dtype=images.dtype).view(3, 1, 1)
     k = (offsets + sixths[:, None]) % 6
     return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rocl_transfer.data.device import to_device
 from rocl_transfer.data.stores import Store
 from rocl_transfer.errors import UserError
 
@@ -148,5 +149,5 @@ class Batches:
         plan = list(self.sampler.epoch(epoch, first_step))
         inputs = self.store.stream(positions for positions, _ in plan)
         for (positions, seeds), batch in zip(plan, inputs, strict=True):
-            labels = None if self.labels is None else self.labels[positions].to(batch.device, non_blocking=True)
+            labels = None if self.labels is None else to_device(self.labels[positions], batch.device)
             yield Batch(batch, labels, seeds, positions)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from rocl_transfer.data.decode import decode
+from rocl_transfer.data.device import to_device
 from rocl_transfer.data.images import ImageSet
 from rocl_transfer.errors import UserError
 
@@ -45,7 +46,7 @@ class Resident:
     def stream(self, positions: Iterable[Tensor]) -> Iterator[Tensor]:
         """See :class:`Store`."""
         for chosen in positions:
-            yield self.inputs[chosen.to(self.inputs.device, non_blocking=True)]
+            yield self.inputs[to_device(chosen, self.inputs.device)]
 
 
 class Decoded(Dataset[Tensor]):

@@ -90,7 +90,7 @@ class Folded:
 
     Args:
         model: Followed, never changed.
-        compiled: Have ``torch.compile`` make kernels of the folded network.
+        compiled: Have ``torch.compile`` make kernels of the folded network, for each number of images its own.
     """
 
     def __init__(self, model: nn.Module, compiled: bool = False) -> None:
@@ -121,7 +121,9 @@ class Folded:
         try:
             self.twin, self.pairs = _without_norms(self.model)
             _follow(self.model, self.twin, self.pairs)
-            with torch.no_grad(), torch.autocast(images.device.type, enabled=False), precise:
+            # Compiled for these few images, the model would be compiled for any number of them from then on.
+            plain = torch.compiler.set_stance("force_eager")
+            with torch.no_grad(), torch.autocast(images.device.type, enabled=False), precise, plain:
                 truth, found = self.model.eval()(images), self.twin(images)
             difference = ((found - truth).abs().max() / (truth.max() - truth.min()).clamp_min(1e-12)).item()
             if not difference < _AGREE:
@@ -136,4 +138,4 @@ class Folded:
             for part, mode in modes:
                 part.training = mode
         if self.twin is not None and self.compiled:
-            self.twin.compile()
+            self.twin.compile(dynamic=False)

@@ -58,7 +58,8 @@ class RobustProbe(Objective):
         """Cross-entropy of the adversarial images; ``batch.inputs`` are uint8 images."""
         assert batch.labels is not None
         images = batch.inputs.float() / 255
-        adversarial = self.attack(self.attacked.current(images), images, batch.labels, generators(batch.seeds, "attack", images.device))
+        draws = generators(batch.seeds, "attack", images.device)
+        adversarial = self.attack.perturb(self.attacked.current(images), images, batch.labels, draws)
         with torch.no_grad():
             features = self.classifier.features(adversarial)
         return _measured(self.classifier.head(features), batch.labels)

@@ -30,7 +30,8 @@ class RoCL(Objective):
         regularizer_weight: Weight of the contrastive loss between the adversarial and the second view alone.
         shared_regularizer: Take that loss from the main loss's forward pass instead of one of its own: 24 network passes an image instead of 30.
             Another function, since BatchNorm then normalises the two views with the third.
-        compiled: Have ``torch.compile`` make kernels of the encoder, in training and in the attack.
+        compiled: Have ``torch.compile`` make kernels of the encoder, in training and in the attack, for each number of images its own: whole and
+            partial batches.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class RoCL(Objective):
         self.encoder, self.projector = encoder, projector
         self.attacked = Folded(encoder, compiled)
         if compiled:
-            encoder.compile()
+            encoder.compile(dynamic=False)
         self.views, self.attack = views, attack
         self.temperature, self.regularizer_weight, self.shared_regularizer = temperature, regularizer_weight, shared_regularizer
 
@@ -76,7 +77,7 @@ class RoCL(Objective):
         # The regulariser's forward comes first: BatchNorm's running statistics depend on the order (official code).
         pair = None if self.shared_regularizer else self._embed(adversarial, second)
         z = self._embed(first, second, adversarial)
-        regularizer, main = self._pair(z[[2, 1]] if pair is None else pair, len(batch.seeds)), self._main(z)
+        regularizer, main = self._pair(z[1:].flip(0) if pair is None else pair, len(batch.seeds)), self._main(z)
         return {"loss": main + self.regularizer_weight * regularizer, "main": main.detach(), "regularizer": regularizer.detach()}
 
     def perturb(self, images: Tensor, target: Tensor, seeds: Sequence[int]) -> Tensor:

@@ -205,7 +205,7 @@ class _Loop:
             took = time.perf_counter() - mark
             self.at.seconds += took
             self.account.timed(len(batch.inputs) * self.batches.sampler.world, took)
-            bar.set_postfix(loss=f"{self.steps.loss:.4f}", lr=f"{rate:.3g}", refresh=False)
+            bar.set_postfix(loss="?" if self.steps.loss is None else f"{self.steps.loss:.4f}", lr=f"{rate:.3g}", refresh=False)
             bar.update()
             self.after_step(epoch, rate)
             answer()

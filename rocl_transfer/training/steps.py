@@ -70,7 +70,8 @@ class Steps:
         self.name, self.total, self.folder = batches.name, total, folder
         self.drawn = batches.sampler.seed, batches.sampler.rank
         self.unread: list[_Taken] = []
-        self.loss, self.why = math.nan, ""  # of the last step read; of the last one left out
+        self.loss: float | None = None  # of the last step read
+        self.why = ""  # of the last one left out
 
     def take(self, at: Progress, batch: Batch, needed: bool) -> None:
         """Take the step that ``at`` stands before, and move it on.

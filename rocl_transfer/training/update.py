@@ -89,18 +89,21 @@ class Update:
     def apply_where(self, finite: Tensor) -> None:
         """Take the step where ``finite``, a scalar on the device, is true; else leave everything as it was. The host does not wait.
 
-        What an optimiser counts in plain numbers, as LAMB does, counts on.
+        What an optimiser counts on the host, as Adam and LAMB do their steps, counts on.
         """
-        state = [value for slots in self.optimizer.state.values() for value in slots.values() if isinstance(value, Tensor)]
-        before = [(tensor, tensor.clone()) for tensor in (*self.objective.parameters(), *state)]
-        known = {id(tensor) for tensor in state}
+        before = [(tensor, tensor.clone()) for tensor in (*self.objective.parameters(), *self._state(finite.device))]
+        known = {id(tensor) for tensor, _ in before}
         self.apply()
         for tensor, old in (*before, *self.before):
             tensor.copy_(torch.where(finite, tensor, old))
-        for slots in self.optimizer.state.values():
-            for value in slots.values():
-                if isinstance(value, Tensor) and id(value) not in known:  # made in this step: where it is not taken, as if nothing had been seen
-                    value.copy_(torch.where(finite, value, torch.zeros_like(value)))
+        for made in self._state(finite.device):
+            if id(made) not in known:  # in this step: where it is not taken, as if nothing had been seen
+                made.copy_(torch.where(finite, made, torch.zeros_like(made)))
+
+    def _state(self, device: torch.device) -> list[Tensor]:
+        """What the optimiser keeps on ``device``."""
+        slots = [value for slots in self.optimizer.state.values() for value in slots.values()]
+        return [value for value in slots if isinstance(value, Tensor) and value.device == device]
 
     def undo(self) -> None:
         """Leave a step that was begun as if it had not been: BatchNorm's statistics have seen its batch."""

@@ -1,0 +1,238 @@
+"""A device of its own: the host does not wait for it in a step, and it computes what the CPU does.
+
+On every machine this is tried on a stand-in, ``tests/elsewhere.py``; where there is a GPU, on that as well.
+"""
+
+import contextlib
+import copy
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+import rocl_transfer as rt
+from rocl_transfer.attacks import APGD, FAB, L2, PGD, Ascent, Linf, Square
+from rocl_transfer.data import Augmentation, Batch, Batches, Resident, Sampler
+from rocl_transfer.evaluation import compute_features, knn_accuracy, smallest_epsilon
+from rocl_transfer.evaluation.protocols import Ensemble
+from rocl_transfer.models import add_head, create_backbone, projector
+from rocl_transfer.objectives import AdversarialTraining, Adversary, Contrast, LinearProbe, RobustProbe, RoCL
+from rocl_transfer.training import create_optimizer
+from rocl_transfer.training.update import Update
+from tests.conftest import ROOT
+from tests.elsewhere import DEVICE, elsewhere, run_recipe
+
+SIZE = 32
+
+
+class Gpu:
+    device = torch.device("cuda", 0)
+
+    @contextlib.contextmanager
+    def unwaiting(self):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+class StandIn:
+    device = DEVICE
+
+    def __init__(self, opened):
+        self.opened = opened
+
+    @contextlib.contextmanager
+    def unwaiting(self):
+        before = len(self.opened.waits)
+        yield
+        assert self.opened.waits[before:] == []
+
+
+@pytest.fixture(params=["stand-in", pytest.param("gpu", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))])
+def place(request, monkeypatch):
+    if request.param == "gpu":
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+        yield Gpu()
+    else:
+        with elsewhere() as opened:
+            yield StandIn(opened)
+
+
+def network(name="resnet8_cifar"):
+    return create_backbone(name, SIZE)
+
+
+def rocl(name="resnet8_cifar", **options):
+    encoder = network(name)
+    return RoCL(encoder, projector(encoder.num_features), Augmentation(), Ascent(Linf(8 / 255), 2 / 255, 2), **options)
+
+
+def tuning(method, name="resnet8_cifar", contrast=False, **options):
+    classifier = add_head(network(name), "abc")
+    adversary = None if method == "standard" else Adversary("linf", 8 / 255, 2 / 255, 2)
+    other = Contrast(projector(network(name).num_features), Augmentation(), 1.0) if contrast else None
+    return AdversarialTraining(classifier, method, adversary, Augmentation(crop_area=(1, 1), shift=0.1), contrast=other, **options)
+
+
+CASES = {
+    "rocl": (lambda: rocl(), "lars"),
+    "rocl, shared": (lambda: rocl(shared_regularizer=True), "momentum"),
+    "rocl, l2, vit": (lambda: RoCL(network("test_vit"), projector(64), Augmentation(), Ascent(L2(0.5), 0.1, 2)), "adamw"),
+    "rocl, convnext": (lambda: rocl("test_convnext"), "lamb"),
+    "standard": (lambda: tuning("standard", "test_efficientnet", weights=torch.tensor([0.5, 1.0, 1.5])), "adamw"),
+    "at, everything": (lambda: tuning("at", contrast=True, awp_gamma=0.005, ema_decay=0.9), "momentum"),
+    "trades": (lambda: tuning("trades", label_smoothing=0.1), "adamw"),
+    "mart": (lambda: tuning("mart", "test_vit"), "adamw"),
+    "r-le": (lambda: RobustProbe(add_head(network(), "abc"), PGD(8 / 255, 2)), "momentum"),
+    "le": (lambda: LinearProbe(nn.Linear(3 * SIZE * SIZE, 3)), "momentum"),
+}
+
+
+@pytest.fixture
+def started_alike(monkeypatch):
+    """Attacks begin at the images: a GPU's generators draw other numbers."""
+    for ball in (Linf, L2):
+        monkeypatch.setattr(ball, "random", lambda self, images, generators: images + self.direction(images - 0.5) * self.epsilon / 2)
+
+
+def flat(objective):
+    return torch.cat([parameter.detach().reshape(-1) for parameter in objective.parameters()]).cpu()
+
+
+def steps(case, device, unwaiting=contextlib.nullcontext, count=3):
+    """Losses of each step, and how far the weights went; from the second step on, in ``unwaiting``."""
+    make, optimizer = CASES[case]
+    torch.manual_seed(0)
+    objective = make().to(device).to(memory_format=torch.channels_last)
+    start = flat(objective)
+    update = Update(Accelerator(device_placement=False), objective, create_optimizer(objective, optimizer, 0.01, 1e-4), clip_grad=10.0)
+    inputs = torch.randint(0, 256, (16 * count, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    inputs = inputs.flatten(1) / 255 if case == "le" else inputs
+    batches = Batches(Resident(inputs.to(device)), torch.arange(len(inputs)) % 3, Sampler(len(inputs), 16, seed=0, group_size=8))
+    update.begin_epoch(0.01)
+    means, stream = [], batches.epoch(0)
+    for step in range(count):
+        with unwaiting() if step else contextlib.nullcontext():
+            names, values = update.compute(next(stream), step, 10, (0, 0))
+            update.apply_where(torch.isfinite(values).all())
+        means.append(values)
+    return names, torch.stack(means).cpu(), flat(objective) - start
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_is_the_cpus_and_the_host_does_not_wait_for_it(place, case, started_alike):
+    names, there, moved = steps(case, place.device, place.unwaiting)
+    again, here, went = steps(case, torch.device("cpu"))
+    assert names == again
+    torch.testing.assert_close(there, here, rtol=2e-3, atol=1e-4)
+    assert (moved - went).norm() < 0.1 * went.norm()  # Adam's first steps are signs of gradients, however small
+    assert not torch.equal(here[0], here[-1])
+
+
+def test_views_are_the_cpus(place):
+    images = torch.rand(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    views = Augmentation(rotation=(-20, 20), shift=0.2)
+    here, there = (views(x, [torch.Generator().manual_seed(seed) for seed in (1, 2)]) for x in (images, images.to(place.device)))
+    assert there.device.type == place.device.type
+    assert (there.cpu() - here).abs().mean() < 1e-5
+
+
+def digits(n):
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = nn.functional.interpolate(torch.tensor(data.images[-n:], dtype=torch.float32)[:, None] / 16, size=16)
+    return images.expand(-1, 3, -1, -1).contiguous(), torch.tensor(data.target[-n:])
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.12), ("l2", 1.5), ("l1", 10.0)])
+def test_verdicts_are_the_cpus(place, norm, epsilon):
+    model, (images, labels) = rt.load_classifier(str(ROOT / "model_cards" / "resnet8_cifar.r_le_digits")), digits(12)
+    climbs = APGD(epsilon, norm, steps=10), APGD(epsilon, norm, steps=5, targets=3)
+    parts = (*climbs, FAB(epsilon, norm, steps=5, targets=2), Square(epsilon, norm, queries=60))
+    attacks = [Ensemble("short", parts, "short")]
+    here = rt.evaluate(model, images, labels, attacks=attacks)
+    there = rt.evaluate(copy.deepcopy(model).to(place.device), images.to(place.device), labels.to(place.device), attacks=attacks)
+    assert [e.name for e in there.evaluations] == [e.name for e in here.evaluations]
+    assert here["clean"].accuracy > here["short"].accuracy > 0
+    for one, other in zip(here.evaluations, there.evaluations, strict=True):
+        assert abs(one.accuracy - other.accuracy) <= (0 if place.device.type == "meta" else 1.01 / 12), one.name
+
+
+def test_distances_and_neighbours_are_the_cpus(place, started_alike):
+    model, (images, labels) = rt.load_classifier(str(ROOT / "model_cards" / "resnet8_cifar.r_le_digits")), digits(10)
+    moved = copy.deepcopy(model).to(place.device)
+    here, there = (smallest_epsilon(net, images, labels, steps=5, precision=0.2).cpu() for net in (model, moved))
+    torch.testing.assert_close(there, here, rtol=0.25, atol=0)
+    pixels = (images * 255).byte()
+    banks = [compute_features(net, Resident(pixels.to(device))) for net, device in ((model, "cpu"), (moved, place.device))]
+    torch.testing.assert_close(banks[1].cpu(), banks[0], rtol=1e-3, atol=1e-4)
+    assert knn_accuracy(banks[1], labels, banks[1], labels) == knn_accuracy(banks[0], labels, banks[0], labels)
+
+
+@pytest.mark.parametrize("measured", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_recipes_are_the_cpus(command, forks, tmp_path, measured):
+    """One after another, the last with a full report; on a machine with a GPU, the tests of recipes run there anyway."""
+    data = ("--data.name", "digits", "--data.image_size", 16)
+    short = ("--batch_size", 64, "--epochs", 1, "--max_steps", 3)
+    judged = ("--model.name", "{}/pre", "--evaluation.steps", 2, "--evaluation.epsilons", "[0.02]")
+    rows = {
+        "pre": ("pretrain.py", *data, *short, "--model.name", "resnet8_cifar"),
+        "r-le": ("linear_probe.py", *data, *short, *judged, "--robust", "true"),
+        "ft": ("finetune.py", *data, *short, *judged, "--ema_decay", 0.9, "--ss_weight", 1),
+    }
+    if measured:
+        rows["eval"] = ("evaluate.py", *data, "--model.name", "{}/ft", "--attacks", "fast", "--epsilon", "0.02", "--samples", 6, "--report", "full")
+    for name, (recipe, *words) in rows.items():
+        for where in ("here", "there"):
+            filled = [str(word).format(where) for word in (*words, "--output_dir", f"{where}/{name}")]
+            if where == "here":
+                command(recipe, *filled, check=0, environment={"CUDA_VISIBLE_DEVICES": ""} if torch.cuda.is_available() else None)
+                continue
+            process = forks.Process(target=run_recipe, args=(str(tmp_path), [str(ROOT / "recipes" / recipe), *filled]))
+            process.start()
+            process.join(600)
+            assert process.exitcode == 0, name
+        here, there = (json.loads((tmp_path / where / name / "results.json").read_text()) for where in ("here", "there"))
+        told = [[(e["name"], e.get("epsilon"), e["accuracy"]) for e in record["evaluations"]] for record in (here, there)]
+        assert told[0] == told[1], name
+
+
+PLACE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def gradients(compiled=False, precision=torch.float32):
+    """The losses and the gradient of one step, wherever this machine computes."""
+    torch.manual_seed(0)
+    objective = rocl(compiled=compiled, shared_regularizer=True).to(PLACE).to(memory_format=torch.channels_last)
+    images = torch.randint(0, 256, (16, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)).to(PLACE)
+    with torch.autocast(PLACE.type, precision, enabled=precision != torch.float32):
+        losses = objective(Batch(images, None, (1, 2)))
+    losses["loss"].backward()
+    return torch.stack(list(losses.values())).detach(), torch.cat([p.grad.reshape(-1) for p in objective.parameters()])
+
+
+@pytest.mark.parametrize(("options", "least"), [({"compiled": True}, 0.98), ({"precision": torch.bfloat16}, 0.9)], ids=["compiled", "bf16"])
+def test_a_fast_step_is_near_the_exact_one(monkeypatch, options, least):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    losses, gradient = gradients()
+    fast, found = gradients(**options)
+    assert not torch.equal(found, gradient)
+    torch.testing.assert_close(fast, losses, rtol=2e-3, atol=0)
+    assert nn.functional.cosine_similarity(found, gradient, dim=0) > least
+
+
+def test_each_number_of_images_has_kernels_of_its_own(monkeypatch):
+    compiles, torch._dynamo.utils.counters["stats"]["unique_graphs"] = nn.Module.compile, 0
+    torch._dynamo.reset()
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compiles(self, backend="eager", **options))
+    objective = rocl(compiled=True)
+    for number in (8, 8, 6, 5, 6):
+        losses = objective(Batch(torch.zeros(number, 3, SIZE, SIZE, dtype=torch.uint8), None, (1,)))
+        losses["loss"].backward()
+    # Of each number: the target, a step of the attack, the pair, all views; and nothing for the look at whether the folded network is the same.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3 * 4
