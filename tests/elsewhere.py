@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch._dynamo  # before its parts are replaced: it is imported late, by whoever needs it
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map
@@ -142,7 +143,8 @@ def elsewhere():
         patch.setattr(torch, "Generator", Generator)
         patch.setattr(torch, "autocast", autocast)
         patch.setattr(torch, "is_autocast_enabled", lambda kind: kind != "meta" and enabled(kind))
-        patch.setattr(Accelerator, "device", property(lambda self: DEVICE))
+        for part in (Accelerator, AcceleratorState, PartialState):
+            patch.setattr(part, "device", property(lambda self: DEVICE, lambda self, value: None), raising=False)
         swaps = torch.__future__.get_swap_module_params_on_conversion()
         torch.__future__.set_swap_module_params_on_conversion(True)  # a parameter that moves stays the one that its optimiser knows
         yield device

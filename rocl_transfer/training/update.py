@@ -30,7 +30,8 @@ class Update:
         self, accelerator: Accelerator, objective: Objective, optimizer: Optimizer, clip_grad: float | None, accumulation: int = 1
     ) -> None:  # fmt: skip
         self.accelerator, self.objective, self.clip_grad, self.accumulation = accelerator, objective, clip_grad, accumulation
-        self.prepared, self.optimizer = accelerator.prepare(objective, optimizer)
+        # What a resumed optimiser brings is where it belongs; placed anew, Adam's counters would go to the device and be read from there every step.
+        self.prepared, self.optimizer = accelerator.prepare(objective, optimizer, device_placement=[accelerator.device_placement, False])
         self.trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self.before = [(buffer, buffer.clone()) for buffer in objective.buffers()]
         self.rate = 0.0
