@@ -6,6 +6,7 @@ On every machine this is tried on a stand-in, ``tests/elsewhere.py``; where ther
 import contextlib
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from rocl_transfer.evaluation.protocols import Ensemble
 from rocl_transfer.models import add_head, create_backbone, projector
 from rocl_transfer.objectives import AdversarialTraining, Adversary, Contrast, LinearProbe, RobustProbe, RoCL
 from rocl_transfer.training import create_optimizer
+from rocl_transfer.training.runtime import arithmetic
 from rocl_transfer.training.update import Update
 from tests.conftest import ROOT
 from tests.elsewhere import DEVICE, elsewhere, run_recipe
@@ -238,3 +240,16 @@ def test_each_number_of_images_has_kernels_of_its_own(monkeypatch):
         losses["loss"].backward()
     # Of each number: the target, a step of the attack, the pair, all views; and nothing for the look at whether the folded network is the same.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3 * 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "autocast", "allowed", "generation", "word"),
+    [
+        ("cuda", "no", True, (9, 0), "tf32"), ("cuda", "no", True, (7, 0), "no"), ("cuda", "no", False, (9, 0), "no"),
+        ("cuda", "bf16", True, (9, 0), "bf16"), ("cpu", "no", True, None, "no"),
+    ],
+)  # fmt: skip
+def test_the_record_says_what_a_gpu_makes_of_float32(monkeypatch, kind, autocast, allowed, generation, word):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: generation)
+    assert arithmetic(SimpleNamespace(mixed_precision=autocast, device=torch.device(kind))) == word

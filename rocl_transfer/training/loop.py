@@ -24,6 +24,7 @@ from rocl_transfer.training.guard import Collapse, Guard, Look, Recovery
 from rocl_transfer.training.interruption import answer, ending, uninterrupted
 from rocl_transfer.training.optimization import Schedule
 from rocl_transfer.training.progress import Progress, Trained
+from rocl_transfer.training.runtime import arithmetic
 from rocl_transfer.training.steps import Steps
 from rocl_transfer.training.update import Update
 
@@ -154,7 +155,7 @@ class _Loop:
                 reason = " ".join(str(error).split())[:150]
                 with ending():  # the launcher has seen it as well
                     raise UserError(f"another process of this run is gone, at step {self.at.step} ({reason}); {self.keep()}") from error
-        with_what = (self.accelerator.num_processes, self.accelerator.device.type, self.accelerator.mixed_precision)
+        with_what = (self.accelerator.num_processes, self.accelerator.device.type, arithmetic(self.accelerator))
         seen = (self.best(), self.at.looks[-1] if self.at.looks else None) if self.guard else (None, None)
         best, last = (None if look is None else dict(look) for look in seen)
         overfitting = self.guard.overfitting(best, last) if self.guard and best and last else None

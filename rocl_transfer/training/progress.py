@@ -65,7 +65,7 @@ class Trained:
         seconds: In steps, those that were repeated included.
         processes: How many.
         device: Kind.
-        precision: Accelerate's word for the autocast.
+        precision: Accelerate's word for the autocast; tf32 without one where a GPU's float32 convolutions round to that.
         best: What the monitor saw, and the step, at the best epoch; None without a guard.
         last: The same at the end.
         overfitting: A sentence where the end is worse than the best by more than chance.

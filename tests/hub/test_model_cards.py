@@ -29,6 +29,15 @@ def test_the_card_is_what_its_record_renders(published, tmp_path):
     assert record["model"]["name"] == folder.name
 
 
+@pytest.mark.parametrize(("precision", "words"), [("bf16", ", bf16 autocast."), ("tf32", ", convolutions in TF32."), ("no", ".")])
+def test_the_card_says_what_was_computed_in(published, tmp_path, precision, words):
+    folder, record = published
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    record["training"]["precision"] = precision
+    (copy / "results.json").write_text(json.dumps(record))
+    assert f"minutes on 1 x cpu{words}\n" in render_card(copy, CARDS / "template.md").read_text()
+
+
 def test_the_weights_give_the_recorded_accuracies(published):
     folder, record = published
     model = rt.load_classifier(str(folder))
