@@ -28,7 +28,7 @@ from rocl_transfer.data import Augmentation, Batch, Batches, Resident, Sampler, 
 from rocl_transfer.evaluation import compute_features
 from rocl_transfer.models import PixelModel, add_head, create_backbone
 from rocl_transfer.objectives import AdversarialTraining, Adversary, LinearProbe, Objective, RobustProbe, contrastive, nt_xent
-from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, start, train
+from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, keep_memory, start, train
 
 EPOCHS, BATCH = 150, 128
 
@@ -79,6 +79,7 @@ def probe(architecture: str, size: int, counted: int, images: int) -> None:
 def views(size: int, count: int = 256) -> None:
     """Images a second of one view each, on one core."""
     torch.set_num_threads(1)
+    keep_memory()  # as training does
     images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
     pipeline = v2.Compose([

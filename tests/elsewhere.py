@@ -144,11 +144,14 @@ def elsewhere():
         patch.setattr(torch, "autocast", autocast)
         patch.setattr(torch, "is_autocast_enabled", lambda kind: kind != "meta" and enabled(kind))
         for part in (Accelerator, AcceleratorState, PartialState):
-            patch.setattr(part, "device", property(lambda self: DEVICE, lambda self, value: None), raising=False)
+            patch.setattr(part, "device", property(lambda self: DEVICE, lambda self, own: None), raising=False)
         swaps = torch.__future__.get_swap_module_params_on_conversion()
         torch.__future__.set_swap_module_params_on_conversion(True)  # a parameter that moves stays the one that its optimiser knows
-        yield device
-        torch.__future__.set_swap_module_params_on_conversion(swaps)
+        try:
+            yield device
+        finally:
+            torch.__future__.set_swap_module_params_on_conversion(swaps)
+            AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def run_recipe(folder, words):

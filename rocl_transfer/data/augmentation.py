@@ -6,7 +6,7 @@ a seed gives the same views on every device.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,24 +59,22 @@ class Augmentation:
             generators: CPU generators, each of an equal, contiguous group of the batch.
         """
         groups = images.chunk(len(generators))
-        return torch.cat([self._view(group, g, len(group)) for group, g in zip(groups, generators, strict=True)])
+        return torch.cat([piece for group, g in zip(groups, generators, strict=True) for piece in self._pieces(group, g, len(group))])
 
     def alike(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """One view of each image (N, 3, H, W), drawn once for all of them."""
-        return self._view(images, generator, 1)
+        return torch.cat(list(self._pieces(images, generator, 1)))
 
-    def _view(self, images: Tensor, generator: torch.Generator, n: int) -> Tensor:
-        """A view of each image from ``n`` draws: as many, or one for all."""
+    def _pieces(self, images: Tensor, generator: torch.Generator, n: int) -> Iterator[Tensor]:
+        """A view of each image, some images at a time, from ``n`` draws: as many as there are images, or one for all."""
         colours, placement = self._colours(images, generator, n), self._placement(images, generator, n)
         # A CPU has the pixels of one operation still in its cache for the next; what comes out does not depend on it.
         size = max(_CACHED // images[0].numel(), 1) if images.device.type == "cpu" else len(images)
-        views = []
         for first in range(0, len(images), size):
             view, own = images[first : first + size], slice(first, first + size) if n > 1 else slice(None)
             for operation, amounts in colours:
                 view = operation(view, amounts[own])
-            views.append(_resample(view, placement[:, own]))
-        return torch.cat(views)
+            yield _resample(view, placement[:, own])
 
     def _colours(self, images: Tensor, generator: torch.Generator, n: int) -> list[tuple[Callable[[Tensor, Tensor], Tensor], Tensor]]:
         """Operations in turn, each with (n, 1, 1, 1) amounts."""
@@ -164,26 +162,31 @@ def _greyed(images: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _brightness(images: Tensor, factor: Tensor) -> Tensor:
-    return (images * factor).clamp(0, 1)
+    return (images * factor).clamp_(0, 1)
 
 
 def _contrast(images: Tensor, factor: Tensor) -> Tensor:
     mean = _grey(images).mean((2, 3), keepdim=True)
-    return (mean + factor * (images - mean)).clamp(0, 1)
+    return (images - mean).mul_(factor).add_(mean).clamp_(0, 1)
 
 
 def _saturation(images: Tensor, factor: Tensor) -> Tensor:
     grey = _grey(images)
-    return (grey + factor * (images - grey)).clamp(0, 1)
+    return (images - grey).mul_(factor).add_(grey).clamp_(0, 1)
 
 
 def _hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue in HSV by ``shift`` turns, with Smith's (1978) conversions in their branch-free form."""
+    """Turn the hue in HSV by ``shift`` turns.
+
+    Masks are numbers, and the circle is closed with ``floor``: of the time that this takes a CPU, ``where``, ``==`` and ``%`` were more than half.
+    """
     red, green, blue = images.unbind(1)
-    value, chroma = images.amax(1), images.amax(1) - images.amin(1)
-    safe = torch.where(chroma > 0, chroma, 1)
-    sixths = torch.where(value == red, (green - blue) / safe, torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe))
-    sixths = sixths + 6 * shift[:, 0]
-    offsets = torch.arange(5, 0, -2, device=images.device, dtype=images.dtype).view(3, 1, 1)
-    k = (offsets + sixths[:, None]) % 6
-    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+    value, low = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
+    chroma, other = value - low, (value - red).sign_()  # 0 where red leads, else 1
+    second = other * (1 - (value - green).sign_())
+    third = other - second
+    ahead = (1 - other) * (green - blue) + second * (blue - red) + third * (red - green)
+    sixths = ahead / chroma.clamp_min(1e-30) + (2 * second + 4 * third) + 6 * shift[:, 0]
+    sixths = sixths - 6 * (sixths / 6).floor()
+    shares = torch.stack([(sixths - 3).abs_() - 1, 2 - (sixths - 2).abs_(), 2 - (sixths - 4).abs_()], dim=1)
+    return shares.clamp_(0, 1).mul_(chroma[:, None]).add_(low[:, None])
