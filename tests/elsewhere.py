@@ -1,6 +1,7 @@
 """A device that is not the CPU, made of the CPU's memory: what mixes up devices fails on it, and what makes the host wait is written down.
 
-Its name is ``meta``, the one kind besides the CPU whose backward pass autograd runs in the calling thread. Numbers are the CPU's own.
+Its name is ``meta``, the one kind besides the CPU whose backward pass autograd runs in the calling thread. Numbers are computed by the CPU, so
+nothing is said of another's arithmetic, of pinned memory, of generators or of the kernels that optimisers choose on a GPU.
 """
 
 import contextlib

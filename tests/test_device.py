@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 import rocl_transfer as rt
@@ -21,6 +22,7 @@ from rocl_transfer.evaluation.protocols import Ensemble
 from rocl_transfer.models import add_head, create_backbone, projector
 from rocl_transfer.objectives import AdversarialTraining, Adversary, Contrast, LinearProbe, RobustProbe, RoCL
 from rocl_transfer.training import create_optimizer
+from rocl_transfer.training.loop import synchronised
 from rocl_transfer.training.runtime import arithmetic
 from rocl_transfer.training.update import Update
 from tests.conftest import ROOT
@@ -59,6 +61,7 @@ def place(request, monkeypatch):
     if request.param == "gpu":
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
         yield Gpu()
+        AcceleratorState._reset_state(reset_partial_state=True)  # other tests want the CPU
     else:
         with elsewhere() as opened:
             yield StandIn(opened)
@@ -132,8 +135,10 @@ def test_a_step_is_the_cpus_and_the_host_does_not_wait_for_it(place, case, start
     names, there, moved = steps(case, place.device, place.unwaiting)
     again, here, went = steps(case, torch.device("cpu"))
     assert names == again
-    torch.testing.assert_close(there, here, rtol=2e-3, atol=1e-4)
-    assert (moved - went).norm() < 0.1 * went.norm()  # Adam's first steps are signs of gradients, however small
+    losses = [number for number, name in enumerate(names) if "accuracy" not in name]  # a rounding may turn an image
+    torch.testing.assert_close(there[0, losses], here[0, losses], rtol=2e-3, atol=1e-4)
+    torch.testing.assert_close(there[1:, losses], here[1:, losses], rtol=0.1, atol=1e-4)  # after sign steps of the attack and of Adam
+    assert (moved - went).norm() < 0.3 * went.norm()
     assert not torch.equal(here[0], here[-1])
 
 
@@ -170,7 +175,7 @@ def test_verdicts_are_the_cpus(place, norm, epsilon):
 def test_distances_and_neighbours_are_the_cpus(place, started_alike):
     model, (images, labels) = rt.load_classifier(str(ROOT / "model_cards" / "resnet8_cifar.r_le_digits")), digits(10)
     moved = copy.deepcopy(model).to(place.device)
-    here, there = (smallest_epsilon(net, images, labels, steps=5, precision=0.2).cpu() for net in (model, moved))
+    here, there = (smallest_epsilon(net, images, labels, steps=5).cpu() for net in (model, moved))
     torch.testing.assert_close(there, here, rtol=0.25, atol=0)
     pixels = (images * 255).byte()
     banks = [compute_features(net, Resident(pixels.to(device))) for net, device in ((model, "cpu"), (moved, place.device))]
@@ -230,16 +235,28 @@ def test_a_fast_step_is_near_the_exact_one(monkeypatch, options, least):
     assert nn.functional.cosine_similarity(found, gradient, dim=0) > least
 
 
-def test_each_number_of_images_has_kernels_of_its_own(monkeypatch):
-    compiles, torch._dynamo.utils.counters["stats"]["unique_graphs"] = nn.Module.compile, 0
+@pytest.fixture
+def quickly_compiled(monkeypatch):
+    """Traced and guarded by torch.compile, but without kernels."""
+    compiles = nn.Module.compile
     torch._dynamo.reset()
+    torch._dynamo.utils.counters["stats"]["unique_graphs"] = 0
     monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compiles(self, backend="eager", **options))
+
+
+def test_each_number_of_images_has_kernels_of_its_own(quickly_compiled):
     objective = rocl(compiled=True)
     for number in (8, 8, 6, 5, 6):
         losses = objective(Batch(torch.zeros(number, 3, SIZE, SIZE, dtype=torch.uint8), None, (1,)))
         losses["loss"].backward()
     # Of each number: the target, a step of the attack, the pair, all views; and nothing for the look at whether the folded network is the same.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3 * 4
+
+
+def test_over_several_gpus_the_attacked_network_alone_is_compiled(quickly_compiled):
+    objective = synchronised(rocl(compiled=True))
+    objective(Batch(torch.zeros(8, 3, SIZE, SIZE, dtype=torch.uint8), None, (1,)))["loss"].backward()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # the target, a step of the attack
 
 
 @pytest.mark.parametrize(

@@ -9,5 +9,5 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
     From ordinary memory a GPU copies only once it has got there; from pinned memory by itself, while the host goes on.
     """
-    source = tensor.pin_memory() if device.type == "cuda" else tensor
+    source = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
     return source.to(device, non_blocking=True)

@@ -90,6 +90,7 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
 def probe(model: PixelModel, images: Tensor) -> Tensor:
     """What the model gives for uint8 images, in eval mode and float32."""
     device = next(model.parameters()).device
-    with full_precision(), frozen(model), torch.no_grad():
+    # As whoever loads it will run it: not compiled.
+    with full_precision(), frozen(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         outputs: Tensor = model(images.to(device).float() / 255).cpu()
     return outputs

@@ -1,5 +1,6 @@
 """RoCL (Kim, Tack, Hwang, NeurIPS 2020): robust representations without labels; and SimCLR, the same without the adversary."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,6 +13,7 @@ from rocl_transfer.models import Folded
 from rocl_transfer.objectives.contrastive import gather_keys, nt_xent
 from rocl_transfer.objectives.objective import Objective
 
+log = logging.getLogger("rocl_transfer")
 Views = Callable[[Tensor, Sequence[torch.Generator]], Tensor]
 
 
@@ -47,9 +49,7 @@ class RoCL(Objective):
     ) -> None:
         super().__init__()
         self.encoder, self.projector = encoder, projector
-        self.attacked = Folded(encoder, compiled)
-        if compiled:
-            encoder.compile(dynamic=False)
+        self.attacked, self._to_compile = Folded(encoder, compiled), compiled
         self.views, self.attack = views, attack
         self.temperature, self.regularizer_weight, self.shared_regularizer = temperature, regularizer_weight, shared_regularizer
 
@@ -66,6 +66,8 @@ class RoCL(Objective):
         Args:
             batch: uint8 images; the labels are not looked at.
         """
+        if self._to_compile:
+            self._compile()
         images = batch.inputs.float() / 255
         draws = generators(batch.seeds, "views")
         first, second = self.views(images, draws), self.views(images, draws)
@@ -79,6 +81,15 @@ class RoCL(Objective):
         z = self._embed(first, second, adversarial)
         regularizer, main = self._pair(z[1:].flip(0) if pair is None else pair, len(batch.seeds)), self._main(z)
         return {"loss": main + self.regularizer_weight * regularizer, "main": main.detach(), "regularizer": regularizer.detach()}
+
+    def _compile(self) -> None:
+        """Compile the encoder, now that it is known whether its BatchNorm goes over several GPUs."""
+        self._to_compile = False
+        if any(isinstance(part, nn.SyncBatchNorm) for part in self.encoder.modules()):
+            # Its statistics are gathered by code that torch.compile cannot follow: what is left between are single layers.
+            log.info("the network is compiled for the attack alone: BatchNorm over several GPUs would break it into pieces in training")
+        else:
+            self.encoder.compile(dynamic=False)
 
     def perturb(self, images: Tensor, target: Tensor, seeds: Sequence[int]) -> Tensor:
         """The instance-wise attack: move ``images`` away from their other view ``target`` among the images of their group (section 3.1).

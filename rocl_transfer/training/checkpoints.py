@@ -270,6 +270,11 @@ def _join_state(optimizer: Optimizer, flat: Mapping[str, Any]) -> None:
         place = state.setdefault(int(number), {}) if kind == "state" else saved["param_groups"][int(number)]
         place[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
+    for parameter, slots in optimizer.state.items():
+        for name, value in slots.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                # As it was: a GPU's optimisers take tensors one by one where layouts differ, and sums are rounded otherwise.
+                slots[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _flush(path: Path) -> None:

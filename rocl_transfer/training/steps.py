@@ -140,6 +140,6 @@ class Steps:
         found: dict[str, Any] = self.update.diagnosis(taken.batch, taken.step, self.total, self.drawn, self.name)
         processes = gather_object([found]) if self.accelerator.num_processes > 1 else [found]
         if self.accelerator.is_main_process:
-            content = {"step": taken.step, "why": self.why, "skipped": at.skipped, "processes": processes}
+            content = {"step": taken.step, "weights_of_step": at.step, "why": self.why, "skipped": at.skipped, "processes": processes}
             (self.folder / "diagnosis.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
         log.warning("step %d is not taken: %s not finite", taken.step, " and ".join(taken.bad))

@@ -65,7 +65,8 @@ class Update:
         sums: dict[str, Tensor] = {}
         for number, part in enumerate(parts, 1):
             with nullcontext() if number == len(parts) else self.accelerator.no_sync(self.prepared):
-                losses: dict[str, Tensor] = self.prepared(part)
+                # Positions are for the diagnosis alone; DDP would send them to the device, and wait.
+                losses: dict[str, Tensor] = self.prepared(part._replace(positions=None))
                 self.accelerator.backward(losses["loss"] / len(parts))
             sums = {name: sums.get(name, 0) + value.detach().float() / len(parts) for name, value in losses.items()}
         self.length = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
@@ -96,10 +97,10 @@ class Update:
         known = {id(tensor) for tensor, _ in before}
         self.apply()
         for tensor, old in (*before, *self.before):
-            tensor.copy_(torch.where(finite, tensor, old))
+            torch.where(finite, tensor, old, out=tensor)
         for made in self._state(finite.device):
             if id(made) not in known:  # in this step: where it is not taken, as if nothing had been seen
-                made.copy_(torch.where(finite, made, torch.zeros_like(made)))
+                torch.where(finite, made, torch.zeros_like(made), out=made)
 
     def _state(self, device: torch.device) -> list[Tensor]:
         """What the optimiser keeps on ``device``."""
@@ -126,7 +127,9 @@ class Update:
         )
 
     def diagnosis(self, batch: Batch, step: int, total: int, seed: tuple[int, int], name: Callable[[int], str]) -> dict[str, Any]:
-        """Where the numbers of a step that was not taken stopped being finite: the same step once more, watched.
+        """Where the numbers of a step that was not taken stopped being finite: its batch once more, watched, with the weights of now.
+
+        Where numbers are read later, up to 16 steps were taken since, and nothing is known of its gradients any more (None).
 
         Args:
             batch: Its batch.
@@ -135,7 +138,8 @@ class Update:
             seed: See :meth:`compute`.
             name: Of an image, by its position in the training set.
         """
-        gradients = [key for key, p in self.objective.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+        kept = [(key, p.grad) for key, p in self.objective.named_parameters() if p.grad is not None]
+        gradients = [key for key, gradient in kept if not torch.isfinite(gradient).all()] if kept else None
         self.undo()
         for buffer, before in self.before:
             before.copy_(buffer)

@@ -381,6 +381,14 @@ def test_weights_that_are_not_finite_are_never_saved_and_never_the_end(tmp_path)
         run(tmp_path / "given up", Bursting({"burst": True}), recovery=Recovery(rollbacks=0))
 
 
+@pytest.mark.parametrize(("deferred", "since"), [(False, 0), (True, 2)])
+def test_a_diagnosis_says_whose_weights_it_looked_at(tmp_path, deferred, since):
+    run(tmp_path, Toy({2: nan_of(1)}), deferred=deferred)  # every second step is logged, and so read
+    found = json.loads((tmp_path / "diagnosis.json").read_text())
+    assert (found["step"], found["weights_of_step"]) == (2, 2 + since)
+    assert (found["processes"][0]["gradients"] is None) == deferred
+
+
 @pytest.mark.parametrize("harm", [{}, {3: nan_of(1), 4: nan_of(2), 9: nan_of(0)}, {0: nan_of(0)}], ids=["none", "some", "the first"])
 def test_numbers_that_are_read_later_are_the_same(tmp_path, harm):
     at_once, one = run(tmp_path / "at once", Toy(harm), deferred=False)

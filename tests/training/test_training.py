@@ -3,15 +3,18 @@ import math
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from timm.layers.norm_act import SyncBatchNormAct
 from torch import nn
 
 from rocl_transfer import UserError
 from rocl_transfer.data import Batches, Resident, Sampler
 from rocl_transfer.objectives import Objective
 from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, train
+from rocl_transfer.training.loop import synchronised
 
 
 class Toy(Objective):
@@ -205,3 +208,27 @@ def test_max_steps_truncates_the_schedule(tmp_path):
     run(tmp_path / "short", log=1, max_steps=8)
     rates = [[line["lr"] for line in lines(tmp_path / name) if "lr" in line] for name in ("whole", "short")]
     assert rates[1] == rates[0][:8]
+
+
+@pytest.mark.parametrize("opt", ["lars", "adamw"])
+def test_a_resumed_optimiser_has_its_tensors_laid_out_as_the_weights_are(tmp_path, opt):
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 1)).to(memory_format=torch.channels_last)
+    first, again = (create_optimizer(module, opt, 0.1, 1e-4) for _ in range(2))
+    module(torch.rand(4, 3, 3, 3)).sum().backward()
+    first.step()
+    checkpoints = Checkpoints(tmp_path, 1, {})
+    checkpoints.save(1, module, first, {})
+    checkpoints.load(checkpoints.latest(), module, again)
+    for parameter, slots in again.state.items():
+        for name, value in slots.items():
+            assert torch.equal(value, first.state[parameter][name])
+            assert value.dim() == 0 or value.stride() == parameter.stride(), name
+
+
+def test_batchnorm_is_made_one_over_processes_once_and_keeps_its_activation():
+    objective = Toy()
+    objective.net = timm.create_model("test_efficientnet", num_classes=0)  # its norms hold their activations
+    twice = synchronised(synchronised(objective))
+    norms = [part for part in twice.modules() if isinstance(part, nn.SyncBatchNorm)]
+    assert norms
+    assert all(isinstance(part, SyncBatchNormAct) for part in norms)
