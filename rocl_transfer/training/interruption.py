@@ -44,6 +44,11 @@ def _arrived(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number)
 
 
+def arrived() -> int:
+    """The signal that waits to be answered; 0 if none does."""
+    return _arrived_number or 0
+
+
 def answer() -> None:
     """Raise what arrived and was not raised, or was swallowed: Python drops what is raised while it collects garbage."""
     if _arrived_number is not None and not _held:

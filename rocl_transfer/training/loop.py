@@ -155,7 +155,8 @@ class _Loop:
             try:
                 if self.at.step == 0:
                     self.save()  # where a run goes back to that dies before its first good epoch
-                self.go(bar)
+                with self.steps.held():
+                    self.go(bar)
             except Interrupted as interruption:
                 with ending():
                     interruption.saved = f" at step {self.at.step} of {self.last}; {self.keep()}"

@@ -3,7 +3,9 @@
 import json
 import logging
 import math
+import signal
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +17,9 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from rocl_transfer.data import Batch, Batches, StreamedBatches
+from rocl_transfer.errors import Interrupted
 from rocl_transfer.training.guard import Collapse, Recovery
-from rocl_transfer.training.interruption import uninterrupted
+from rocl_transfer.training.interruption import arrived, uninterrupted
 from rocl_transfer.training.progress import Progress
 from rocl_transfer.training.update import Update
 
@@ -35,8 +38,17 @@ class _Taken:
     means: Tensor
 
     @cached_property
+    def _numbers(self) -> list[float]:
+        numbers: list[float] = self.means.tolist()
+        return numbers
+
+    @cached_property
     def values(self) -> dict[str, float]:
-        return dict(zip(self.names, self.means.tolist(), strict=True))
+        return dict(zip(self.names, self._numbers[:-1], strict=True))
+
+    @property
+    def interrupted(self) -> bool:
+        return self._numbers[-1] > 0
 
     @property
     def bad(self) -> list[str]:
@@ -69,9 +81,17 @@ class Steps:
         self.accelerator, self.update, self.recovery, self.deferred = accelerator, update, recovery, deferred
         self.name, self.total, self.folder = batches.name, total, folder
         self.drawn = batches.sampler.seed, batches.sampler.rank
+        self.agrees = deferred and accelerator.num_processes > 1
         self.unread: list[_Taken] = []
         self.loss: float | None = None  # of the last step read
         self.why = ""  # of the last one left out
+
+    def held(self) -> AbstractContextManager[None]:
+        """Inside, several processes on devices of their own answer a signal together, at a step whose numbers all of them read.
+
+        One that stopped by itself would wait for its device, and that for the others.
+        """
+        return uninterrupted() if self.agrees else nullcontext()
 
     def take(self, at: Progress, batch: Batch, needed: bool) -> None:
         """Take the step that ``at`` stands before, and move it on.
@@ -83,6 +103,7 @@ class Steps:
 
         Raises:
             Collapse: More steps in a row were left out than the recovery allows.
+            Interrupted: See :meth:`held`.
         """
         names, means = self.update.compute(batch, at.step, self.total, self.drawn)
         taken = _Taken(at.step, batch, names, means)
@@ -118,8 +139,11 @@ class Steps:
             repeated = repeated + 1 if taken.bad else 0
             if taken.bad:
                 self._explain(at, taken, repeated)
+        interrupted = self.agrees and any(taken.interrupted for taken in self.unread)
         with uninterrupted():
             self._count(at, self.unread)
+        if interrupted:
+            raise Interrupted(arrived() or signal.SIGTERM)
 
     def _count(self, at: Progress, taken: Sequence[_Taken]) -> None:
         self.unread = []

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from rocl_transfer.data import Batch, derive_seed
 from rocl_transfer.objectives import Objective
+from rocl_transfer.training.interruption import arrived
 
 
 class Update:
@@ -55,7 +56,7 @@ class Update:
 
         Returns:
             The names of the losses and of the gradient's norm, and their means over the processes, so that all of them see the same. If one is not
-            finite, the step must not be taken.
+            finite, the step must not be taken. One number more: above 0 where a signal waits in any of them.
         """
         for buffer, before in self.before:
             before.copy_(buffer)
@@ -70,7 +71,8 @@ class Update:
                 self.accelerator.backward(losses["loss"] / len(parts))
             sums = {name: sums.get(name, 0) + value.detach().float() / len(parts) for name, value in losses.items()}
         self.length = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
-        means: Tensor = self.accelerator.reduce(torch.stack([*sums.values(), self.length.float()]), "mean")
+        signal = torch.full_like(self.length, arrived(), dtype=torch.float32)
+        means: Tensor = self.accelerator.reduce(torch.stack([*sums.values(), self.length.float(), signal]), "mean")
         return (*sums, "gradient_norm"), means
 
     def _begin(self, step: int, total: int, seed: tuple[int, int]) -> None:

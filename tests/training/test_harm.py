@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from rocl_transfer.errors import Interrupted
 from rocl_transfer.objectives import Objective
 from rocl_transfer.training import Cadence, Checkpoints, Recovery, Schedule, create_optimizer, train
 from rocl_transfer.training.interruption import listen
+from tests.conftest import ROOT
 
 
 class Toy(Objective):
@@ -46,10 +48,12 @@ def kill(number):
 def run(folder, objective=None, monitor=lambda: {"seen": 1.0}, **options):
     objective = objective or Toy()
     inputs = torch.rand(20, 4, generator=torch.Generator().manual_seed(1))
-    size, accumulation = options.pop("group_size", None), options.get("accumulation", 1)
-    batches = Batches(Resident(inputs), inputs.sum(1), Sampler(20, 4, 3, size or 4 // accumulation), "scan {}.png".format)
+    size, accumulation, accelerator = options.pop("group_size", None), options.get("accumulation", 1), Accelerator(cpu=True)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    sampler = Sampler(20, 4 // world, 3, size or 4 // world // accumulation, rank, world)
+    batches = Batches(Resident(inputs), inputs.sum(1), sampler, "scan {}.png".format)
     trained = train(
-        Accelerator(cpu=True), objective, create_optimizer(objective, "adamw", 0.1, 1e-4), Schedule(options.pop("rate", 0.1), 4), batches,
+        accelerator, objective, create_optimizer(objective, "adamw", 0.1, 1e-4), Schedule(options.pop("rate", 0.1), 4), batches,
         Checkpoints(folder, 2, {}, options.pop("overwrite", False)), monitor=monitor, cadence=Cadence(2, 4, 1), **options,
     )  # fmt: skip
     return objective, trained
@@ -419,6 +423,44 @@ def test_a_signal_loses_nothing_that_was_not_read_yet(tmp_path, step):
     parts, trained = run(tmp_path / "parts", Toy({6: nan_of(0)} if step == 6 else {}), deferred=True)
     assert trained.skipped == 1
     assert_same(whole, parts, tmp_path / "whole", tmp_path / "parts")
+
+
+SEVERAL = """
+import os, signal, sys
+from pathlib import Path
+from rocl_transfer.errors import Interrupted
+from rocl_transfer.training.interruption import listen
+from tests.training.test_harm import Toy, kill, run
+
+folder, step, rank = Path(sys.argv[1]), int(sys.argv[2]), os.environ["RANK"]
+listen()
+try:
+    said = f"trained {run(folder, Toy({step: kill(signal.SIGTERM)} if rank == '1' else {}), deferred=True)[1].steps}"
+except Interrupted as interruption:
+    said = str(interruption)
+(folder / f"said-{rank}").write_text(said)
+"""
+
+
+def test_several_processes_that_wait_for_devices_of_their_own_stop_at_one_step(tmp_path):
+    """As on several GPUs: the signal reaches one of them in its third step, and every second step the numbers are read."""
+    (tmp_path / "several.py").write_text(SEVERAL)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+    def start(folder, step):
+        folder.mkdir(exist_ok=True)
+        launcher = (Path(sys.executable).with_name("torchrun"), "--nproc_per_node", "2", "--master_port", "29731")
+        words = (*launcher, tmp_path / "several.py", folder, str(step))
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return [(folder / f"said-{rank}").read_text() for rank in (0, 1)]
+
+    assert start(tmp_path / "whole", 99) == ["trained 20", "trained 20"]
+    said = start(tmp_path / "parts", 2)
+    assert all(sentence.startswith("interrupted by SIGTERM at step 4 of 20; the same command goes on from") for sentence in said)
+    assert said[0].endswith("step-4")
+    assert start(tmp_path / "parts", 99) == ["trained 20", "trained 20"]
+    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
 
 
 def test_accumulation_is_the_mean_over_its_parts(tmp_path):
