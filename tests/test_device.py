@@ -22,8 +22,7 @@ from rocl_transfer.evaluation.protocols import Ensemble
 from rocl_transfer.models import add_head, create_backbone, projector
 from rocl_transfer.objectives import AdversarialTraining, Adversary, Contrast, LinearProbe, RobustProbe, RoCL
 from rocl_transfer.training import create_optimizer
-from rocl_transfer.training.loop import synchronised
-from rocl_transfer.training.runtime import arithmetic
+from rocl_transfer.training.runtime import arithmetic, synchronised
 from rocl_transfer.training.update import Update
 from tests.conftest import ROOT
 from tests.elsewhere import DEVICE, elsewhere, run_recipe

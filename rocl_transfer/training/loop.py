@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from timm.layers import convert_sync_batchnorm
-from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -25,7 +23,7 @@ from rocl_transfer.training.guard import Collapse, Guard, Look, Recovery
 from rocl_transfer.training.interruption import answer, ending, uninterrupted
 from rocl_transfer.training.optimization import Schedule
 from rocl_transfer.training.progress import Progress, Trained
-from rocl_transfer.training.runtime import arithmetic
+from rocl_transfer.training.runtime import arithmetic, synchronised
 from rocl_transfer.training.steps import Steps
 from rocl_transfer.training.update import Update
 
@@ -97,16 +95,6 @@ def train(
                 now, before, "all processes' images (SyncBN)" if accelerator.device.type == "cuda" else "each process's images by themselves",
             )  # fmt: skip
     return loop.run()
-
-
-def synchronised(objective: Objective) -> Objective:
-    """``objective`` with BatchNorm over all processes' images.
-
-    By timm's conversion: torch's own drops the activation inside timm's norms, and so does timm's if it sees them a second time.
-    """
-    done = any(isinstance(part, nn.SyncBatchNorm) for part in objective.modules())
-    result: Objective = objective if done else convert_sync_batchnorm(objective)
-    return result
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,11 @@ from typing import Any, TextIO
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, LoggerType, set_seed
+from timm.layers import convert_sync_batchnorm
+from torch import nn
 
 from rocl_transfer.errors import UserError, did_you_mean
+from rocl_transfer.objectives import Objective
 from rocl_transfer.training.interruption import follow_launcher, listen
 
 try:
@@ -76,6 +79,16 @@ def arithmetic(accelerator: Accelerator) -> str:
     word, device = str(accelerator.mixed_precision), accelerator.device
     rounds = word == "no" and device.type == "cuda" and torch.backends.cudnn.allow_tf32
     return "tf32" if rounds and torch.cuda.get_device_capability(device) >= (8, 0) else word
+
+
+def synchronised(objective: Objective) -> Objective:
+    """``objective`` with BatchNorm over all processes' images.
+
+    By timm's conversion: torch's own drops the activation inside timm's norms, and so does timm's if it sees them a second time.
+    """
+    done = any(isinstance(part, nn.SyncBatchNorm) for part in objective.modules())
+    result: Objective = objective if done else convert_sync_batchnorm(objective)
+    return result
 
 
 def _lock(folder: Path) -> None:

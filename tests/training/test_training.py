@@ -14,7 +14,7 @@ from rocl_transfer import UserError
 from rocl_transfer.data import Batches, Resident, Sampler
 from rocl_transfer.objectives import Objective
 from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, train
-from rocl_transfer.training.loop import synchronised
+from rocl_transfer.training.runtime import synchronised
 
 
 class Toy(Objective):
