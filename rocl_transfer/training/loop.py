@@ -23,7 +23,7 @@ from rocl_transfer.training.guard import Collapse, Guard, Look, Recovery
 from rocl_transfer.training.interruption import answer, ending, uninterrupted
 from rocl_transfer.training.optimization import Schedule
 from rocl_transfer.training.progress import Progress, Trained
-from rocl_transfer.training.runtime import arithmetic, synchronised
+from rocl_transfer.training.runtime import arithmetic, regrouped, synchronised
 from rocl_transfer.training.steps import Steps
 from rocl_transfer.training.update import Update
 
@@ -87,13 +87,9 @@ def train(
     loop = _Loop(accelerator, update, schedule, batches, checkpoints, max_steps, watch, state)
     if found:
         log.info("resumed from %s", found)
-        before, now = state.get("processes", accelerator.num_processes), accelerator.num_processes
-        if before != now:
-            log.info(
-                "the run goes on with %d process(es) instead of %d: the same images, views, attacks and negatives; sums are rounded otherwise, "
-                "dropout and stochastic depth draw anew, and BatchNorm sees %s",
-                now, before, "all processes' images (SyncBN)" if accelerator.device.type == "cuda" else "each process's images by themselves",
-            )  # fmt: skip
+        before = state.get("processes", accelerator.num_processes)
+        if before != accelerator.num_processes:
+            log.info("%s", regrouped(accelerator, before))
     return loop.run()
 
 

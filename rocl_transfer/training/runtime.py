@@ -91,6 +91,15 @@ def synchronised(objective: Objective) -> Objective:
     return result
 
 
+def regrouped(accelerator: Accelerator, before: int) -> str:
+    """What differs where a run goes on with another number of processes than ``before``."""
+    seen = "all processes' images (SyncBN)" if accelerator.device.type == "cuda" else "each process's images by themselves"
+    return (
+        f"the run goes on with {accelerator.num_processes} process(es) instead of {before}: the same images, views, attacks and negatives; sums are "
+        f"rounded otherwise, dropout and stochastic depth draw anew, and BatchNorm sees {seen}"
+    )
+
+
 def _lock(folder: Path) -> None:
     """Keep other processes from writing there as long as this one lives.
 
