@@ -22,7 +22,7 @@ class ModelConfig:
     """Which network.
 
     Args:
-        name: A timm name (ours: resnet8_cifar, resnet18_cifar, resnet34_cifar, resnet50_cifar), a run folder, ``hf-hub:USER/NAME`` or
+        name: A timm name (ours: resnet8_cifar, 18, 34, 50 and, thinner, 20, 32, 44, 56, 110), a run folder, ``hf-hub:USER/NAME`` or
             ``local-dir:FOLDER``.
         pretrained: For a timm name, start from its published weights (default: no in pre-training, yes in adaptation where it has any).
         sha256: What the weights file of an exported model must have; another one is refused.

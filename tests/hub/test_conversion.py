@@ -102,6 +102,14 @@ R18 = {"blocks": (2, 2, 2, 2), "widths": (64, 128, 256, 512)}
 R50 = {"blocks": (3, 4, 6, 3), "widths": (64, 128, 256, 512), "bottleneck": True}
 
 
+class OptionA(nn.Module):
+    """Every other pixel, zeros on both sides of the channels."""
+
+    def forward(self, x):
+        zeros = torch.zeros(len(x), x.shape[1] // 2, *x[:, :, ::2, ::2].shape[2:])
+        return torch.cat([zeros, x[:, :, ::2, ::2], zeros], 1)
+
+
 class TwoNorms(nn.Module):
     def __init__(self, width, kind=nn.BatchNorm2d):
         super().__init__()
@@ -426,6 +434,23 @@ def test_any_timm_network_by_name(tmp_path):
     _, model, facts = exported(prefixed("model.", net.state_dict()), tmp_path, Wishes(architecture="test_vit", image_size=32))
     same(model, IMAGES, net(norm_part(IMAGES, [0.5] * 3, [0.5] * 3)))
     assert (facts["family"], model.input_size) == ("timm", 32)
+
+
+@pytest.mark.parametrize("option", ["A", "B"])
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
+def test_thin_resnets_with_either_shortcut(tmp_path, depth, option):
+    net = Kuangliu(blocks=((depth - 2) // 6,) * 3, classes=10)
+    if option == "A":
+        net.layer2[0].shortcut = net.layer3[0].shortcut = OptionA()
+    net = shake(net)
+    content = {"best_prec1": 91.7, "state_dict": prefixed("module.", net.state_dict())}
+    wishes = Wishes(normalization=tuple(map(tuple, IMAGENET)))
+    conversion, model, _ = exported(content, tmp_path, wishes)
+    assert (model.architecture, model.input_size) == (f"resnet{depth}{'' if option == 'A' else 'b'}_cifar", 32)
+    with torch.no_grad():
+        expected = net.double()(norm_part(IMAGES.double(), *IMAGENET))
+        torch.testing.assert_close(model.double()(IMAGES.double()), expected, atol=1e-6, rtol=1e-5)
+    assert any("shortcuts without parameters" in note for note in conversion.notes) == (option == "A")
 
 
 class Marker:

@@ -4,6 +4,7 @@ import torch
 
 from rocl_transfer import UserError
 from rocl_transfer.models import PixelModel, add_head, create_backbone, projector
+from rocl_transfer.models.folded import fold
 
 FAMILIES = ["test_resnet", "test_convnext", "test_vit", "test_efficientnet", "test_byobnet", "test_nfnet", "resnet8_cifar"]
 
@@ -17,6 +18,60 @@ def test_parameter_counts_of_the_paper(name, parameters, width):
     net = timm.create_model(name, num_classes=0)
     assert count(net) == parameters
     assert net(torch.rand(2, 3, 32, 32)).shape == (2, width)
+
+
+class HeBlock(torch.nn.Module):
+    """A block of He et al.'s networks with their option A, written down for itself."""
+
+    def __init__(self, wide, planes):
+        super().__init__()
+        self.grow = planes - wide
+        self.conv1, self.bn1 = torch.nn.Conv2d(wide, planes, 3, 2 if self.grow else 1, 1, bias=False), torch.nn.BatchNorm2d(planes)
+        self.conv2, self.bn2 = torch.nn.Conv2d(planes, planes, 3, 1, 1, bias=False), torch.nn.BatchNorm2d(planes)
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        if self.grow:
+            x = x[:, :, ::2, ::2]
+            zeros = torch.zeros(len(x), self.grow // 2, *x.shape[2:])
+            x = torch.cat([zeros, x, zeros], 1)
+        return (x + y).relu()
+
+
+class He(torch.nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.conv1, self.bn1 = torch.nn.Conv2d(3, 16, 3, 1, 1, bias=False), torch.nn.BatchNorm2d(16)
+        for i, (wide, planes) in enumerate(((16, 16), (16, 32), (32, 64)), 1):
+            setattr(self, f"layer{i}", torch.nn.Sequential(HeBlock(wide, planes), *(HeBlock(planes, planes) for _ in range(n - 1))))
+        self.linear = torch.nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = self.layer3(self.layer2(self.layer1(self.bn1(self.conv1(x)).relu())))
+        return self.linear(x.mean((2, 3)))
+
+
+# He et al.'s layers, and the parameters with ten classes that the published implementations state.
+@pytest.mark.parametrize(("depth", "parameters"), [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018), (110, 1_727_962)])
+@pytest.mark.parametrize("size", [32, 15])
+def test_thin_resnets_are_those_of_he_et_al(depth, parameters, size):
+    torch.manual_seed(0)
+    he, net = He((depth - 2) // 6).eval(), timm.create_model(f"resnet{depth}_cifar", num_classes=10).eval()
+    assert count(he) == count(net) == parameters
+    net.load_state_dict({name.replace("linear.", "fc."): tensor for name, tensor in he.state_dict().items()})
+    images = torch.rand(2, 3, size, size)
+    torch.testing.assert_close(net(images), he(images))
+    projected = timm.create_model(f"resnet{depth}b_cifar", num_classes=10)
+    assert count(projected) - parameters == 16 * 32 + 32 * 64 + 2 * (32 + 64)
+
+
+def test_padded_shortcuts_train_and_fold():
+    model = create_backbone("resnet20_cifar", 16)
+    images = torch.rand(4, 3, 16, 16)
+    model(images).square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    model.eval()
+    torch.testing.assert_close(fold(model)(images), model(images), atol=1e-4, rtol=1e-4)
 
 
 def test_projector_of_the_paper():

@@ -7,6 +7,7 @@ from typing import Any
 from rocl_transfer.hub.conversion.families import NONE
 from rocl_transfer.hub.conversion.reading import Checkpoint
 from rocl_transfer.models import PixelModel
+from rocl_transfer.models.resnet_cifar import PaddedShortcut
 
 
 def left_out(checkpoint: Checkpoint, names: Mapping[str, str], dropped: Counter[str]) -> dict[str, int | str]:
@@ -34,6 +35,8 @@ def notes(facts: Mapping[str, Any], model: PixelModel, kind: str) -> list[str]:
     said.append(f"normalisation: mean {mean}, std {std}{plain}, {facts['normalization']}{doubt}")
     if model.architecture.endswith("_pad2"):
         said.append(f"the 3x3 stem pads by 2, as {kind}'s does; shapes do not tell: give --architecture {model.architecture[:-5]} if it pads by 1")
+    if any(isinstance(module, PaddedShortcut) for module in model.modules()):
+        said.append("shortcuts without parameters: every other pixel, zeros on both sides of the channels; the file does not tell where the zeros go")
     said.append(f"head: {facts['head']}, {len(model.class_names)} classes" if model.class_names else "head: none, so this is a backbone")
     if facts["projector"]:
         said.append(f"projector: {facts['projector']}")

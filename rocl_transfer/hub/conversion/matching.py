@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from rocl_transfer.errors import UserError
 from rocl_transfer.hub.conversion.families import AVERAGED, Family
+from rocl_transfer.models.resnet_cifar import DEPTHS
 
 Shapes = Mapping[str, tuple[int, ...]]
 # Tried where no architecture is named; a network fits one of them or none.
 _KNOWN = (
     "resnet8_cifar", "resnet18_cifar", "resnet34_cifar", "resnet50_cifar", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
     "wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d", "resnext101_32x8d",
+    *(f"resnet{depth}{option}_cifar" for depth in DEPTHS for option in ("", "b")),
 )  # fmt: skip
 _COUNTER = "num_batches_tracked"  # of BatchNorm; of no use once training has ended, and absent before PyTorch 0.4.1
 
