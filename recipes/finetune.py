@@ -66,7 +66,8 @@ def main(config: FinetuneConfig) -> Path:
     monitor = watch(config, objective, data, stores)
     quiet = max(own.warmup_epochs, config.epochs * max(1 / 4, 0 if objective.adversary is None else objective.adversary.ramp[1]))
     watched = before["watched"]
-    guard = Guard(len(data.class_names), len(monitor.labels), config.method != "standard", watched, min(int(quiet) + 1, config.epochs))
+    grace = min(int(quiet) + 1, config.epochs)
+    guard = Guard(len(data.class_names), len(monitor.labels), config.method != "standard", watched, grace, monitor.worth)
     if watched == "training":
         log.info("there are no validation images: %d training images are watched, and the last epoch is exported", len(monitor.labels))
     trained = train(

@@ -10,16 +10,14 @@ import dataclasses
 import logging
 from pathlib import Path
 
-import torch
-
 from rocl_transfer.attacks import PGD
 from rocl_transfer.config import ProbeConfig, command_line, write_config
 from rocl_transfer.data import Batches, Resident, Sampler, load_images, store_splits
-from rocl_transfer.evaluation import compute_features
+from rocl_transfer.evaluation import HeadMonitor, compute_features
 from rocl_transfer.hub import complete_classifier, load_backbone, made_from, native_size, note_pretraining
 from rocl_transfer.models import add_head
 from rocl_transfer.objectives import LinearProbe, RobustProbe
-from rocl_transfer.training import Cadence, Checkpoints, Recovery, Schedule, create_optimizer, finish, start, train
+from rocl_transfer.training import Cadence, Checkpoints, Guard, Recovery, Schedule, create_optimizer, finish, start, train
 
 log = logging.getLogger("rocl_transfer")
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
@@ -59,23 +57,17 @@ def main(config: ProbeConfig) -> Path:
     optimizer = create_optimizer(objective, options.name, options.lr, options.weight_decay, options.momentum)
     schedule = Schedule(options.lr, config.epochs, options.schedule, options.warmup_epochs, options.warmup_lr, options.milestones)
 
-    monitor = None
-    if data.validation is not None:
-        # The backbone is frozen, so the held-out features are as well.
-        held_out = compute_features(classifier, stores.pop("validation"))
-        truth = data.validation.labels.to(device)
-
-        def monitor() -> dict[str, float]:
-            with torch.no_grad():
-                return {"validation_accuracy": (classifier.head(held_out).argmax(1) == truth).float().mean().item()}
-
+    monitor = HeadMonitor(classifier, data, stores)
+    remedy = "lower --optimizer.lr, train longer (--epochs), or take another backbone" + (" or a smaller --attack.epsilon" if config.robust else "")
+    guard = Guard(len(data.class_names), len(monitor.labels), False, monitor.watched, config.epochs // 4 + 1, monitor.worth, remedy)
     trained = train(
         accelerator, objective, optimizer, schedule, batches, checkpoints, max_steps=config.max_steps, resume=config.resume, monitor=monitor,
-        recovery=Recovery(config.rollbacks), accumulation=config.gradient_accumulation_steps,
+        guard=guard, recovery=Recovery(config.rollbacks), accumulation=config.gradient_accumulation_steps,
         cadence=Cadence(config.log_every, config.checkpoint_every, config.monitor_every),
     )  # fmt: skip
 
     if accelerator.is_main_process:
+        trained = dataclasses.replace(trained, best=None, last=None)  # the guard judges; it is the last epoch that is exported, as in the paper
         measured = config.evaluation
         complete_classifier(
             folder, classifier, data, stores["test"], [PGD(epsilon, measured.steps, norm=measured.norm) for epsilon in measured.epsilons],

@@ -1,13 +1,20 @@
 """How a classifier in training is watched: accuracy, clean and under attack, on held-out images."""
 
+import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from rocl_transfer.attacks import PGD, frozen
-from rocl_transfer.data import Store, derive_seed, generators
+from rocl_transfer.data import ImageData, Store, derive_seed, generators
+from rocl_transfer.evaluation.features import compute_features
 from rocl_transfer.evaluation.precision import full_precision
+from rocl_transfer.models import PixelModel
+from rocl_transfer.training.chance import worth
+
+log = logging.getLogger("rocl_transfer")
+_WATCHED = 512  # training images, where there are none for validation
 
 
 class ClassifierMonitor:
@@ -41,19 +48,16 @@ class ClassifierMonitor:
     def __call__(self) -> dict[str, float]:
         """Accuracy, clean and under attack; their means over the classes (recall); share of the commonest answer."""
         answers, robust = self._answers()
-        right = answers == self.labels
-        seen = {
-            "validation_accuracy": right.float().mean().item(),
-            "validation_recall": self._recall(right),
-            "validation_majority": answers.bincount().max().item() / len(answers),
-        }
+        seen = _seen(answers, self.labels)
         if self.attack is None:
             return seen
-        right &= robust
-        return {**seen, "validation_robust_accuracy": right.float().mean().item(), "validation_robust_recall": self._recall(right)}
+        right = (answers == self.labels) & robust
+        return {**seen, "validation_robust_accuracy": right.float().mean().item(), "validation_robust_recall": _recall(right, self.labels)}
 
-    def _recall(self, right: Tensor) -> float:
-        return torch.stack([right[self.labels == label].float().mean() for label in self.labels.unique()]).mean().item()
+    @property
+    def worth(self) -> float:
+        """See :func:`~rocl_transfer.training.chance.worth`."""
+        return worth(_counts(self.labels))
 
     @torch.no_grad()
     def _answers(self) -> tuple[Tensor, Tensor]:
@@ -69,3 +73,53 @@ class ClassifierMonitor:
                     images = self.attack(model, images, labels, draws)
                     robust.append(model(images).argmax(1) == labels)
         return torch.cat(answers).cpu(), torch.cat(robust).cpu() if robust else torch.empty(0)
+
+
+class HeadMonitor:
+    """How a head on a frozen backbone is watched: the features of the held-out images are computed once.
+
+    Where there are no validation images, up to 512 training images are watched.
+
+    Args:
+        classifier: Its head trains.
+        data: The images' labels.
+        stores: The images, by split; those of validation are taken out.
+    """
+
+    def __init__(self, classifier: PixelModel, data: ImageData, stores: dict[str, Store]) -> None:
+        self.head, self.watched = classifier.head, "training" if data.validation is None else "validation"
+        images, store = (data.train, stores["train"]) if data.validation is None else (data.validation, stores.pop("validation"))
+        positions = torch.arange(len(images))
+        if data.validation is None:
+            positions = torch.linspace(0, len(images) - 1, min(_WATCHED, len(images))).long()
+            log.info("there are no validation images: %d training images are watched", len(positions))
+        assert images.labels is not None
+        self.features = compute_features(classifier, store, positions)
+        self.labels = images.labels[positions].to(self.features.device)
+
+    @torch.no_grad()
+    def __call__(self) -> dict[str, float]:
+        """Accuracy; its mean over the classes (recall); share of the commonest answer."""
+        return _seen(self.head(self.features).argmax(1), self.labels)
+
+    @property
+    def worth(self) -> float:
+        """See :func:`~rocl_transfer.training.chance.worth`."""
+        return worth(_counts(self.labels))
+
+
+def _seen(answers: Tensor, labels: Tensor) -> dict[str, float]:
+    right = answers == labels
+    return {
+        "validation_accuracy": right.float().mean().item(),
+        "validation_recall": _recall(right, labels),
+        "validation_majority": answers.bincount().max().item() / len(answers),
+    }
+
+
+def _recall(right: Tensor, labels: Tensor) -> float:
+    return torch.stack([right[labels == label].float().mean() for label in labels.unique()]).mean().item()
+
+
+def _counts(labels: Tensor) -> list[int]:
+    return [count for count in labels.bincount().tolist() if count]

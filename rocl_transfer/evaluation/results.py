@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,7 +11,10 @@ from typing import Any
 import timm
 import torch
 
+from rocl_transfer.training.chance import wilson_interval
 from rocl_transfer.version import __version__
+
+__all__ = ["Evaluation", "Results", "wilson_interval"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +111,3 @@ class Results:
         path = Path(folder) / "results.json"
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return path
-
-
-def wilson_interval(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % score interval of a share (Wilson 1927), which stays sensible near 0 and 1."""
-    share = right / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return round(max(0.0, centre - half), 6), round(min(1.0, centre + half), 6)

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rocl_transfer.training.chance import FEWEST, could_have_learned, images_needed
+
 Look = Mapping[str, Any]
 
 
@@ -49,6 +51,8 @@ class Guard:
         robust: Whether robustness is trained for.
         watched: What the images are: validation, or training images where there are none.
         grace: Epochs before a run can be dead: warm-up, ramp, a slow start.
+        worth: How many images of equally large classes tell as much (default: ``images``); see :func:`~rocl_transfer.training.chance.worth`.
+        remedy: What to change where accuracy is at chance (default: what helps fine-tuning).
     """
 
     classes: int
@@ -56,6 +60,27 @@ class Guard:
     robust: bool
     watched: str = "validation"
     grace: int = 0
+    worth: float | None = None
+    remedy: str | None = None
+
+    @property
+    def evidence(self) -> float:
+        """How many images the verdicts rest on."""
+        return self.images if self.worth is None else self.worth
+
+    @property
+    def blindness(self) -> str | None:
+        """A sentence where there are too few images to tell a dead run; None else."""
+        needed = images_needed(self.classes)
+        if self.evidence >= needed:
+            return None
+        few = f"{self.images} {self.watched} images" + ("" if self.evidence > 0.9 * self.images else ", few of some classes,")
+        sign = "one answer for all of them or a" if self.evidence >= FEWEST else "a"
+        more = "" if self.watched != "validation" else "; --data.validation_fraction gives more"
+        return (
+            f"{few} are too few to tell accuracy at chance from learning (about {needed} would do for {self.classes} classes of equal size): "
+            f"{sign} loss that is not finite ends this run, chance does not{more}"
+        )
 
     @property
     def metric(self) -> str:
@@ -102,16 +127,18 @@ class Guard:
         recall, chance = look["validation_recall"], 1 / self.classes
         clean = look["validation_accuracy"]
         # One-sided 95 %: a few images more than guessing are no sign of life; but few images are no sign of death either.
-        margin = min(1.645 * math.sqrt(chance * (1 - chance) / self.images), chance / 4)
-        if recall < chance + margin:
-            if look["validation_majority"] == 1.0:
-                return (
-                    f"every one of {self.images} {self.watched} images is given the same class (constant predictions): lower --optimizer.lr, or "
-                    "train longer with a longer warm-up (--class_balanced true where the classes are unbalanced)"
-                )
+        margin = min(1.645 * math.sqrt(chance * (1 - chance) / self.evidence), chance / 4)
+        # Of one class alone, one answer may be all right.
+        if look["validation_majority"] == 1.0 and recall <= 1 / 2 and self.evidence >= FEWEST:
+            longer = "train longer with a longer warm-up (--class_balanced true where the classes are unbalanced)"
             return (
-                f"accuracy is at chance ({100 * recall:.1f} % averaged over {self.classes} classes, guessing gives {100 * chance:.1f} %): lower "
-                "--optimizer.lr, train longer (--epochs), or start from a pre-trained backbone"
+                f"every one of {self.images} {self.watched} images is given the same class (constant predictions): "
+                f"{self.remedy or f'lower --optimizer.lr, or {longer}'}"
+            )
+        if recall < chance + margin and not could_have_learned(recall, self.evidence, self.classes):
+            return (
+                f"accuracy is at chance ({100 * recall:.1f} % averaged over {self.classes} classes, guessing gives {100 * chance:.1f} %): "
+                f"{self.remedy or 'lower --optimizer.lr, train longer (--epochs), or start from a pre-trained backbone'}"
             )
         if not self.robust:
             return None

@@ -85,6 +85,8 @@ def train(
     watch = _Watch(monitor, guard, recovery or Recovery(), cadence or Cadence(), accelerator.device.type != "cpu" if deferred is None else deferred)
     update = Update(accelerator, objective, optimizer, clip_grad, accumulation)
     loop = _Loop(accelerator, update, schedule, batches, checkpoints, max_steps, watch, state)
+    if guard is not None and guard.blindness:
+        log.info("%s", guard.blindness)
     if found:
         log.info("resumed from %s", found)
         before = state.get("processes", accelerator.num_processes)

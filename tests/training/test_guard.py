@@ -12,6 +12,7 @@ from rocl_transfer import UserError
 from rocl_transfer.data import Batches, Resident, Sampler
 from rocl_transfer.objectives import Objective
 from rocl_transfer.training import Checkpoints, Guard, Recovery, Schedule, create_optimizer, train
+from rocl_transfer.training.chance import images_needed, worth
 
 
 class Toy(Objective):
@@ -48,7 +49,8 @@ def run(folder, looks, objective=None, robust=True, **options):
     batches = Batches(Resident(inputs), inputs.sum(1), Sampler(24, 4, seed=3))
     seen = iter([*looks, *options.pop("after", [])])
     epochs = options.pop("epochs", len(looks))
-    guard = Guard(classes=5, images=400, robust=robust, grace=options.pop("grace", 0))
+    judged = {"classes": 5, "images": 400, **options.pop("judged", {})}
+    guard = Guard(robust=robust, grace=options.pop("grace", 0), **judged)
     recovery = Recovery(rollbacks=options.pop("rollbacks", 1))
     trained = train(
         Accelerator(cpu=True), objective, create_optimizer(objective, "momentum", 0.1, 0.0), Schedule(0.1, epochs), batches,
@@ -210,6 +212,70 @@ def test_cutting_a_run_short_judges_nothing(tmp_path):
 
 def test_one_class_among_few_validation_images_is_no_death(tmp_path):
     assert run(tmp_path, [look(1.0, 0.9, majority=1.0)] * 4)[1].best["validation_accuracy"] == 1.0
+
+
+FEW = {
+    "4 of 2 classes, one answer": ({"classes": 2, "images": 4}, look(0.5, 0.5, 1.0)),
+    "4 of 2 classes, at chance": ({"classes": 2, "images": 4}, look(0.5, 0.25, 0.75)),
+    "4 of 2 classes, none right": ({"classes": 2, "images": 4}, look(0.0, 0.0, 0.5)),
+    "20 of 2 classes, at chance": ({"classes": 2, "images": 20}, look(0.5, 0.5, 0.75)),
+    "100 of 100 classes, at chance": ({"classes": 100, "images": 100}, look(0.01, 0.0, 0.1)),
+    "403 of 2 classes, but 3 of the second": ({"classes": 2, "images": 403, "worth": 11.9}, look(0.6, 0.1, 0.6, recall=0.47)),
+}  # fmt: skip
+PROVEN = {
+    "8 of 2 classes, one answer": ({"classes": 2, "images": 8}, look(0.5, 0.5, 1.0), "every one of 8 validation images"),
+    "50 of 100 classes, 40 of them there, one answer": ({"classes": 100, "images": 50}, look(0.03, 0.0, 1.0), "every one of 50"),
+    "60 of 2 classes, at chance": ({"classes": 2, "images": 60}, look(0.5, 0.5, 0.7), "accuracy is at chance .50.0 %"),
+    "400 of 10 classes, at chance": ({"classes": 10, "images": 400}, look(0.1, 0.0, 0.7), "accuracy is at chance .10.0 %"),
+    "20 of 2 classes, below it": ({"classes": 2, "images": 20}, look(0.2, 0.0, 0.7), "accuracy is at chance .20.0 %"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FEW)
+def test_few_images_prove_nothing(tmp_path, case):
+    judged, seen = FEW[case]
+    _, trained = run(tmp_path, [seen] * 4, judged=judged)
+    assert not trained.rollbacks
+    assert trained.best is not None  # what is not shown to be dead may be the best
+
+
+@pytest.mark.parametrize("case", PROVEN)
+def test_enough_images_prove_a_death(tmp_path, case):
+    judged, seen, sentence = PROVEN[case]
+    with pytest.raises(UserError, match=sentence):
+        run(tmp_path, [seen] * 4, judged=judged, rollbacks=0)
+
+
+def test_a_guard_says_what_it_cannot_see():
+    assert Guard(classes=2, images=400, robust=False).blindness is None
+    few = Guard(classes=2, images=4, robust=False).blindness
+    assert few.startswith("4 validation images are too few to tell accuracy at chance from learning (about 41 would do for 2 classes")
+    assert ": a loss that is not finite ends this run" in few
+    some = Guard(classes=100, images=100, robust=False).blindness
+    assert "100 validation images are too few" in some
+    assert "one answer for all of them or a loss" in some
+    rare = Guard(classes=2, images=403, robust=False, worth=worth([400, 3])).blindness
+    assert "403 validation images, few of some classes, are too few" in rare
+
+
+def test_what_unequal_classes_are_worth():
+    assert worth([50, 50]) == 100
+    assert worth([397, 3]) == pytest.approx(11.91)  # the variance of (p1 + p2) / 2
+    assert worth([7]) == 7
+
+
+def test_the_images_that_a_verdict_needs():
+    # the first n at which chance's one-sided 95 % bound, by the score test, is below twice chance (K = 10) or 62.5 % (K = 2)
+    for classes, learned in ((2, 0.625), (10, 0.2)):
+        n, chance = images_needed(classes), 1 / classes
+        # A score test of share p against learned: z = (learned - p) / sqrt(learned (1 - learned) / n)
+        z = [(learned - chance) / (learned * (1 - learned) / size) ** 0.5 for size in (n - 1, n)]
+        assert z[0] <= 1.645 < z[1] + 1e-2
+
+
+def test_a_guard_gives_the_remedy_it_was_told(tmp_path):
+    with pytest.raises(UserError, match="guessing gives 20.0 %.: take another backbone.* Nothing is exported"):
+        run(tmp_path, [look(0.2)] * 4, robust=False, rollbacks=0, judged={"remedy": "take another backbone"})
 
 
 def test_what_had_the_majority_right_by_chance_cannot_be_lost(tmp_path):
