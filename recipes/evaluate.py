@@ -111,11 +111,13 @@ def main(config: EvaluateConfig) -> Path:
 def open_samples(config: EvaluateConfig, model: nn.Module, device: torch.device) -> Samples:
     """The split, its labels by the model's classes, and which of its images are measured."""
     size = config.data.image_size or getattr(model, "input_size", None)
-    data = load_images(**{**config.data.selection, "image_size": size})
+    data = load_images(**{**config.data.selection, "image_size": size}, train_needed=False)
     if config.split == "all":
         data = data.whole()
     if config.split == "validation" and data.validation is None:
         raise UserError(f"{data.name} has no validation images: give --data.validation_fraction, or --split test")
+    if config.split == "test" and not len(data.test):
+        raise UserError(f"{data.name} has no test images: give --split validation, or name the split with --data.test_split")
     split = "validation" if config.split == "validation" else "test"
     data, stores = store_splits(data, (split,), device, **config.data.storage)
     for note in data.notes:

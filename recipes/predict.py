@@ -17,13 +17,12 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from rocl_transfer.config import PredictConfig, command_line
 from rocl_transfer.data.decode import decode
-from rocl_transfer.data.sources import files_below
+from rocl_transfer.data.inventory import image_extensions, take_inventory
 from rocl_transfer.errors import UserError, path_of
 from rocl_transfer.evaluation import smallest_epsilon
 from rocl_transfer.evaluation.precision import full_precision
@@ -67,8 +66,7 @@ def main(config: PredictConfig) -> list[Row]:
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
-    """The files named, and those below the folders named that are images by their extension, each once."""
-    extensions = set(Image.registered_extensions())
+    """The files named, and the images below the folders named, each once."""
     paths: list[Path] = []
     for path in (path_of(name) for name in names):
         if not path.exists():
@@ -77,15 +75,15 @@ def find_images(names: Sequence[str]) -> list[Path]:
             paths.append(path)
             continue
         try:
-            files = files_below(path)
+            found = take_inventory(path)
         except OSError as error:
             raise UserError(f"the folder {error.filename} cannot be read ({error.strerror}): change its permissions or leave it out") from error
-        images = [file for file in files if file.suffix.lower() in extensions]
-        if not images:
-            raise UserError(f"{path} has no images ({', '.join(sorted(extensions)[:6])}, ...): name another folder, or the files themselves")
-        if others := [file for file in files if file.suffix.lower() not in extensions]:
-            log.info("%s: files that are no images by their extension are left out: %d, such as %s", path, len(others), others[0].name)
-        paths += images
+        for note in found.notes(path):
+            log.info("%s: %s", path, note)
+        if not found.images:
+            known = ", ".join(sorted(image_extensions())[:6])
+            raise UserError(f"{path} has no images ({known}, ...): name another folder, or the files themselves")
+        paths += found.images
     return list(dict.fromkeys(paths))
 
 

@@ -1,68 +1,101 @@
 """Single files that hold a dataset: a CSV of paths and labels, or safetensors of decoded images."""
 
-import csv
-import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from rocl_transfer.data.inventory import counted, image_extensions, is_hidden, same_place
 from rocl_transfer.data.sources import ArrayRows, FileRows, RawSplit, Source
-from rocl_transfer.errors import UserError, did_you_mean
+from rocl_transfer.data.tables import Table, candidates, columns_of_files, list_files, no_column_of_files, read_csv
+from rocl_transfer.errors import UserError
 
 
 def open_csv(path: Path, image_column: str | None = None, label_column: str | None = None) -> Source:
-    """A CSV with a header, a row an image; paths count from the CSV's own folder. A column ``split`` names each row's split.
+    """A table with a row an image; paths count from its own folder. A column ``split`` names each row's split.
 
     Args:
-        path: The CSV.
-        image_column: Default: the one whose first value is a file.
+        path: The table, its cells separated by commas, semicolons, tabs, bars or spaces.
+        image_column: Default: the only one whose first cells are files.
         label_column: Default: label or labels, else the only other column.
 
     Raises:
-        UserError: A column cannot be found, or could be one of several; or a row has no path.
+        UserError: A column cannot be found, or could be one of several; a row has no path; or a file has two labels.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows, columns = list(reader), list(reader.fieldnames or [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as CSV in UTF-8 ({error}): save it as such") from error
-    if not rows:
-        raise UserError(f"{path} has no rows below its header: list one image a row")
-    for wanted in (image_column, label_column):
-        if wanted is not None and wanted not in columns:
-            raise UserError(f"{path} has no column {wanted!r}{did_you_mean(wanted, columns)}: the columns are {', '.join(columns)}")
-    holding = [name for name in columns if rows[0][name] and _is_file(path.parent / rows[0][name])]
-    if image_column is None and len(holding) != 1:
-        found = f"more than one column of files ({', '.join(holding)})" if holding else f"no column of files beside it among {', '.join(columns)}"
-        raise UserError(f"{path} has {found}: name the column of image paths with --data.image_column")
-    image = image_column or holding[0]
-    others = [name for name in columns if name not in (image, "split")]
-    label = label_column or next((name for name in ("label", "labels") if name in others), others[0] if len(others) == 1 else None)
-    for number, row in enumerate(rows, start=2):
-        if not row[image]:
-            raise UserError(f"line {number} of {path} has no path: complete or remove it")
+    table = read_csv(path)
+    image = _image_column(table, image_column)
+    split = table.named("split")
+    others = candidates(table.columns, (image, split))
+    label = table.column(label_column) if label_column else next((name for name in others if name.casefold() in ("label", "labels")), None)
+    label = label or (others[0] if len(others) == 1 else None)
+    listing = list_files(table, image, label, split)
+    notes = [*listing.notes, *_unlisted(table, listing.files)]
+    blank = sum(row[split] is None for row in table.rows) if split else 0
+    if blank:
+        notes.append(f"{blank:,} rows of {path.name} name no split and count as train")
+    spelled: dict[str, str] = {}
+    words = {name: spelled.setdefault(name.casefold(), name) for name in dict.fromkeys(listing.splits)}
+    remedy = f"{path.name} has {_which(others)}: name one with --data.label_column" if label is None else "complete its cell, or remove the line"
     splits = {}
-    for split in dict.fromkeys(row.get("split") or "train" for row in rows):
-        chosen = [row for row in rows if (row.get("split") or "train") == split]
-        labels = [_value(row[label]) for row in chosen] if label is not None else None
-        splits[split] = RawSplit(FileRows([path.parent / row[image] for row in chosen]), labels)
-    return Source(splits)
+    for part in dict.fromkeys(words.values()):
+        chosen = [at for at, name in enumerate(listing.splits) if words[name] == part]
+        labels = None if listing.labels is None else [listing.labels[at] for at in chosen]
+        lines = [table.lines[listing.rows[at]] for at in chosen]
+        splits[part] = RawSplit(ListedRows([listing.files[at] for at in chosen], lines), labels, remedy)
+    return Source(splits, notes=tuple(notes))
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a caption is too long for a name
-        return False
+class ListedRows(FileRows):
+    """Files and the lines of the table that name them.
+
+    Args:
+        paths: Of the files.
+        lines: One each.
+    """
+
+    def __init__(self, paths: Sequence[Path], lines: Sequence[int]) -> None:
+        super().__init__(paths)
+        self.lines = lines
+
+    def labelled_at(self, index: int) -> str:
+        """Where the label of an image is written."""
+        return f"line {self.lines[index]} ({self.where(index)})"
 
 
-def _value(label: str | None) -> float | str | None:
-    """Numbers as numbers, so that class 10 comes after class 9 and 1.0 is class 1; 007 stays a name."""
-    if label and re.fullmatch(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]+)?", label):
-        return float(label) if "." in label else int(label)
-    return label
+def _image_column(table: Table, wanted: str | None) -> str:
+    if wanted is not None:
+        return table.column(wanted)
+    holding = columns_of_files(table)
+    if not holding:
+        raise UserError(no_column_of_files(table))
+    if len(holding) > 1:
+        raise UserError(
+            f"{table.path} has more than one column of files ({', '.join(holding)}): name the column of image paths with --data.image_column"
+        )
+    return holding[0]
+
+
+def _which(others: Sequence[str]) -> str:
+    return f"more than one column that could be meant ({', '.join(others)})" if others else "no column beside the paths"
+
+
+def _unlisted(table: Table, files: Sequence[Path]) -> list[str]:
+    """What is said of image files beside those listed, in the same folders."""
+    listed = {same_place(file) for file in files}
+    beside = [
+        entry
+        for folder in sorted({file.parent for file in files})
+        if folder.is_dir()
+        for entry in sorted(folder.iterdir())
+        if entry.suffix.lower() in image_extensions() and not is_hidden(entry) and same_place(entry) not in listed and entry.is_file()
+    ]
+    if not beside:
+        return []
+    name = table.path.name
+    return [
+        counted(beside, "image file", f"beside those listed has no row in {name}", f"beside those listed have no row in {name}", table.path.parent)
+    ]
 
 
 def open_safetensors(path: Path) -> Source:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rocl_transfer.data.decode import Encoded, UnreadableImageError
+from rocl_transfer.data.local import parquet_splits
 from rocl_transfer.data.sources import RawSplit, Source
 from rocl_transfer.errors import UserError, did_you_mean
 
@@ -46,7 +47,8 @@ def open_dataset(name: str, config: str | None, revision: str | None, image_colu
     Raises:
         UserError: It cannot be opened, or a column cannot be found or could be one of several.
     """
-    opened, asked = load_with_datasets(name, config, revision)
+    files, notes = parquet_splits(Path(name)) if Path(name).is_dir() and config is None else (None, [])
+    opened, asked = load_with_datasets(name, config, revision, files=files)
     import datasets
 
     first = opened[next(iter(opened))]
@@ -57,12 +59,24 @@ def open_dataset(name: str, config: str | None, revision: str | None, image_colu
     found = {}
     for split, dataset in opened.items():
         undecoded = dataset.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-        found[split] = RawSplit(ColumnRows(undecoded, image, split), list(dataset[label]) if label else None)
-    return Source(found, names, None if Path(name).is_dir() else _opened(name, revision, asked, first))
+        found[split] = RawSplit(ColumnRows(undecoded, image, split), list(dataset[label]) if label else None, _remedy(label, first.features, image))
+    return Source(found, names, None if Path(name).is_dir() else _opened(name, revision, asked, first), tuple(notes))
 
 
-def load_with_datasets(name: str, config: str | None, revision: str | None, streaming: bool = False) -> tuple[Any, str | None]:
+def _remedy(label: str | None, features: Any, image: str) -> str:
+    """What to do about labels that are missing."""
+    if label is not None:
+        return f"complete column {label!r} or remove these rows, or name another column with --data.label_column"
+    others = [name for name in features if name != image]
+    return f"name their column with --data.label_column (one of {', '.join(others)})" if others else "the data has no other column than the images"
+
+
+def load_with_datasets(
+    name: str, config: str | None, revision: str | None, streaming: bool = False, files: dict[str, list[str]] | None = None
+) -> tuple[Any, str | None]:
     """The splits of ``name``, prepared on the disk or streamed, and the commit that was asked for, where the Hub could be asked.
+
+    Without ``files``, which are those of each split, ``datasets`` decides by their names.
 
     Raises:
         UserError: It cannot be opened.
@@ -75,7 +89,7 @@ def load_with_datasets(name: str, config: str | None, revision: str | None, stre
         raise UserError(f"--data.revision has no effect with the folder {name}: leave it out")
     asked = None if local else _commit(name, revision)  # first: a branch may move while it is read
     try:
-        return datasets.load_dataset(name, config, revision=asked or revision, streaming=streaming), asked
+        return datasets.load_dataset(name, config, revision=asked or revision, data_files=files, streaming=streaming), asked
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         where = f"the folder {name}" if local else f"{name!r}, taken for a Hub dataset since no such folder exists,"

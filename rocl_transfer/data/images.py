@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from rocl_transfer.data.decode import Encoded, UnreadableImageError, open_image
-from rocl_transfer.data.files import open_csv, open_safetensors
-from rocl_transfer.data.hub import open_dataset
-from rocl_transfer.data.labels import encode_labels
-from rocl_transfer.data.sources import Rows, Source, is_image_folder, open_digits, open_image_folder
+from rocl_transfer.data.labels import encode_labels, near_names, order_note, unlabelled
+from rocl_transfer.data.opening import open_source
+from rocl_transfer.data.sources import FileRows, RawSplit, Rows, Source
 from rocl_transfer.data.splits import stratified_cut
-from rocl_transfer.errors import UserError, did_you_mean, is_pickle, one_line, path_of
+from rocl_transfer.errors import UserError, did_you_mean, one_line
 
 TEST_FRACTION = 0.2
+_VALIDATION = ("validation", "valid", "val", "dev")
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ def load_images(
     validation_fraction: float = 0.1,
     split_seed: int = 0,
     labels_needed: bool = True,
+    train_needed: bool = True,
 ) -> ImageData:
     """Open ``name``, find columns, splits, class names and size by itself, and cut the splits that are missing.
 
@@ -130,87 +131,68 @@ def load_images(
         validation_fraction: Share of train held out where there is no validation split.
         split_seed: Of the splits cut from train.
         labels_needed: Refuse data without labels, of one class, or with a class that has no training image.
+        train_needed: Refuse data with a test or validation split alone, and let a lone split called test be trained on.
 
     Raises:
         UserError: Something is missing, wrong, or could mean more than one thing.
     """
     try:
-        source = _open(name, config, revision, image_column, label_column)
+        source = open_source(name, config, revision, image_column, label_column, train_needed)
     except OSError as error:  # a folder without permission, a name that is too long
         where = one_line(str(error.filename or name))
         raise UserError(f"{where} cannot be read ({error.strerror or error}): check --data.name and its permissions") from error
     notes = list(source.notes)
-    train_name = _train_split(source, train_split)
-    validation_name = next((s for s in ("validation", "valid", "val", "dev") if s in source.splits and s not in (train_name, test_split)), None)
-    test_name = test_split or ("test" if "test" in source.splits and train_name != "test" else None)
-    if test_name == train_name:
-        raise UserError(f"split {train_name!r} is to be trained and tested on: name another one with --data.test_split or --data.train_split")
-    if test_name is not None and test_name not in source.splits:
-        raise UserError(f"there is no split {test_name!r}{did_you_mean(test_name, source.splits)}: the splits are {', '.join(source.splits)}")
-
-    used = [s for s in (train_name, validation_name, test_name) if s is not None]
+    source, names = _choose_splits(source, train_split, test_split, train_needed)
+    notes += [f"split {split!r} ({len(raw.rows):,} images) is not used" for split, raw in source.splits.items() if split not in names]
+    used = [split for split in names if split is not None]
     class_names, labels = encode_labels(source, used, labels_needed)
+    gaps = [] if labels_needed else [unlabelled(split, source.splits[split], source.class_names) for split in used]
+    notes += [f"the labels are not used: {gap}" for gap in gaps if gap]
+    notes += [*near_names(class_names), *order_note(class_names)]
     sets = {split: ImageSet(source.splits[split].rows, np.arange(len(source.splits[split].rows)), labels.get(split)) for split in used}
-    train, validation = sets[train_name], sets.get(validation_name or "")
-    words, cut = test_name or "none", None
+    train, validation = sets[str(names[0])], sets.get(names[1] or "")
+    words, cut = names[2] or "none", None
     if not labels_needed and len(class_names) < 2:
         train, class_names = ImageSet(train.rows, train.indices, None), []
     if train.labels is None:
         notes.append("the images have no labels, or one class: all of them are trained on")
-        test = sets[test_name] if test_name is not None else train.subset(np.arange(0))
-    elif test_name is None:
+        test = sets[words] if names[2] is not None else train.subset(np.arange(0))
+    elif names[2] is None and len(train):
         train, test = _cut(train, TEST_FRACTION, split_seed)
         cut = hashlib.sha256(test.indices.tobytes()).hexdigest()
-        words = f"{TEST_FRACTION:.0%} of {train_name}, stratified, split seed {split_seed}"
+        words = f"{TEST_FRACTION:.0%} of {names[0]}, stratified, split seed {split_seed}"
         notes.append(f"there is no test split: {len(test)} images are held out as one ({words})")
     else:
-        test = sets[test_name]
-    if validation is None and validation_fraction > 0 and train.labels is not None:
+        test = train if names[2] is None else sets[words]
+    if validation is None and validation_fraction > 0 and train.labels is not None and len(train):
         train, held = _cut(train, validation_fraction, split_seed + 1)
         validation = held if len(held) else None
-        notes.append(f"there is no validation split: {len(held)} images of {train_name} are held out as one (stratified, split seed {split_seed})")
-    if not len(train) or (labels_needed and not len(test)):
+        notes.append(f"there is no validation split: {len(held)} images of {names[0]} are held out as one (stratified, split seed {split_seed})")
+    if train_needed and (not len(train) or (labels_needed and not len(test))):
         raise UserError(f"{name} has {len(train)} images to train on and {len(test)} to test on: give more images, or name the splits")
     if labels_needed:
-        _require_classes(name, train, class_names)
-    size = image_size or _natural_size(train, notes)
+        _require_classes(name, train if train_needed else None, class_names, source.hint)
+    size = image_size or _natural_size(next(images for images in (train, test, validation) if images is not None and len(images)), notes)
     return ImageData(name, source.revision, tuple(class_names), size, train, validation, test, words, cut, tuple(notes))
 
 
-def _open(name: str, config: str | None, revision: str | None, image_column: str | None, label_column: str | None) -> Source:
-    def refuse(kind: str, **options: str | None) -> None:
-        if given := [option for option, value in options.items() if value is not None]:
-            raise UserError(f"--data.{given[0]} has no effect with {kind} {name}: leave it out")
-
-    path = path_of(name)
-    hub, columns = {"config": config, "revision": revision}, {"image_column": image_column, "label_column": label_column}
-    if name == "digits":
-        refuse("the bundled", **hub, **columns)
-        return open_digits()
-    if path.is_dir() and is_image_folder(path):
-        refuse("the image folder", **hub, **columns)
-        return open_image_folder(path)
-    if path.is_file() and path.suffix == ".csv":
-        refuse("the CSV", **hub)
-        return open_csv(path, **columns)
-    if path.is_file() and path.suffix == ".safetensors":
-        refuse("the file", **hub, **columns)
-        return open_safetensors(path)
-    if path.is_file():
-        raise UserError(f"{name} is neither a CSV nor safetensors{is_pickle([path])}: give the folder of images that it is in")
-    if not path.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name):
-        raise UserError(f"there is no folder {name}: check --data.name")
-    return _open_with_datasets(str(path) if path.is_dir() else name, config, revision, image_column, label_column)
-
-
-def _open_with_datasets(name: str, *options: str | None) -> Source:
-    try:
-        return open_dataset(name, *options)
-    except UserError:
-        raise
-    except Exception as error:  # datasets hands its files to a dozen libraries, each with errors of its own
-        reason = one_line(str(error).strip().split("\n")[0])[:200]
-        raise UserError(f"{name} cannot be opened ({type(error).__name__}: {reason}): repair its files, or leave out what is no image") from error
+def _choose_splits(
+    source: Source, train: str | None, test: str | None, train_needed: bool
+) -> tuple[Source, tuple[str, str | None, str | None]]:  # fmt: skip
+    """The names of the splits to train on, to validate and to test on; ``source`` has an empty one to train on where it has none and needs none."""
+    spelled = {split.casefold(): split for split in source.splits}
+    train, test = (wanted if wanted is None or wanted in source.splits else spelled.get(wanted.casefold(), wanted) for wanted in (train, test))
+    if not train_needed and train is None and test is None and not set(spelled) - {"test", *_VALIDATION}:
+        source = replace(source, splits={"train": RawSplit(FileRows([]), []), **source.splits})
+        spelled["train"] = "train"
+    train = _train_split(source, train or spelled.get("train"))
+    validation = next((spelled[s] for s in _VALIDATION if s in spelled and spelled[s] not in (train, test)), None)
+    test = test or (spelled["test"] if "test" in spelled and train != spelled["test"] else None)
+    if test == train:
+        raise UserError(f"split {train!r} is to be trained and tested on: name another one with --data.test_split or --data.train_split")
+    if test is not None and test not in source.splits:
+        raise UserError(f"there is no split {test!r}{did_you_mean(test, source.splits)}: the splits are {', '.join(source.splits)}")
+    return source, (train, validation, test)
 
 
 def _train_split(source: Source, wanted: str | None) -> str:
@@ -228,13 +210,15 @@ def _cut(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageS
     return images.subset(kept), images.subset(held)
 
 
-def _require_classes(name: str, train: ImageSet, class_names: list[str]) -> None:
-    assert train.labels is not None
+def _require_classes(name: str, train: ImageSet | None, class_names: list[str], hint: str) -> None:
     if odd := [label for label in class_names if one_line(label) != label]:
         raise UserError(f"class '{one_line(odd[0])}' has a line break or another character in its name that no table can show: rename it")
-    counts = torch.bincount(train.labels, minlength=len(class_names))
     if len(class_names) < 2:
-        raise UserError(f"{name} has only one class ({class_names[0]}): a classifier needs images of two or more")
+        tail = f"; {hint}" if hint else ""
+        raise UserError(f"{name} has only one class ({', '.join(class_names)}): a classifier needs images of two or more{tail}")
+    if train is None or train.labels is None:
+        return
+    counts = torch.bincount(train.labels, minlength=len(class_names))
     if missing := [class_names[i] for i in torch.nonzero(counts == 0).flatten().tolist()]:
         raise UserError(f"class {missing[0]!r} has no image to train on: add images or remove the class")
 

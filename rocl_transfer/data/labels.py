@@ -1,12 +1,13 @@
 """Labels of any kind to 0 .. K-1: whole numbers, names, booleans."""
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rocl_transfer.data.sources import Source
+from rocl_transfer.data.sources import RawSplit, Source
 from rocl_transfer.errors import UserError
 
 
@@ -23,20 +24,66 @@ def encode_labels(source: Source, used: list[str], needed: bool) -> tuple[list[s
     """
     labels: dict[str, list[Any]] = {}
     for split in used:
-        found = source.splits[split].labels
+        raw = source.splits[split]
         # Tables with gaps hold whole numbers as floats: 1.0 is class 1.
-        values = [int(label) if isinstance(label, float) and label.is_integer() else label for label in found or ()]
-        if found is None or any(_means_none(label, source.class_names) for label in values):
-            problem = f"labels are needed, and images of split {split!r} have none: put the images of each class into a folder of its own"
+        values = [int(label) if isinstance(label, float) and label.is_integer() else label for label in raw.labels or ()]
+        if problem := _missing(split, raw, values, source.class_names):
+            remedy = raw.remedy
         elif fractions := [label for label in values if isinstance(label, float)]:
-            problem = f"labels of split {split!r} are fractions such as {fractions[0]:g}: a class has a name or a whole number"
+            problem = f"labels of split {split!r} are fractions such as {fractions[0]:g}"
+            remedy = "a class has a name or a whole number, or name the column with --data.label_column"
         else:
             labels[split] = values
             continue
         if needed:
-            raise UserError(f"{problem}, or name the column with --data.label_column")
+            raise UserError(f"{problem}: {remedy}")
     names, numbers = _classes({label for values in labels.values() for label in values}, source.class_names)
     return names, {split: torch.tensor([numbers[label] for label in values], dtype=torch.int64) for split, values in labels.items()}
+
+
+def unlabelled(split: str, raw: RawSplit, class_names: Sequence[str] | None) -> str:
+    """Of a split some of whose labels are missing: how many, and the first; "" where all or none are there."""
+    missing = [at for at, label in enumerate(raw.labels or ()) if _means_none(label, class_names)]
+    if not missing or len(missing) == len(raw.rows):
+        return ""
+    first = missing[0]
+    named = getattr(raw.rows, "labelled_at", raw.rows.where)(first)
+    value = raw.labels[first] if raw.labels is not None else None
+    said = f", labelled {value!r}" if isinstance(value, int) and not isinstance(value, bool) else ""
+    which = f"of {len(raw.rows):,} images of split {split!r}"
+    return f"1 {which} has none: {named}{said}" if len(missing) == 1 else f"{len(missing):,} {which} have none, the first is {named}{said}"
+
+
+def _missing(split: str, raw: RawSplit, values: Sequence[Any], class_names: Sequence[str] | None) -> str:
+    if some := unlabelled(split, raw, class_names):
+        return f"labels are needed, and {some}"
+    if raw.labels is None or any(_means_none(label, class_names) for label in values):
+        return f"labels are needed, and images of split {split!r} have none (none of {len(raw.rows):,} has)"
+    return ""
+
+
+def near_names(class_names: Sequence[str]) -> list[str]:
+    """What is said of class names that differ only in capitals, spaces or the way their letters are composed."""
+    kinds: dict[str, list[str]] = {}
+    for name in class_names:
+        kinds.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    return [
+        f"classes {' and '.join(map(repr, names))} differ only in capitals, spaces or the code of a letter, and are different classes: rename one "
+        f"if they are the same"
+        for names in kinds.values()
+        if len(names) > 1
+    ]
+
+
+def order_note(class_names: Sequence[str]) -> list[str]:
+    """Which logit is which class, where the names are numbers that are not sorted as numbers."""
+    if not all(name.isascii() and name.isdigit() for name in class_names) or list(class_names) == sorted(class_names, key=int):
+        return []
+    at = next(at for at, name in enumerate(class_names) if int(name) != at)
+    return [
+        f"class folders are sorted as texts ({', '.join(class_names[:5])}, ...), not as numbers: logit {at} is class {class_names[at]!r}, "
+        f"and so on by class_names; with zeros in front (00, 01, ...) both orders are the same"
+    ]
 
 
 def _classes(values: set[Any], class_names: Sequence[str] | None) -> tuple[list[str], dict[Any, int]]:

@@ -21,7 +21,7 @@ from rocl_transfer.config.cli import command_line
 from rocl_transfer.data import decode as decode_module
 from rocl_transfer.data import load_images, store_splits
 from rocl_transfer.data.decode import LARGEST, UnreadableImageError, decode
-from rocl_transfer.data.sources import files_below
+from rocl_transfer.data.inventory import files_below
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -239,7 +239,7 @@ def test_archives_beside_images_are_never_opened(folder, noise_image, tmp_path):
     with tarfile.open(folder / "train" / "b" / "more.tar", "w") as shard:
         shard.add(folder / "train" / "b" / "0.png", "../../out.png")
     data = read(folder)
-    assert any("2 files are not images by their extension and are left out, such as more." in note for note in data.notes)
+    assert any("2 files are not images and are left out, such as train/b/more." in note for note in data.notes)
     assert not list(tmp_path.rglob("out.png"))
     (tmp_path / "zips").mkdir()
     (tmp_path / "zips" / "a.zip").write_bytes(archive(noise_image))

@@ -1,0 +1,159 @@
+"""Folders of images: split folders if there are any, a folder a class, or no labels. Names of files decide nothing."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rocl_transfer.data.inventory import Inventory, counted, image_extensions, is_hidden, take_inventory
+from rocl_transfer.data.metadata import is_metadata, label_by_metadata
+from rocl_transfer.data.sources import FileRows, RawSplit, Source
+from rocl_transfer.errors import UserError, is_pickle, one_line
+
+_SPLIT_FOLDERS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
+                  "dev": "validation", "test": "test", "testing": "test"}  # fmt: skip
+_STRAYS = 0.05  # largest share of images beside the class folders that is left out; one always may be
+
+
+def open_image_folder(folder: Path, image_column: str | None = None, label_column: str | None = None, train_needed: bool = True) -> Source:
+    """Images below ``folder``: split folders (train, validation, test) if there are any, then one folder a class, or none for no labels.
+
+    Where there are ``metadata.csv``, ``.jsonl`` or ``.parquet`` with a column of labels, these are the labels.
+
+    Args:
+        folder: Where.
+        image_column: Column of file names in the metadata (default: file_name).
+        label_column: Column of labels in the metadata (default: label or labels).
+        train_needed: Refuse a folder with a test or validation folder alone.
+
+    Raises:
+        UserError: There is no image, or the folders could mean more than one thing.
+    """
+    roots, notes = _roots(folder)
+    if train_needed and "train" not in roots:
+        there = ", ".join(sorted(roots))
+        raise UserError(f"{folder} holds no train folder beside {there}: add one to train on; evaluating does without")
+    found = {split: _Root(split, root, take_inventory(root)) for split, root in roots.items()}
+    if not any(root.inventory.images for root in found.values()):
+        raise UserError(_nothing(folder, [root.inventory for root in found.values()]))
+    for split, root in found.items():
+        if not root.inventory.images:
+            raise UserError(f"{root.folder} has no image: put images into it, or remove the folder to do without a {split} split")
+    tables = [path for root in found.values() for path in root.inventory.others if is_metadata(path)]
+    tables += [path for path in sorted(folder.iterdir()) if is_metadata(path) and path not in tables]
+    for root in found.values():
+        notes += root.inventory.notes(folder, tables)
+    if tables:
+        paths = {split: root.inventory.images for split, root in found.items()}
+        listed = label_by_metadata(folder, tables, paths, image_column, label_column)
+        notes += listed.notes
+        if listed.splits is not None:
+            return Source(listed.splits, notes=tuple(notes))
+    elif image_column or label_column:
+        option = "image_column" if image_column else "label_column"
+        raise UserError(f"--data.{option} has no effect with the image folder {folder}, which has no metadata.csv: leave it out")
+    return _by_folders(found, notes)
+
+
+def _by_folders(found: dict[str, "_Root"], notes: list[str]) -> Source:
+    splits, empty, hint = {}, list[str](), ""
+    for split, root in found.items():
+        splits[split] = root.labelled(notes)
+        if splits[split].labels is not None:
+            empty += sorted(root.classes - set(splits[split].labels or ()))
+            hint = hint or root.wrapper()
+    notes += [f"class folder {name!r} has no image" for name in empty]
+    names = sorted({label for split in splits.values() for label in split.labels or () if label is not None} | set(empty))
+    return Source(splits, names or None, notes=tuple(notes), hint=hint)
+
+
+def _roots(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """The folder of each split, or of all images as ``train``; and what is said of everything beside them."""
+    folders = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not is_hidden(entry)]
+    roots, beside = dict[str, Path](), list[Path]()
+    for entry in folders:
+        split = _SPLIT_FOLDERS.get(entry.name.lower())
+        if split is None:
+            beside.append(entry)
+        elif split in roots:
+            raise UserError(f"{roots[split].name} and {entry.name} of {folder} are both the {split} split: merge them or rename one")
+        else:
+            roots[split] = entry
+    if not roots:
+        return {"train": folder}, []
+    named = ", ".join(sorted(root.name for root in roots.values()))
+    notes = []
+    for entry in beside:
+        images = len(take_inventory(entry).images)
+        if images:
+            raise UserError(
+                f"the folders of {folder} are neither splits (train; validation and test if wanted) nor classes: beside {named} lies "
+                f"{one_line(entry.name)}, which holds {images:,} images: move or rename it"
+            )
+        notes.append(f"the folder {one_line(entry.name)} beside {named} has no image and is left out")
+    files = [entry for entry in sorted(folder.iterdir()) if entry.is_file() and not is_hidden(entry) and not is_metadata(entry)]
+    if loose := [entry for entry in files if entry.suffix.lower() in image_extensions()]:
+        notes.append(counted(loose, "image", f"lies beside {named} and is left out", f"lie beside {named} and are left out", folder))
+    if others := [entry for entry in files if entry not in loose]:
+        notes.append(counted(others, "file", f"beside {named} is left out", f"beside {named} are left out", folder))
+    return roots, notes
+
+
+def _nothing(folder: Path, found: Sequence[Inventory]) -> str:
+    known = f"({', '.join(sorted(image_extensions())[:6])}, ...)"
+    others = [path for inventory in found for path in inventory.others]
+    not_read = "; ".join(note for inventory in found for note in Inventory(not_read=inventory.not_read).notes(folder))
+    return f"{folder} has no images {known}{is_pickle(others)}{'; ' + not_read if not_read else ''}: put images or parquet files into it"
+
+
+@dataclass(frozen=True)
+class _Root:
+    """The folder of one split."""
+
+    split: str
+    folder: Path
+    inventory: Inventory
+
+    @property
+    def parts(self) -> list[tuple[str, ...]]:
+        return [path.relative_to(self.folder).parts for path in self.inventory.images]
+
+    @property
+    def classes(self) -> set[str]:
+        return {entry.name for entry in self.folder.iterdir() if entry.is_dir() and not is_hidden(entry)}
+
+    def labelled(self, notes: list[str]) -> RawSplit:
+        """Images with their folders as labels; what was merged and left out joins ``notes``."""
+        images, parts = self.inventory.images, self.parts
+        strays = [path for path, part in zip(images, parts, strict=True) if len(part) == 1]
+        if len(strays) == len(images):
+            return RawSplit(FileRows(images), None)
+        self._refuse_splits_below(parts)
+        if strays and len(strays) > max(1, _STRAYS * len(images)):
+            labels: list[Any] = [part[0] if len(part) > 1 else None for part in parts]
+            return RawSplit(FileRows(images), labels, "it lies in no class folder: put each image into the folder of its class")
+        if strays:
+            notes.append(counted(strays, "image", "lies in no class folder and is left out", "lie in no class folder and are left out", self.folder))
+        deeper = [path for path, part in zip(images, parts, strict=True) if len(part) > 2]
+        if deeper:
+            one = "lies in a folder below a class folder and counts as that class"
+            many = "lie in folders below class folders and count as that class"
+            notes.append(counted(deeper, "image", one, many, self.folder))
+        kept = [(path, part[0]) for path, part in zip(images, parts, strict=True) if len(part) > 1]
+        return RawSplit(FileRows(path for path, _ in kept), [label for _, label in kept])
+
+    def _refuse_splits_below(self, parts: Sequence[tuple[str, ...]]) -> None:
+        below = Counter(part[1].lower() if len(part) > 2 else "" for part in parts if len(part) > 1)
+        splits = {_SPLIT_FOLDERS.get(name) for name in below}
+        if None not in splits and len(splits) > 1:
+            first = next(part for part in parts if len(part) > 2)
+            there, above = one_line("/".join(first[:2])), one_line(f"{first[1]}/{first[0]}")
+            raise UserError(f"the splits of {self.folder} lie below its classes, such as {there}: put them above, as {above}")
+
+    def wrapper(self) -> str:
+        """A hint where all images lie in one folder whose own folders look like the classes."""
+        tops, seconds = {part[0] for part in self.parts if len(part) > 1}, {part[1] for part in self.parts if len(part) > 2}
+        if len(tops) != 1 or len(seconds) < 2:
+            return ""
+        return f"if the folders in it are the classes or splits ({', '.join(sorted(seconds)[:3])}), give --data.name {self.folder / next(iter(tops))}"

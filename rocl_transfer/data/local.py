@@ -1,0 +1,106 @@
+"""What a local folder is: images, or tables and shards of images; and which file of the latter is of which split."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from rocl_transfer.data.inventory import counted, files_below, image_extensions, kind_by_content
+from rocl_transfer.data.metadata import is_metadata
+from rocl_transfer.errors import UserError, one_line
+
+_TABLES = (".parquet", ".arrow", ".csv", ".json", ".jsonl", ".tar")
+_KNOWN = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+          "test": "test", "testing": "test", "eval": "test"}  # fmt: skip
+_NUMBERED = re.compile(r"(?P<name>.+?)(?P<number>[-_. ]?\d+([-_]of[-_]\d+(-[0-9a-f]+)?)?)?", re.DOTALL)
+_SHARDED = re.compile(r"(?P<name>\w[\w.]*?)-\d{5}-of-\d{5}.*")
+
+
+def holds_images(folder: Path) -> tuple[bool, list[str]]:
+    """Whether the image files of ``folder`` are the data, and what is said where they are not.
+
+    They are where there are any, unless parquet files hold more images than there are files, as in a copy of a Hub repository with a picture in its
+    README. A folder of neither counts as one of images, of which there are none.
+    """
+    files = files_below(folder)
+    tables = [path for path in files if path.suffix.lower() in _TABLES and not is_metadata(path)]
+    images = [path for path in files if path.suffix.lower() in image_extensions()]
+    if not images and not tables:
+        return True, []
+    if not images:
+        return any(kind_by_content(path) for path in files if path not in tables), []
+    rows = sum(_images_in(path) for path in tables if path.suffix.lower() == ".parquet")
+    if rows <= len(images):
+        return True, []
+    one, many = "beside the parquet files is left out", "beside the parquet files are left out"
+    return False, [counted(images, "image file", one, many, folder)]
+
+
+def _images_in(path: Path) -> int:
+    """Rows of a parquet file that has a column of images; of one that cannot be read, 0."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except (OSError, ValueError, pyarrow.ArrowException):
+        return 0
+    with file:
+        images = any(_is_image(field.type) for field in file.schema_arrow)
+        return int(file.metadata.num_rows) if images else 0
+
+
+def _is_image(kind: object) -> bool:
+    import pyarrow
+
+    return isinstance(kind, pyarrow.StructType) and {kind.field(at).name for at in range(kind.num_fields)} == {"bytes", "path"}
+
+
+def parquet_splits(folder: Path) -> tuple[dict[str, list[str]] | None, list[str]]:
+    """Which parquet files of ``folder`` are which split, so that every one of them is used; None where the folder says so itself, or has none.
+
+    A split is a folder of its name, or files called as it is, numbered or not; files that are called otherwise are all train. What is no
+    parquet, and what holds no image, is left out and said.
+
+    Raises:
+        UserError: Some files are called as splits are, and another one of images is not.
+    """
+    files = files_below(folder)
+    parquet = [path for path in files if path.suffix.lower() == ".parquet"]
+    card = folder / "README.md"
+    if not parquet or (card.is_file() and re.search(r"^configs:", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)):
+        return None, []
+    held = [path for path in parquet if _images_in(path)]
+    held, empty = (held, [path for path in parquet if path not in held]) if held else (parquet, [])
+    notes = []
+    if empty:
+        notes.append(counted(empty, "parquet file", "has no column of images and is left out", "have no column of images and are left out", folder))
+    others = [path for path in files if path not in parquet]
+    if others:
+        notes.append(counted(others, "file", "is no parquet and is left out", "are no parquet and are left out", folder))
+    return _by_split(folder, held), notes
+
+
+def _by_split(folder: Path, files: Sequence[Path]) -> dict[str, list[str]]:
+    splits = {path: split_of(path.relative_to(folder)) for path in files}
+    known = [path for path, split in splits.items() if split is not None]
+    odd = [path for path, split in splits.items() if split is None]
+    if known and odd:
+        first = one_line(str(odd[0].relative_to(folder)))
+        raise UserError(
+            f"{first} of {folder} is of no split, beside {one_line(str(known[0].relative_to(folder)))}: name it as the split that it belongs to, "
+            f"such as {splits[known[0]]}-1{odd[0].suffix}, or move it away"
+        )
+    found: dict[str, list[str]] = {}
+    for path in files:
+        found.setdefault(splits[path] or "train", []).append(str(path))
+    return found
+
+
+def split_of(path: Path) -> str | None:
+    """The split that a table or shard is called as, by its folders or by its own name; None where it is called otherwise."""
+    for folder in path.parts[:-1]:
+        if folder.lower() in _KNOWN:
+            return _KNOWN[folder.lower()]
+    numbered, sharded = _NUMBERED.fullmatch(path.stem), _SHARDED.fullmatch(path.stem)
+    name = sharded["name"] if sharded else numbered["name"] if numbered else path.stem
+    return _KNOWN.get(name.lower(), name if sharded else None)
