@@ -47,7 +47,7 @@ def test_a_folder_becomes_a_csv_that_says_what_the_library_says(command, digits,
     assert list(table[0]) == ["image", "class", "probability", "flips_at", "error"]
     assert [Path(row["image"]).stem for row in table] == ["0", "2", "4", "1", "3", "5"]
     assert [row["class"] for row in table] == ["0", "2", "4", "1", "3", "5"]
-    assert "left out: 1, such as notes.txt" in done.stderr
+    assert "1 file is not an image and is left out: notes.txt" in done.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.csv"]
 
     model = rt.load_classifier(str(MODEL))
