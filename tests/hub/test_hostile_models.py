@@ -103,7 +103,7 @@ def test_code_that_comes_with_data_is_not_run(class_folder, tmp_path):
     for name in ("classes.py", "dataset.py", "__init__.py"):
         (class_folder / name).write_text(code)
     data = load_images(str(class_folder))
-    assert any("3 files are not images by their extension" in note for note in data.notes)
+    assert any("3 files are not images and are left out" in note for note in data.notes)
     (class_folder / "metadata.csv").write_text("file_name,kind\nb/0.png,x\n")  # from here on it is read by datasets
     with pytest.raises(UserError):
         load_images(str(class_folder), labels_needed=True)
