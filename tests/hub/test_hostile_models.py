@@ -104,8 +104,12 @@ def test_code_that_comes_with_data_is_not_run(class_folder, tmp_path):
         (class_folder / name).write_text(code)
     data = load_images(str(class_folder))
     assert any("3 files are not images and are left out" in note for note in data.notes)
-    (class_folder / "metadata.csv").write_text("file_name,kind\nb/0.png,x\n")  # from here on it is read by datasets
-    with pytest.raises(UserError):
+    (class_folder / "metadata.csv").write_text("file_name,kind\nb/0.png,x\n")
+    assert load_images(str(class_folder)).class_names == ("b", "r")
+    for path in class_folder.rglob("*.png"):
+        path.unlink()
+    (class_folder / "data.json").write_text('{"file_name": "b/0.png", "kind": "x"}\n')  # from here on it is read by datasets
+    with pytest.raises(UserError, match="scripts are no longer supported"):
         load_images(str(class_folder), labels_needed=True)
     assert not (tmp_path / "ran").exists()
 
