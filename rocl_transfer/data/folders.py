@@ -13,6 +13,7 @@ from rocl_transfer.errors import UserError, is_pickle, one_line
 
 _SPLIT_FOLDERS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
                   "dev": "validation", "test": "test", "testing": "test"}  # fmt: skip
+_ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".rar", ".7z")
 _STRAYS = 0.05  # largest share of images beside the class folders that is left out; one always may be
 
 
@@ -104,7 +105,9 @@ def _nothing(folder: Path, found: Sequence[Inventory]) -> str:
     known = f"({', '.join(sorted(image_extensions())[:6])}, ...)"
     others = [path for inventory in found for path in inventory.others]
     not_read = "; ".join(note for inventory in found for note in Inventory(not_read=inventory.not_read).notes(folder))
-    return f"{folder} has no images {known}{is_pickle(others)}{'; ' + not_read if not_read else ''}: put images or parquet files into it"
+    packed = [path.name for path in others if path.suffix.lower() in _ARCHIVES]
+    tail = f"{is_pickle(others)}{'; ' + not_read if not_read else ''}{f'; archives such as {one_line(packed[0])} are not opened' if packed else ''}"
+    return f"{folder} has no images {known}{tail}: put images or parquet files into it"
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,12 @@ def _is_image(kind: object) -> bool:
     return isinstance(kind, pyarrow.StructType) and {kind.field(at).name for at in range(kind.num_fields)} == {"bytes", "path"}
 
 
+def holds_shards(folder: Path) -> bool:
+    """Whether ``folder`` holds tar files, and no tables that ``datasets`` reads."""
+    suffixes = {path.suffix.lower() for path in files_below(folder) if not is_metadata(path)}
+    return ".tar" in suffixes and not suffixes & {".parquet", ".arrow"}
+
+
 def parquet_splits(folder: Path) -> tuple[dict[str, list[str]] | None, list[str]]:
     """Which parquet files of ``folder`` are which split, so that every one of them is used; None where the folder says so itself, or has none.
 
@@ -77,10 +83,15 @@ def parquet_splits(folder: Path) -> tuple[dict[str, list[str]] | None, list[str]
     others = [path for path in files if path not in parquet]
     if others:
         notes.append(counted(others, "file", "is no parquet and is left out", "are no parquet and are left out", folder))
-    return _by_split(folder, held), notes
+    return group_by_split(folder, held), notes
 
 
-def _by_split(folder: Path, files: Sequence[Path]) -> dict[str, list[str]]:
+def group_by_split(folder: Path, files: Sequence[Path]) -> dict[str, list[str]]:
+    """The files of each split; all are of train where none is called as a split is.
+
+    Raises:
+        UserError: Some files are called as splits are, and another one is not.
+    """
     splits = {path: split_of(path.relative_to(folder)) for path in files}
     known = [path for path, split in splits.items() if split is not None]
     odd = [path for path, split in splits.items() if split is None]
