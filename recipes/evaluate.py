@@ -35,7 +35,7 @@ from rocl_transfer.evaluation import (
     report_attacks,
 )  # fmt: skip
 from rocl_transfer.evaluation.engine import pixels_of
-from rocl_transfer.hub import add_to_card, find_model, import_model, load_classifier, match_labels, render_page, weights_digest
+from rocl_transfer.hub import add_to_card, code_digest, find_model, import_model, load_classifier, match_labels, render_page, weights_digest
 from rocl_transfer.training import finish, sha256, start
 from rocl_transfer.version import __version__
 
@@ -83,19 +83,25 @@ def main(config: EvaluateConfig) -> Path:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_config(config, folder / "config.yaml")
-    identity = {"model": sha, "data": {key: samples.facts[key] for key in ("name", "revision", "split")}, "image size": size,
+    code = code_digest(model, config.model.callable)
+    identity = {"model": sha, "code": code, "data": {key: samples.facts[key] for key in ("name", "revision", "split")}, "image size": size,
                 "labels": samples.labels[samples.chosen.to(accelerator.device)].tolist(), "version": __version__}  # fmt: skip
     results = evaluate(
         model, samples.store, samples.labels, attacks=attacks, samples=samples.chosen, batch_size=config.batch_size, seed=config.seed,
         engine=config.engine, compiled=config.compile, search_precision=config.search_precision, journal=journal / "attacks", identity=identity,
-        state=accelerator.state, progress=True,
+        state=accelerator.state, progress=True, say_doubts=False,
     )  # fmt: skip
     report: dict[str, Any] = {"warnings": warnings, "borderline": borderline(results), "refuted": results.refuted}
     if config.report == "full":
         report |= assemble(results, headline, size, samples.facts["class_names"], seen, surrogates)
         report |= beyond(config, accelerator, model, samples, headline, journal / "smoothed", identity)
     if accelerator.is_main_process:
-        what = {"model": {"name": name, "sha256": sha}, "dataset": samples.facts, "training": {}, "config": dataclasses.asdict(config)}
+        what = {
+            "model": {"name": name, "sha256": sha, "code_sha256": code},
+            "dataset": samples.facts,
+            "training": {},
+            "config": dataclasses.asdict(config),
+        }
         record = results.write(folder, **what, report=report)
         draw_pictures(model, samples.store, samples.labels, samples.chosen, headline, folder / "pictures.safetensors")
         page = render_page(folder, CARDS / "report.html")
@@ -176,8 +182,7 @@ def beyond(
 
 
 def say(results: Results, report: dict[str, Any]) -> None:
-    for entry in results.evaluations:
-        log.info("%s", entry)
+    results.say()
     unsure = report["borderline"]
     log.info("samples whose verdict may hang on rounding (margin below %g of the spread of logits): %d", unsure["tolerance"], unsure["count"])
     if "masking" in report:

@@ -92,7 +92,9 @@ def main(config: PretrainConfig) -> Path:
     )  # fmt: skip
 
     if accelerator.is_main_process:
-        results = Results([monitor.measure()] if monitor else [], [], device.type, config.seed)
+        measured = [monitor.measure()] if monitor else []
+        results = Results(measured, [], device.type, config.seed, doubts=monitor.doubts(measured[0]) if monitor else [])
+        results.say()
         complete_run(
             folder, encoder, results, tag=f"{config.objective.method}_{Path(data.name).name}",
             facts={"method": config.objective.method, **continued_from(config.model.name, data, is_trained(config.model.name, pretrained))},

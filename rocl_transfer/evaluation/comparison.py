@@ -170,10 +170,8 @@ def _difference(
 
 
 def _notes(lettered: Mapping[str, EvaluatedRun], left_out: Mapping[str, int], keys: Sequence[str]) -> Iterator[str]:
-    for sha in dict.fromkeys(run.model.get("sha256") for run in lettered.values()):
-        same = [letter for letter, run in lettered.items() if run.model.get("sha256") == sha]
-        if sha and len(same) > 1:
-            yield f"{' and '.join(same)} are the same model (sha256 {str(sha)[:12]}): a difference between them comes of how they were measured"
+    yield from _same_weights(lettered)
+    yield from (f"{letter} is doubtful: {doubt}" for letter, run in lettered.items() for doubt in run.doubts)
     for letter, count in left_out.items():
         if count:
             total = len(lettered[letter].index)
@@ -187,6 +185,23 @@ def _notes(lettered: Mapping[str, EvaluatedRun], left_out: Mapping[str, int], ke
                 yield f"{letter}: results.json has n = {n} under {key!r}, verdicts.jsonl has {len(run.index)} samples"
     for key in keys:
         yield from _unlike(key, {letter: run.conditions[key] for letter, run in lettered.items() if key in run.conditions})
+
+
+def _same_weights(lettered: Mapping[str, EvaluatedRun]) -> Iterator[str]:
+    """Where weights are equal; only with equal code are they the same model."""
+    for sha in dict.fromkeys(run.model.get("sha256") for run in lettered.values()):
+        same = {letter: run.model for letter, run in lettered.items() if run.model.get("sha256") == sha}
+        if not sha or len(same) < 2:
+            continue
+        who, weights = " and ".join(same), f"sha256 {str(sha)[:12]}"
+        codes = {model.get("code_sha256") for model in same.values()}
+        unknown = None in codes and any(":" in str(model["name"]) for model in same.values())  # a callable's record before code was hashed
+        if len(codes - {None}) > 1:
+            yield f"{who} have equal weights ({weights}) and are different models: their code, or the normalisation or shape in config.json, differs"
+        elif unknown:
+            yield f"{who} have equal weights ({weights}); whether their code is equal was not recorded"
+        else:
+            yield f"{who} are the same model ({weights}): a difference between them comes of how they were measured"
 
 
 def _unlike(key: str, entries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

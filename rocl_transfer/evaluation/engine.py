@@ -41,6 +41,8 @@ class Verdicts:
         broken_by: Which part of it broke the sample, or ``clean``.
         refuted: Successes of a search that the judge did not share.
         seconds: Spent on each attack, earlier parts of the run counted in.
+        answers: (N,): the class given to each clean image.
+        classes: K.
     """
 
     samples: Tensor
@@ -49,6 +51,8 @@ class Verdicts:
     broken_by: list[str | None] = field(default_factory=list)
     refuted: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    answers: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    classes: int = 0
 
 
 class Engine:
@@ -154,7 +158,7 @@ class Engine:
     def _clean(self, samples: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """(N,) each: margins on clean images, and the spread of their logits."""
         assert self.batch_size is not None
-        began, found, spread = time.perf_counter(), [], []
+        began, found, spread, answers = time.perf_counter(), [], [], [self.verdicts.answers]
         for chosen in torch.arange(len(samples)).split(self.batch_size):
             logits = self.model(images[chosen]).float()
             truth = self.labels[samples[chosen].to(self.labels.device)]
@@ -163,9 +167,11 @@ class Engine:
             if truth.min() < 0 or truth.max() >= logits.shape[1]:
                 raise UserError(f"labels run from {int(truth.min())} to {int(truth.max())}, the model has {logits.shape[1]} classes, 0 and up")
             spread.append(logits.amax(1) - logits.amin(1))
+            answers.append(logits.argmax(1).cpu())
+            self.verdicts.classes = logits.shape[1]
             # A tie is settled as by argmax: the first class wins.
             found.append(torch.where(logits.argmax(1) == truth, margin(logits, truth).clamp_min(0), margin(logits, truth).clamp_max(-1e-30)))
-        margins = torch.cat(found)
+        margins, self.verdicts.answers = torch.cat(found), torch.cat(answers)
         self.verdicts.seconds[CLEAN] = self.verdicts.seconds.get(CLEAN, 0.0) + time.perf_counter() - began
         margins, spreads = margins.cpu(), torch.cat(spread).cpu().clamp_min(1e-30)
         known = [self.journal.margin(CLEAN, 0, sample) for sample in samples.tolist()]

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from rocl_transfer.errors import UserError
+from rocl_transfer.errors import UserError, one_line
+from rocl_transfer.evaluation.doubts import Answers, doubts
+
+_FEW = 30  # samples; of fewer an older record's verdicts say too little to doubt it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,7 @@ class EvaluatedRun:
         index: (N,) rising numbers of the samples in their split.
         labels: (N,).
         right: For each evaluation (N,) booleans.
+        doubts: Why its accuracies do not mean what they seem to, a sentence each.
     """
 
     folder: Path
@@ -32,6 +36,7 @@ class EvaluatedRun:
     index: np.ndarray
     labels: np.ndarray
     right: Mapping[str, np.ndarray]
+    doubts: tuple[str, ...] = ()
 
     @property
     def shown(self) -> str:
@@ -61,12 +66,26 @@ def read_run(folder: str | Path) -> EvaluatedRun:
     if not whole:
         raise UserError(f"{folder / 'results.json'} cannot be read as the record of an evaluation: evaluate the run again")
     index, labels, right = _read_verdicts(folder / "verdicts.jsonl")
-    run = EvaluatedRun(folder=folder, model=model, dataset=dataset, conditions=conditions, index=index, labels=labels, right=right)
+    run = EvaluatedRun(
+        folder=folder, model=model, dataset=dataset, conditions=conditions, index=index, labels=labels, right=right,
+        doubts=_doubts(results, labels, right),
+    )  # fmt: skip
     for key, n, accuracy in recorded(run):
         if n == len(index) and round(accuracy * n) != right[key].sum():
             numbers = f"{round(accuracy * n)} samples right under {key!r} and verdicts.jsonl {right[key].sum()}"
             raise UserError(f"in {folder} results.json counts {numbers}: they are of different evaluations, so evaluate the run again")
     return run
+
+
+def _doubts(results: Mapping[str, Any], labels: np.ndarray, right: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """The record's; of a record that was written before there were any, what the verdicts give, if not too few to tell."""
+    recorded = results.get("doubts")
+    if isinstance(recorded, list):
+        return tuple(one_line(doubt) for doubt in recorded if isinstance(doubt, str))
+    classes = results["dataset"].get("classes")
+    if "clean" not in right or len(labels) < _FEW or labels.min() < 0 or labels.max() > 10**6:
+        return ()
+    return tuple(doubts(Answers(labels, right, max(int(labels.max()) + 1, classes if type(classes) is int else 0))))
 
 
 def _key(entry: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rocl_transfer.attacks import frozen
 from rocl_transfer.data import Store
+from rocl_transfer.evaluation.doubts import weakness
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.evaluation.results import Evaluation, wilson_interval
 from rocl_transfer.models import PixelModel
@@ -63,6 +64,14 @@ class NeighbourMonitor:
         """The accuracy as it stands."""
         bank, queries = compute_features(self.model, self.bank, self.voters), compute_features(self.model, self.queries)
         return {"knn_accuracy": knn_accuracy(bank, self.voters_labels, queries, self.labels)}
+
+    def doubts(self, measured: Evaluation) -> list[str]:
+        """Why the accuracy does not mean what it seems to."""
+        counts = self.labels.bincount()
+        classes = int(max(self.voters_labels.max(), self.labels.max())) + 1
+        right, commonest = round(measured.accuracy * measured.n), int(counts.argmax())
+        weak = weakness("kNN accuracy", right, measured.n, classes, int(counts.max()) / measured.n, f"class {commonest}")
+        return [weak] if weak else []
 
     def measure(self) -> Evaluation:
         """The accuracy for the results record."""

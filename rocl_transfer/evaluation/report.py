@@ -155,6 +155,7 @@ def measure_smoothed(
     results = evaluate(
         Smoothed(model, view, DRAWS, seed), images, labels, samples=few, attacks=[Transfer(model, attack, "ordinary"), attack], seed=seed,
         batch_size=batch_size, journal=journal, identity={**identity, "smoothed": described, "draws": DRAWS}, state=state, progress=True,
+        say_doubts=False,
     )  # fmt: skip
 
     def share(entry: Evaluation) -> dict[str, Any]:
@@ -162,7 +163,7 @@ def measure_smoothed(
 
     return {
         "draws": DRAWS, "transformations": described, "n": len(few), "attack": key(attack), "clean": share(results["clean"]),
-        "ordinary": share(results["ordinary"]), "eot": share(results[attack.name]),
+        "ordinary": share(results["ordinary"]), "eot": share(results[attack.name]), "doubts": results.doubts,
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import logging
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ import torch
 from rocl_transfer.training.chance import wilson_interval
 from rocl_transfer.version import __version__
 
+log = logging.getLogger("rocl_transfer")
 __all__ = ["Evaluation", "Results", "wilson_interval"]
 
 
@@ -55,6 +57,7 @@ class Results:
         device: What it ran on.
         seed: Of everything random.
         refuted: Successes of a search that the model itself, asked again, did not share.
+        doubts: Why the accuracies do not mean what they seem to, a sentence each.
     """
 
     evaluations: list[Evaluation]
@@ -62,11 +65,19 @@ class Results:
     device: str
     seed: int = 0
     refuted: int = 0
+    doubts: list[str] = field(default_factory=list)
 
     def __getitem__(self, key: str | tuple[str, float]) -> Evaluation:
         """By name, or by name and epsilon."""
         name, epsilon = (key, None) if isinstance(key, str) else key
         return next(e for e in self.evaluations if e.name == name and (epsilon is None or e.epsilon == epsilon))
+
+    def say(self) -> None:
+        """Log every accuracy, and what makes them doubtful."""
+        for entry in self.evaluations:
+            log.info("%s", entry)
+        for doubt in self.doubts:
+            log.warning("doubt: %s", doubt)
 
     def write(
         self,
@@ -92,6 +103,7 @@ class Results:
             "model": dict(model),
             "dataset": dict(dataset),
             "evaluations": [{k: v for k, v in asdict(e).items() if v is not None} for e in self.evaluations],
+            "doubts": list(self.doubts),
             **({"report": dict(report)} if report else {}),
             "environment": {
                 "rocl_transfer": __version__,

@@ -1,6 +1,7 @@
 """Accuracy under attack: float32, eval mode, frozen parameters, random draws seeded for each sample."""
 
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 from rocl_transfer.attacks import Attack, frozen
 from rocl_transfer.data import Resident, Store
 from rocl_transfer.errors import UserError
+from rocl_transfer.evaluation.doubts import Answers, doubts
 from rocl_transfer.evaluation.engine import CLEAN, Engine, Verdicts, key
 from rocl_transfer.evaluation.journal import Journal
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.evaluation.protocols import Ensemble, named_attacks, parts_of
 from rocl_transfer.evaluation.results import Evaluation, Results, wilson_interval
+
+log = logging.getLogger("rocl_transfer")
 
 BORDERLINE = 1e-3  # of the spread of a sample's logits: a margin that rounding, led through a hundred steps, can turn over
 
@@ -40,6 +44,7 @@ def evaluate(
     identity: Mapping[str, Any] | None = None,
     state: PartialState | None = None,
     progress: bool = False,
+    say_doubts: bool = True,
 ) -> Results:
     """Clean accuracy, then accuracy under each attack; a sample counts as robust where the model is right on it before and after.
 
@@ -64,6 +69,7 @@ def evaluate(
         identity: What the journal's findings belong to.
         state: Accelerate's, where several processes share the samples; each returns the whole.
         progress: Show a bar.
+        say_doubts: Log what makes the accuracies doubtful; ``Results.doubts`` has it in any case.
 
     Raises:
         UserError: Pixels lie outside [0, 1] or are not finite, there are no images, labels do not fit, or the journal is another evaluation's.
@@ -92,20 +98,33 @@ def evaluate(
     notes.close()
     shares: list[Verdicts] = [mine] if world == 1 else gather_object([mine])
     described = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return _results(shares, attacks, labels.cpu(), described, seed, search_precision)
+    results = _results(shares, attacks, labels.cpu(), described, seed, search_precision, getattr(model, "class_names", ()))
+    if say_doubts and rank == 0:
+        for doubt in results.doubts:
+            log.warning("doubt: %s", doubt)
+    return results
 
 
-def _results(shares: Sequence[Verdicts], attacks: Sequence[Attack | Ensemble], labels: Tensor, device: str, seed: int, precision: str) -> Results:
+def _results(
+    shares: Sequence[Verdicts], attacks: Sequence[Attack | Ensemble], labels: Tensor, device: str, seed: int, precision: str, names: Sequence[str]
+) -> Results:  # fmt: skip
     """One record of what all processes found."""
     samples = torch.cat([share.samples for share in shares])
     order = samples.argsort()
     standing = {name: torch.cat([share.standing[name] for share in shares])[order] for name in shares[0].standing}
     margins = torch.cat([share.margin for share in shares])[order].tolist()
+    answers = torch.cat([share.answers for share in shares])[order]
+    truth = labels[samples[order]]
     broken_by = [name for share in shares for name in share.broken_by]
     verdicts: list[dict[str, Any]] = []
     columns = {name: rows.tolist() for name, rows in standing.items()}
     for row, sample in enumerate(samples[order].tolist()):
-        line: dict[str, Any] = {"index": sample, "label": int(labels[sample]), **{name: column[row] for name, column in columns.items()}}
+        line: dict[str, Any] = {
+            "index": sample,
+            "label": int(labels[sample]),
+            "answer": int(answers[row]),
+            **{name: column[row] for name, column in columns.items()},
+        }
         by = broken_by[int(order[row])]
         verdicts.append({**line, **({"broken_by": by} if by else {}), "margin": round(margins[row], 6)})
     seconds = {name: max(share.seconds[name] for share in shares) for name in shares[0].seconds}
@@ -120,7 +139,8 @@ def _results(shares: Sequence[Verdicts], attacks: Sequence[Attack | Ensemble], l
             version = f"{attack.version}, searched in {precision}" if rough else attack.version
             conditions = {"norm": attack.norm, "epsilon": attack.epsilon, "version": version}
             evaluations.append(_evaluation(attack.name, standing[key(attack)], spent, **conditions))
-    return Results(evaluations, verdicts, device, seed, refuted=sum(share.refuted for share in shares))
+    said = Answers(truth.numpy(), {name: rows.numpy() for name, rows in standing.items()}, shares[0].classes, answers.numpy(), names)
+    return Results(evaluations, verdicts, device, seed, refuted=sum(share.refuted for share in shares), doubts=doubts(said))
 
 
 def _evaluation(name: str, standing: Tensor, seconds: float, **conditions: Any) -> Evaluation:

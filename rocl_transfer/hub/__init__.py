@@ -1,7 +1,7 @@
 """What leaves and what comes in: export in timm's layout, loading by name, the model card."""
 
 from rocl_transfer.hub.card import render_card
-from rocl_transfer.hub.evaluated import add_to_card, import_model, match_labels, weights_digest
+from rocl_transfer.hub.evaluated import add_to_card, code_digest, import_model, match_labels, weights_digest
 from rocl_transfer.hub.export import export
 from rocl_transfer.hub.find import find_model, native_size
 from rocl_transfer.hub.load import is_trained, load_backbone, load_classifier, load_projector, load_start
@@ -10,7 +10,7 @@ from rocl_transfer.hub.page import render_page
 from rocl_transfer.hub.run_folder import complete_classifier, complete_run
 
 __all__ = [
-    "add_to_card", "complete_classifier", "complete_run", "continued_from", "export", "find_model", "import_model", "is_trained", "load_backbone",
-    "load_classifier", "load_projector", "load_start", "made_from", "match_labels", "native_size", "note_pretraining", "render_card", "render_page",
-    "weights_digest",
+    "add_to_card", "code_digest", "complete_classifier", "complete_run", "continued_from", "export", "find_model", "import_model",
+    "is_trained", "load_backbone", "load_classifier", "load_projector", "load_start", "made_from", "match_labels", "native_size",
+    "note_pretraining", "render_card", "render_page", "weights_digest",
 ]  # fmt: skip

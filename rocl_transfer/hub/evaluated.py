@@ -2,7 +2,9 @@
 
 import hashlib
 import importlib
+import inspect
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +15,9 @@ from torch import Tensor, nn
 
 from rocl_transfer.errors import UserError
 from rocl_transfer.hub.card import render_card
+from rocl_transfer.models import PixelModel
+
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")  # in memory, another one each time
 
 
 def import_model(reference: str) -> nn.Module:
@@ -45,6 +50,29 @@ def weights_digest(model: nn.Module) -> str:
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def code_digest(model: nn.Module, reference: str | None = None) -> str:
+    """SHA-256 of what makes outputs of the weights: equal weights are the same model only where this is equal too.
+
+    Args:
+        model: One of ours (architecture, size, normalisation count), or any (its structure, and the source of classes that are not torch's).
+        reference: ``module:function`` that made it; its file counts.
+    """
+    if reference is None and isinstance(model, PixelModel):
+        said = [model.architecture, model.input_size, list(model.mean), list(model.std), model.model_args, len(model.class_names)]
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(f"{reference} {_ADDRESS.sub('', repr(model))}".encode())
+    for kind in dict.fromkeys(type(part) for part in model.modules()):
+        own = kind.__module__.partition(".")[0] not in ("torch", "timm")
+        try:
+            digest.update((inspect.getsource(kind) if own else kind.__qualname__).encode())
+        except (OSError, TypeError):  # made where there is no file
+            digest.update(kind.__qualname__.encode())
+    file = getattr(sys.modules.get(str(reference).partition(":")[0]), "__file__", None)
+    if file is not None:
+        digest.update(Path(file).read_bytes())
     return digest.hexdigest()
 
 
@@ -82,7 +110,9 @@ def add_to_card(run: Path, record: Path, template: Path) -> bool:
         return False
     if (known := results.get("robustness")) and _says_less(found, known):
         return False
-    results["robustness"] = {name: found[name] for name in ("dataset", "evaluations", "report", "environment", "date", "seed") if name in found}
+    results["robustness"] = {
+        name: found[name] for name in ("dataset", "evaluations", "doubts", "report", "environment", "date", "seed") if name in found
+    }
     (run / ".results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (run / ".results.json").replace(run / "results.json")
     render_card(run, template)

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from rocl_transfer.errors import UserError, is_pickle, path_of
+from rocl_transfer.errors import UserError, is_pickle, one_line, path_of
 from rocl_transfer.hub.export import CONFIG, PROBE, PROJECTOR, WEIGHTS
 from rocl_transfer.hub.failures import patiently
 from rocl_transfer.training import sha256
@@ -134,6 +134,12 @@ def own_facts(folder: Path) -> dict[str, Any]:
     """What ``config.json`` says under our key; nothing where another made it."""
     found = read_config(folder)[0].get("rocl_transfer", {})
     return found if isinstance(found, dict) else {}
+
+
+def own_doubts(folder: Path) -> list[str]:
+    """What made its accuracy doubtful when it was exported, a sentence each."""
+    doubts = own_facts(folder).get("doubts", [])
+    return [one_line(doubt)[:1000] for doubt in doubts if isinstance(doubt, str)] if isinstance(doubts, list) else []
 
 
 def native_size(name: str) -> int | None:

@@ -1,5 +1,6 @@
 """Models by name: a run folder, a timm folder, the Hub, or timm itself. Only safetensors is read, and what is read is checked."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from torch import nn
 
 from rocl_transfer.errors import UserError
 from rocl_transfer.hub.export import PROBE, PROJECTOR, WEIGHTS, probe
-from rocl_transfer.hub.find import find_model, own_facts, read_config
+from rocl_transfer.hub.find import find_model, own_doubts, own_facts, read_config
 from rocl_transfer.models import PixelModel, add_head, create_backbone, create_classifier, has_weights, projector
 from rocl_transfer.training import sha256 as sha256_of
+
+log = logging.getLogger("rocl_transfer")
 
 _AGAIN = "download or export the model again"
 _AGREE = 1e-3  # of the largest output: another machine's rounding moves them by 1e-5
@@ -34,6 +37,8 @@ def load_classifier(name: str, sha256: str | None = None) -> PixelModel:
     model = _load(folder, sha256)
     if not model.class_names:
         raise UserError(f"{name} is no classifier: give a run of finetune or linear_probe, or another exported model that has classes")
+    for doubt in own_doubts(folder):
+        log.warning("%s was exported with a doubt: %s", name, doubt)
     return model
 
 

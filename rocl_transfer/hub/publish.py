@@ -142,6 +142,7 @@ def _missing(results: Mapping[str, Any], config: Mapping[str, Any], license: str
     if license is None:
         missing.append("no licence was given, so nobody may use the weights: give --license, such as apache-2.0")
     robustness = results.get("robustness") or {}
+    missing += [f"the card doubts its accuracy: {doubt}" for part in (results, robustness) for doubt in part.get("doubts") or []]
     if config.get("num_classes") and not any(entry["name"] == "autoattack" for entry in robustness.get("evaluations", [])):
         missing.append("the card says that AutoAttack was not evaluated: recipes/evaluate.py --model.name RUN adds it")
     if config.get("num_classes") and "masking" not in robustness.get("report", {}):

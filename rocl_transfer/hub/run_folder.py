@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from rocl_transfer.attacks import PGD
 from rocl_transfer.data import ImageData, Store
 from rocl_transfer.evaluation import Results, evaluate
+from rocl_transfer.evaluation.doubts import against_the_start
 from rocl_transfer.evaluation.figures import can_draw, draw_adversarial, draw_robustness, draw_training
 from rocl_transfer.hub.card import render_card
+from rocl_transfer.hub.evaluated import code_digest
 from rocl_transfer.hub.export import export
 from rocl_transfer.models import PixelModel
 
@@ -48,8 +50,8 @@ def complete_run(
         pictures: A few images (N, 3, H, W) in [0, 1], their labels, and the attack that the card shows on them.
         projector: Pre-training's.
     """
-    sha = export(model, folder, facts, projector)
-    identity = {"name": f"{model.architecture}.{tag}", "sha256": sha, **facts}
+    sha = export(model, folder, {**facts, **({"doubts": results.doubts} if results.doubts else {})}, projector)
+    identity = {"name": f"{model.architecture}.{tag}", "sha256": sha, "code_sha256": code_digest(model), **facts}
     results.write(folder, model=identity, dataset=dataset, training=training, config=config)
     if can_draw():
         figures = folder / "figures"
@@ -89,10 +91,10 @@ def complete_classifier(
     assert data.test.labels is not None
     classifier.eval()
     log.info("evaluating on %d test images: clean, and PGD-%d at %d epsilons", len(test), attacks[-1].steps, len(attacks))
-    results = evaluate(classifier, test, data.test.labels, attacks=attacks, batch_size=batch_size, seed=seed, progress=True)
+    results = evaluate(classifier, test, data.test.labels, attacks=attacks, batch_size=batch_size, seed=seed, progress=True, say_doubts=False)
+    results.doubts += against_the_start(rest["facts"].get("start") or {}, rest["training"])
     few = torch.linspace(0, len(test) - 1, min(8, len(test))).long()
     images = next(iter(test.stream([few]))).float() / 255
     pictures = (images, data.test.labels[few].to(images.device), attacks[-1])
     complete_run(folder, classifier, results, dataset=data.facts(data.test, data.test_split), pictures=pictures, **rest)
-    for entry in results.evaluations:
-        log.info("%s", entry)
+    results.say()

@@ -343,6 +343,13 @@ def test_runs_without_a_common_evaluation(tmp_path):
         compare([one, two])
 
 
+def test_a_record_from_before_doubts_is_doubted_by_its_verdicts(tmp_path):
+    one = make_run(tmp_path / "one", {"clean": "1000" * 10})
+    two = make_run(tmp_path / "two", {"clean": "1110" * 10}, sha="b")
+    (note,) = compare([read_run(one), read_run(two)]).notes
+    assert note.startswith("A is doubtful: clean accuracy is not above guessing: 25.00 %, interval 14.2-40.2 % of 40 images, guessing 33.33 %, 0 for")
+
+
 def test_what_is_no_difference_between_datasets(tmp_path):
     """A slash at the end of a path, and a record made before cuts were recorded."""
     one = make_run(tmp_path / "one", {"clean": "1100"}, name="data/x/", cut="e1")
