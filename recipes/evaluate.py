@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from rocl_transfer.attacks import untouched
 from rocl_transfer.config import EvaluateConfig, command_line, write_config
 from rocl_transfer.data import Augmentation, ImageData, Store, load_images, store_splits, stratified_sample
 from rocl_transfer.errors import UserError, path_of
@@ -62,7 +63,7 @@ def main(config: EvaluateConfig) -> Path:
     model, name, sha = open_model(config)
     surrogates = open_surrogates(config, model, accelerator.device)
     samples = open_samples(config, model, accelerator.device)
-    model = model.to(accelerator.device)
+    model = untouched(model.to(accelerator.device))
     few = samples.chosen[torch.linspace(0, len(samples.chosen) - 1, min(64, len(samples.chosen))).long()]
     sight = pixels_of(next(iter(samples.store.stream([few])))), samples.labels[few.to(accelerator.device)]
     seen = inspect_model(model, *sight)
@@ -83,13 +84,13 @@ def main(config: EvaluateConfig) -> Path:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_config(config, folder / "config.yaml")
-    code = code_digest(model, config.model.callable)
+    code = code_digest(model.model, config.model.callable)
     identity = {"model": sha, "code": code, "data": {key: samples.facts[key] for key in ("name", "revision", "split")}, "image size": size,
                 "labels": samples.labels[samples.chosen.to(accelerator.device)].tolist(), "version": __version__}  # fmt: skip
     results = evaluate(
         model, samples.store, samples.labels, attacks=attacks, samples=samples.chosen, batch_size=config.batch_size, seed=config.seed,
         engine=config.engine, compiled=config.compile, search_precision=config.search_precision, journal=journal / "attacks", identity=identity,
-        state=accelerator.state, progress=True, say_doubts=False,
+        state=accelerator.state, progress=True, say_doubts=False, seen=seen,
     )  # fmt: skip
     report: dict[str, Any] = {"warnings": warnings, "borderline": borderline(results), "refuted": results.refuted}
     if config.report == "full":

@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rocl_transfer.attacks.frozen import frozen
+from rocl_transfer.attacks.gate import admit
 from rocl_transfer.attacks.margins import margin
-from rocl_transfer.attacks.search import Attack, Network, Outcome, check_pixels
+from rocl_transfer.attacks.search import Attack, Network, Outcome
 from rocl_transfer.attacks.threat_models import Radius, ThreatModel, threat_model
 from rocl_transfer.data import derive_seed, generators
+from rocl_transfer.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,19 @@ class PGD(Attack):
         restarts: Searches that :meth:`search` makes of an image, each from its own random start.
 
     Raises:
-        UserError: There is no such norm, or the radius is not above 0.
+        UserError: There is no such norm, the radius is not above 0 or no radius of it, or steps or restarts are too few.
     """
 
     def __init__(self, epsilon: Radius, steps: int = 20, step_size: Radius | None = None, norm: str = "linf", restarts: int = 1) -> None:
         self.epsilon, self.steps, self.norm, self.restarts = epsilon, steps, norm, restarts
         self.step_size = epsilon / 10 if step_size is None else step_size
         self.ascent = Ascent(threat_model(norm, epsilon), self.step_size, steps)
+        if steps < 0 or restarts < 1:
+            raise UserError(f"PGD of {steps} steps with {restarts} restarts is none: give 0 steps or more, and 1 restart or more")
+        if norm == "linf" and not torch.as_tensor(self.step_size).le(1).all():
+            raise UserError(f"the step size is {step_size}: pixels are in [0, 1], so write 2/255 rather than 2")
 
+    @torch.inference_mode(False)
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, generators: Sequence[torch.Generator] | None = None
     ) -> Tensor:  # fmt: skip
@@ -78,16 +85,24 @@ class PGD(Attack):
 
         Args:
             model: Images (N, C, H, W) in [0, 1] -> logits (N, K). Attacked in eval mode with frozen parameters and left as it came in.
-            images: (N, C, H, W), float32 in [0, 1].
-            labels: (N,), int64.
+            images: (N, C, H, W), floats in [0, 1]; never written into.
+            labels: (N,), whole numbers.
             generators: See :meth:`Ascent.__call__` (default: one, seeded from torch's global generator).
 
+        Returns:
+            (N, C, H, W), float32, on the model's device.
+
         Raises:
-            UserError: The images are no floats in [0, 1].
+            UserError: The images are no floats in [0, 1], the labels are not the model's classes, the model gives no logits (N, K), or radii or
+                generators do not fit the number of images.
         """
-        check_pixels(images)
+        model, images, labels = admit(model, images, labels)
+        if isinstance(self.epsilon, Tensor) and self.epsilon.ndim and self.epsilon.shape != (len(images), 1, 1, 1):
+            raise UserError(f"epsilon has the shape {tuple(self.epsilon.shape)}: give one radius, or one an image of shape ({len(images)}, 1, 1, 1)")
         if generators is None:
             generators = [torch.Generator(images.device).manual_seed(int(torch.randint(2**31, ())))]
+        if not generators or len(images) % len(generators):
+            raise UserError(f"{len(generators)} generators do not share {len(images)} images: give one, or one for each equal part of the batch")
         return self.perturb(model, images, labels, generators)
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

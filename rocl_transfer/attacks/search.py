@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rocl_transfer.attacks.frozen import frozen
-from rocl_transfer.errors import UserError
+from rocl_transfer.attacks.gate import admit
 
 Network = Callable[[Tensor], Tensor]  # images (N, C, H, W) in [0, 1] -> logits (N, K), float32
 
@@ -96,18 +96,22 @@ class Attack(ABC):
             at_once: How many images the network is best asked of at once: a search may look ahead while N are fewer.
         """
 
+    @torch.inference_mode(False)
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Adversarial images for ``model``, the clean image where none was found; random draws follow from torch's global generator.
 
         Args:
             model: Images (N, C, H, W) in [0, 1] -> logits (N, K). Attacked in eval mode with frozen parameters and left as it came in.
-            images: (N, C, H, W), float32 in [0, 1].
-            labels: (N,), int64.
+            images: (N, C, H, W), floats in [0, 1]; never written into.
+            labels: (N,), whole numbers.
+
+        Returns:
+            (N, C, H, W), float32, on the model's device.
 
         Raises:
-            UserError: The images are no floats in [0, 1].
+            UserError: The images are no floats in [0, 1], the labels are not the model's classes, or the model gives no logits (N, K).
         """
-        check_pixels(images)
+        model, images, labels = admit(model, images, labels)
 
         def network(images: Tensor) -> Tensor:
             logits: Tensor = model(images).float()
@@ -124,16 +128,6 @@ class Attack(ABC):
                 adversarial[standing] = found.adversarial
                 standing = standing[~found.broken]
         return adversarial
-
-
-def check_pixels(images: Tensor) -> None:
-    """Refuse what is no image in [0, 1].
-
-    Raises:
-        UserError: The images are no floats, or pixels lie outside.
-    """
-    if not images.is_floating_point() or not (images.min() >= 0 and images.max() <= 1):
-        raise UserError("images to attack must be floats in [0, 1]: divide bytes by 255, and leave the normalisation to the model")
 
 
 def ascend(network: Network, images: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:

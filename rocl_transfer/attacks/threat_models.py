@@ -195,11 +195,13 @@ def threat_model(norm: str, epsilon: Radius) -> ThreatModel:
     """The ball named ``norm`` (linf, l2 or l1) of radius ``epsilon``, or of a radius for each image.
 
     Raises:
-        UserError: There is no such norm, or the radius is not above 0.
+        UserError: There is no such norm, the radius is not above 0, or in L-inf it is above 1, which no two pixels are apart.
     """
     if not torch.as_tensor(epsilon).gt(0).all():
         raise UserError(f"epsilon is {epsilon}: give a radius above 0, such as 8/255")
     balls: dict[str, type[Linf] | type[L2] | type[L1]] = {"linf": Linf, "l2": L2, "l1": L1}
     if norm not in balls:
-        raise UserError(f"there is no threat model {norm!r}{did_you_mean(norm, balls)}: give linf, l2 or l1")
+        raise UserError(f"there is no threat model {norm!r}{did_you_mean(str(norm), balls)}: give linf, l2 or l1")
+    if norm == "linf" and not torch.as_tensor(epsilon).le(1).all():
+        raise UserError(f"epsilon is {epsilon}: pixels are in [0, 1], so write 8/255 rather than 8")
     return balls[norm](epsilon)

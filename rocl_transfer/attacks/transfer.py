@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rocl_transfer.attacks.frozen import frozen
+from rocl_transfer.attacks.gate import untouched
 from rocl_transfer.attacks.margins import margin
 from rocl_transfer.attacks.search import Attack, Network, Outcome
 
@@ -21,7 +22,7 @@ class Transfer(Attack):
     """
 
     def __init__(self, surrogate: nn.Module, attack: Attack, name: str, sha256: str | None = None) -> None:
-        self.surrogate, self.attack, self._name, self.sha256 = surrogate, attack, name, sha256
+        self.surrogate, self.attack, self._name, self.sha256 = untouched(surrogate), attack, name, sha256
         self.norm, self.epsilon = attack.norm, attack.epsilon
 
     @property

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rocl_transfer.attacks import frozen
+from rocl_transfer.attacks import ask, check_classes, frozen, untouched
 from rocl_transfer.attacks.search import ascend
-from rocl_transfer.errors import UserError
+from rocl_transfer.evaluation.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,13 @@ def inspect_model(model: nn.Module, images: Tensor, labels: Tensor, name: str = 
         UserError: It does not take the images, or gives no finite logits (N, K).
     """
     warnings = []
+    model = untouched(model)
     if any(part.training for part in model.modules()):
         warnings.append(f"{name} came in training mode: it is measured in eval mode")
-    with frozen(model), torch.no_grad():
-        first, second = _logits(model, images, labels, name), model(images)
+    with full_precision(), frozen(model), torch.no_grad():
+        first = ask(model, images, name)
+        check_classes(labels, first.shape[1], name)
+        second = model(images).float()
         random = not torch.equal(first, second)
         if random and torch.allclose(first, second, rtol=1e-4, atol=1e-5 * float(first.abs().max())):
             random = False  # a GPU's sums in another order
@@ -57,22 +60,3 @@ def inspect_model(model: nn.Module, images: Tensor, labels: Tensor, name: str = 
     if zero > 0:
         warnings.append(f"the loss has no gradient in any pixel for {100 * zero:.0f} % of the images: gradient attacks cannot see these")
     return Inspection(tuple(warnings), random, zero, int(first.shape[1]))
-
-
-def _logits(model: nn.Module, images: Tensor, labels: Tensor, name: str) -> Tensor:
-    """What the model gives, if that is finite logits of the labels' classes."""
-    try:
-        logits = model(images)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(f"{name} does not take images of {tuple(images.shape[1:])} ({reason}): give --data.image_size") from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"{name} gives {shape} for {len(images)} images: it must give logits ({len(images)}, classes)")
-    if not logits.isfinite().all():
-        raise UserError(f"{name}'s logits are not finite on clean images: nothing can be measured of it")
-    if labels.max() >= logits.shape[1]:
-        raise UserError(f"labels run to {int(labels.max())}, {name} has {logits.shape[1]} classes, 0 and up")
-    return logits

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rocl_transfer.attacks import PGD, frozen
+from rocl_transfer.attacks import PGD, admit, device_of, frozen, threat_model
 from rocl_transfer.data import derive_seed, generators
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation.precision import full_precision
@@ -17,6 +17,7 @@ _FIRST = 4 / 255
 _FINEST = 1e-5
 
 
+@torch.inference_mode(False)
 def smallest_epsilon(
     model: nn.Module,
     images: Tensor,
@@ -37,8 +38,8 @@ def smallest_epsilon(
 
     Args:
         model: Images (N, C, H, W) in [0, 1] -> logits (N, K). Attacked in eval mode, in float32, and left as it came in.
-        images: (N, C, H, W), float in [0, 1].
-        labels: (N,), int64: the truth, or the model's own answers.
+        images: (N, C, H, W), floats in [0, 1]; never written into.
+        labels: (N,), whole numbers: the truth, or the model's own answers.
         norm: Ball: linf or l2.
         steps: Gradient steps of PGD.
         upper: The largest radius tried. Another one leaves smaller results as they are.
@@ -51,20 +52,26 @@ def smallest_epsilon(
         changed it.
 
     Raises:
-        UserError: Images, labels and seeds differ in number or there are none, pixels are no floats in [0, 1], or a radius is not above 0.
+        UserError: Images, labels and seeds differ in number or there are none, pixels are no floats in [0, 1], labels are not the model's classes,
+            the model gives no logits (N, K), or a radius is not above 0 or no radius of the norm.
     """
-    device = next((p.device for p in model.parameters()), images.device)
     seeds = [derive_seed(seed, index) for index in range(len(images))] if isinstance(seed, int) else list(seed)
     if not len(images) == len(labels) == len(seeds) or not seeds:
         raise UserError(f"{len(images)} images, {len(labels)} labels and {len(seeds)} seeds were given: give as many of each, and at least one")
     if not (upper > 0 and precision > 0):
         raise UserError(f"the largest radius is {upper} and the precision {precision}: give numbers above 0")
+    if steps < 1 or batch_size < 1:
+        raise UserError(f"{steps} steps on {batch_size} images at once find nothing: give 1 or more of each")
+    threat_model(norm, upper)
     found = []
-    with full_precision(), frozen(model), torch.no_grad():
+    with full_precision(), torch.no_grad():
+        network, images, labels = admit(model, images, labels, move=False)
+        device = device_of(network, images.device)
         for chosen in torch.arange(len(images)).split(batch_size):
             part, truth = images[chosen].to(device), labels[chosen].to(device)
-            search = _Search(model, part, truth, norm, steps, [seeds[index] for index in chosen.tolist()])
-            found.append(search.run(upper, precision))
+            search = _Search(network, part, truth, norm, steps, [seeds[index] for index in chosen.tolist()])
+            with frozen(network):
+                found.append(search.run(upper, precision))
     return torch.cat(found)
 
 
@@ -89,7 +96,7 @@ class _Search:
         starts = generators([self.seeds[index] for index in chosen.tolist()], "attack", self.images.device)
         attack = PGD(radii.view(-1, 1, 1, 1), self.steps, norm=self.norm)
         images, labels = self.images[chosen], self.labels[chosen]
-        flipped: Tensor = self.model(attack(self.model, images, labels, starts)).argmax(1) != labels
+        flipped: Tensor = self.model(attack.perturb(self.model, images, labels, starts)).argmax(1) != labels
         return flipped
 
     def run(self, upper: float, precision: float) -> Tensor:

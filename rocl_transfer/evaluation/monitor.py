@@ -70,7 +70,7 @@ class ClassifierMonitor:
                 answers.append(model(images).argmax(1))
                 if self.attack is not None:
                     draws = generators([derive_seed(self.seed, int(chosen[0]))], "monitor", batch.device)
-                    images = self.attack(model, images, labels, draws)
+                    images = self.attack.perturb(model, images, labels, draws)
                     robust.append(model(images).argmax(1) == labels)
         return torch.cat(answers).cpu(), torch.cat(robust).cpu() if robust else torch.empty(0)
 

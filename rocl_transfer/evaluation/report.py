@@ -33,16 +33,26 @@ EXPECTED_TO = 2.0  # times the headline's radius: as far as expected robustness 
 SMOOTHED_SAMPLES, DRAWS = 200, 30  # a smoothed attack costs as many passes as there are draws
 
 
+def scaled(norm: str, epsilon: float, factor: float) -> float:
+    """``factor`` times the radius; in L-inf no more than 1, beyond which nothing is left to be changed."""
+    return min(factor * epsilon, 1.0) if norm == "linf" else factor * epsilon
+
+
+def radii(norm: str, epsilon: float) -> list[float]:
+    """Of the curve, each once."""
+    return list(dict.fromkeys(scaled(norm, epsilon, factor) for factor in CURVE))
+
+
 def huge(norm: str, epsilon: float, size: int) -> float:
     """A radius at which any image can be made any other's class without being it: 64/255, and what is as long in the other norms."""
     side = 64 / 255
-    return max({"linf": side, "l2": side * size, "l1": side * size * size}[norm], 2 * epsilon)
+    return max({"linf": side, "l2": side * size, "l1": side * size * size}[norm], scaled(norm, epsilon, 2))
 
 
 def unseen(norm: str, epsilon: float, size: int) -> list[tuple[str, float]]:
     """Balls that a model trained for the headline's has not seen: twice the radius, and the other norms at the literature's radii for 32 px."""
     others = {"linf": 8 / 255, "l2": 0.5 * size / 32, "l1": 12 * size / 32}
-    return [(norm, 2 * epsilon), *((other, radius) for other, radius in others.items() if other != norm)]
+    return [(norm, scaled(norm, epsilon, 2)), *((other, radius) for other, radius in others.items() if other != norm)]
 
 
 def report_attacks(
@@ -54,7 +64,7 @@ def report_attacks(
         headline,
         PGD(epsilon, 1, epsilon, norm),
         PGD(epsilon, 50, norm=norm, restarts=10),
-        *(PGD(factor * epsilon, 20, norm=norm) for factor in CURVE),
+        *(PGD(radius, 20, norm=norm) for radius in radii(norm, epsilon)),
         APGD(huge(norm, epsilon, size), norm),
         *(Transfer(model, APGD(epsilon, norm), f"transfer from {name}", sha) for name, (model, sha) in surrogates.items()),
     ]
@@ -75,7 +85,8 @@ def assemble(
         surrogates: By name, models and the SHA-256s of their weights.
     """
     epsilon, norm = headline.epsilon, headline.norm
-    curve = [results["pgd-20", factor * epsilon] for factor in CURVE]
+    curve = [results["pgd-20", radius] for radius in radii(norm, epsilon)]
+    expected_to = scaled(norm, epsilon, EXPECTED_TO)
     points = [(0.0, results["clean"]), *((float(e.epsilon or 0), e) for e in curve)]
     transfers = [results[f"transfer from {name}"] for name in surrogates]
     evidence = Evidence(
@@ -93,8 +104,8 @@ def assemble(
         "worst_class": {"name": worst["name"], "robust": worst["robust"]},
         "curve": [{"epsilon": radius, "accuracy": e.accuracy, "interval": e.interval} for radius, e in points],
         "curve_attack": f"pgd-20 {norm}",
-        "expected_robustness": _mean_over([(r / epsilon, e.accuracy) for r, e in points if r <= EXPECTED_TO * epsilon * (1 + 1e-9)]),
-        "expected_to": EXPECTED_TO * epsilon,
+        "expected_robustness": _mean_over([(r / epsilon, e.accuracy) for r, e in points if r <= expected_to * (1 + 1e-9)]),
+        "expected_to": expected_to,
         "transfer": [
             {"surrogate": name, "sha256": sha, "accuracy": e.accuracy, "interval": e.interval, "n": e.n}
             for (name, (_, sha)), e in zip(surrogates.items(), transfers, strict=True)

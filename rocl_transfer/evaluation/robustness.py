@@ -1,6 +1,5 @@
 """Accuracy under attack: float32, eval mode, frozen parameters, random draws seeded for each sample."""
 
-import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +10,12 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from rocl_transfer.attacks import Attack, frozen
+from rocl_transfer.attacks import Attack, check_images, check_labels, device_of, frozen, threat_model, untouched
 from rocl_transfer.data import Resident, Store
-from rocl_transfer.errors import UserError
+from rocl_transfer.errors import UserError, did_you_mean
+from rocl_transfer.evaluation.checks import Inspection, inspect_model
 from rocl_transfer.evaluation.doubts import Answers, doubts
-from rocl_transfer.evaluation.engine import CLEAN, Engine, Verdicts, key
+from rocl_transfer.evaluation.engine import CLEAN, Engine, Verdicts, key, pixels_of
 from rocl_transfer.evaluation.journal import Journal
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.evaluation.protocols import Ensemble, named_attacks, parts_of
@@ -23,15 +23,17 @@ from rocl_transfer.evaluation.results import Evaluation, Results, wilson_interva
 
 log = logging.getLogger("rocl_transfer")
 
+LOOKED_AT = 64  # images that a model is inspected on before it is attacked
 BORDERLINE = 1e-3  # of the spread of a sample's logits: a margin that rounding, led through a hundred steps, can turn over
 
 
+@torch.inference_mode(False)
 def evaluate(
     model: nn.Module,
     images: Tensor | Store,
     labels: Tensor,
     *,
-    attacks: str | Sequence[Attack | Ensemble] = "paper",
+    attacks: str | Attack | Ensemble | Sequence[Attack | Ensemble] = "paper",
     epsilon: float = 8 / 255,
     norm: str = "linf",
     samples: Tensor | None = None,
@@ -45,6 +47,7 @@ def evaluate(
     state: PartialState | None = None,
     progress: bool = False,
     say_doubts: bool = True,
+    seen: Inspection | None = None,
 ) -> Results:
     """Clean accuracy, then accuracy under each attack; a sample counts as robust where the model is right on it before and after.
 
@@ -53,8 +56,8 @@ def evaluate(
 
     Args:
         model: Images (N, 3, H, W) in [0, 1] -> logits (N, K). Measured in eval mode and left as it came in.
-        images: (N, 3, H, W), float in [0, 1] or uint8, or a store of uint8 images.
-        labels: (N,), int64.
+        images: (N, 3, H, W), floats in [0, 1] or uint8, or a store of uint8 images; never written into.
+        labels: (N,), whole numbers.
         attacks: A name (see :func:`~rocl_transfer.evaluation.protocols.named_attacks`), or attacks.
         epsilon: Radius of named attacks.
         norm: Ball of named attacks: linf, l2 or l1.
@@ -70,39 +73,73 @@ def evaluate(
         state: Accelerate's, where several processes share the samples; each returns the whole.
         progress: Show a bar.
         say_doubts: Log what makes the accuracies doubtful; ``Results.doubts`` has it in any case.
+        seen: What :func:`~rocl_transfer.evaluation.checks.inspect_model` saw of the model (default: it is called here, its warnings are logged).
 
     Raises:
-        UserError: Pixels lie outside [0, 1] or are not finite, there are no images, labels do not fit, or the journal is another evaluation's.
+        UserError: Pixels lie outside [0, 1] or are not finite, there are no images, labels do not fit, the model gives no logits (N, K), an argument
+            cannot be meant, or the journal is another evaluation's.
     """
+    network = untouched(model)
+    attacks = _checked(attacks, epsilon, norm, batch_size, engine, search_precision)
     given = images.device if isinstance(images, Tensor) else labels.device
-    device = next((tensor.device for tensor in itertools.chain(model.parameters(), model.buffers())), given)
-    store = Resident(images.to(device)) if isinstance(images, Tensor) else images
-    if not len(store) or len(store) != len(labels):
-        raise UserError(f"{len(store)} images and {len(labels)} labels were given: give one label an image, and at least one")
-    samples = torch.arange(len(store)) if samples is None else samples
+    device = device_of(network, given)
+    store = images if hasattr(images, "stream") else Resident(check_images(images, bytes_too=True).to(device))
+    labels = check_labels(labels, len(store)).to(device)
+    samples = _positions(samples, len(store))
     rank, world = (0, 1) if state is None else (state.process_index, state.num_processes)
     if len(samples) < world:
         raise UserError(f"{len(samples)} samples cannot be shared by {world} processes: start fewer processes")
     notes = Journal(journal, {**(identity or {}), "seed": seed, "engine": engine, "search precision": search_precision}, rank)
-    labels = labels.to(device)
-    with full_precision(), frozen(model), torch.no_grad():
+    with full_precision(), frozen(network), torch.no_grad():
+        if seen is None:
+            few = samples[torch.linspace(0, len(samples) - 1, min(LOOKED_AT, len(samples))).long()]
+            seen = inspect_model(network, pixels_of(next(iter(store.stream([few])))), labels[few.to(device)])
+            for warning in seen.warnings if rank == 0 else ():
+                log.info("note: %s", warning)
         if isinstance(attacks, str):
-            first = next(iter(store.stream([samples[:1]])))
-            classes = model(first.float() / (255 if first.dtype == torch.uint8 else 1)).shape[1]
-            attacks = named_attacks(attacks, epsilon, norm, classes, engine)
+            attacks = named_attacks(attacks, epsilon, norm, seen.classes, engine)
         runner = Engine(
-            model, store, labels, samples[rank::world], seed=seed, journal=notes, batch_size=batch_size, compiled=compiled,
+            network, store, labels, samples[rank::world], seed=seed, journal=notes, batch_size=batch_size, compiled=compiled,
             precision=search_precision, plain=engine == "reference", progress=progress and rank == 0,
         )  # fmt: skip
         mine = runner.run(attacks)
     notes.close()
     shares: list[Verdicts] = [mine] if world == 1 else gather_object([mine])
     described = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    results = _results(shares, attacks, labels.cpu(), described, seed, search_precision, getattr(model, "class_names", ()))
+    results = _results(shares, attacks, labels.cpu(), described, seed, search_precision, getattr(network.model, "class_names", ()))
     if say_doubts and rank == 0:
         for doubt in results.doubts:
             log.warning("doubt: %s", doubt)
     return results
+
+
+def _checked(
+    attacks: str | Attack | Ensemble | Sequence[Attack | Ensemble], epsilon: float, norm: str, batch_size: int | None, engine: str, precision: str
+) -> str | Sequence[Attack | Ensemble]:  # fmt: skip
+    """The attacks, once what the arguments say can be meant."""
+    for what, value, known in (("engine", engine, ("native", "reference")), ("search_precision", precision, ("fp32", "bf16"))):
+        if value not in known:
+            raise UserError(f"{what} is {value!r}{did_you_mean(str(value), known)}: give {' or '.join(known)}")
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}: give 1 or more, or None to have it measured")
+    if isinstance(attacks, str):
+        threat_model(norm, epsilon)
+        return attacks
+    several = [attacks] if isinstance(attacks, Attack | Ensemble) else list(attacks)
+    if odd := next((attack for attack in several if not isinstance(attack, Attack | Ensemble)), None):
+        raise UserError(f"attacks has {odd!r} in it: give one name, such as 'standard', or attacks, such as [PGD(8 / 255)]")
+    return several
+
+
+def _positions(samples: Tensor | None, count: int) -> Tensor:
+    """Of the images that are measured."""
+    if samples is None:
+        return torch.arange(count)
+    samples = torch.as_tensor(samples).cpu()
+    whole = samples.ndim == 1 and len(samples) and samples.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8)
+    if not whole or samples.min() < 0 or samples.max() >= count or len(samples.unique()) < len(samples):
+        raise UserError(f"samples are no positions of {count} images: give different whole numbers from 0 to {count - 1}")
+    return samples.long()
 
 
 def _results(

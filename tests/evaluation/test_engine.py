@@ -39,7 +39,7 @@ def short(epsilon, classes, norm="linf"):
 
 def middling(model, images, labels, norm="linf"):
     """A radius that breaks about half of the samples, so that some stand to the last attack."""
-    return round(float(smallest_epsilon(model, images, labels, norm=norm, steps=10, precision=0.1, upper=4.0).median()), 5)
+    return round(float(smallest_epsilon(model, images, labels, norm=norm, steps=10, precision=0.1, upper=1.0 if norm == "linf" else 4.0).median()), 5)
 
 
 def booleans(results):
