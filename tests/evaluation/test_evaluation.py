@@ -90,7 +90,7 @@ def test_record(tmp_path):
     results = evaluate(Half(), images, labels, epsilon=0.07)
     results.write(tmp_path, model={"name": "half", "sha256": "0"}, dataset={"name": "grey"}, training={}, config={"a": 1})
     record = json.loads((tmp_path / "results.json").read_text())
-    assert set(record) == {"model", "dataset", "evaluations", "environment", "date", "training", "seed", "config"}
+    assert set(record) == {"model", "dataset", "evaluations", "doubts", "environment", "date", "training", "seed", "config"}
     clean, pgd = record["evaluations"]
     assert set(clean) == {"name", "accuracy", "interval", "n", "seconds"}
     assert {k: pgd[k] for k in ("name", "norm", "epsilon", "steps", "restarts", "n")} == {
