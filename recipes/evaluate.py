@@ -118,7 +118,8 @@ def main(config: EvaluateConfig) -> Path:
 def open_samples(config: EvaluateConfig, model: nn.Module, device: torch.device) -> Samples:
     """The split, its labels by the model's classes, and which of its images are measured."""
     size = config.data.image_size or getattr(model, "input_size", None)
-    data = load_images(**{**config.data.selection, "image_size": size}, train_needed=False)
+    values = config.data.value_range or getattr(model, "value_range", None)
+    data = load_images(**{**config.data.selection, "image_size": size, "value_range": values}, train_needed=False)
     if config.split == "all":
         data = data.whole()
     if config.split == "validation" and data.validation is None:

@@ -21,8 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rocl_transfer.config import PredictConfig, command_line
-from rocl_transfer.data.decode import decode
+from rocl_transfer.data.decode import examine
 from rocl_transfer.data.inventory import image_extensions, take_inventory
+from rocl_transfer.data.value_range import ValueRange
 from rocl_transfer.errors import UserError, path_of
 from rocl_transfer.evaluation import smallest_epsilon
 from rocl_transfer.evaluation.precision import full_precision
@@ -102,22 +103,28 @@ def writable(path: Path) -> Path:
 
 def predict(model: PixelModel, paths: Sequence[Path], device: torch.device, config: PredictConfig) -> Iterator[Row]:
     """A row for each image, in order."""
+    odd: dict[str, list[Path]] = {}
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
         for start in range(0, len(paths), config.batch_size):
             part = paths[start : start + config.batch_size]
-            decoded = list(pool.map(lambda path: read(path, model.input_size), part))
+            decoded = list(pool.map(lambda path: read(path, model.input_size, model.value_range, odd), part))
             readable = [image for image in decoded if isinstance(image, Tensor)]
             answers = iter(answer(model, torch.stack(readable).to(device).float() / 255, config)) if readable else iter(())
             for path, image in zip(part, decoded, strict=True):
                 yield Row(path, *next(answers)) if isinstance(image, Tensor) else Row(path, error=image)
+    for oddity, found in sorted(odd.items()):
+        log.info("%d of %d images %s %s; %s", len(found), len(paths), "is" if len(found) == 1 else "are", oddity, min(found))
 
 
-def read(path: Path, size: int) -> Tensor | str:
-    """The image as the model takes it, or why it cannot be read."""
+def read(path: Path, size: int, values: dict[str, list[float]] | None, odd: dict[str, list[Path]]) -> Tensor | str:
+    """The image as the model takes it, or why it cannot be read; what is odd about it joins ``odd``."""
     try:
-        return decode(path, size, "this")
+        image, oddities = examine(path, size, "this", ValueRange.given(values))
     except UserError as error:
         return str(error)
+    for oddity in oddities:
+        odd.setdefault(oddity, []).append(path)
+    return image
 
 
 def answer(model: PixelModel, images: Tensor, config: PredictConfig) -> list[tuple[str, float, float | None]]:

@@ -22,6 +22,8 @@ class DataConfig:
         train_split: Split to train on (default: train).
         test_split: Split to test on (default: test; where there is none, 20 % of train).
         image_size: Side of the square images in pixels (default: the data's own).
+        value_range: Values of black and white in images of more than 8 bits, such as [0,4095] (default: one range for all splits, found from up to
+            256 images of each; an exported model brings its own to what it is evaluated on).
         validation_fraction: Share of train held out for validation where the data has no such split.
         split_seed: Seed of the splits cut from train. Apart from ``--seed``: runs that differ in seed must not train on each other's test images.
         in_memory: Decode all images once into device memory (default: up to 96 px and 8 GiB in all), else stream them.
@@ -38,6 +40,7 @@ class DataConfig:
     train_split: str | None = None
     test_split: str | None = None
     image_size: int | None = None
+    value_range: tuple[Number, Number] | None = None
     validation_fraction: Number = Number(0.1)
     split_seed: int = 0
     in_memory: bool | None = None
@@ -48,6 +51,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(bool(self.name), "--data.name is empty: give a Hub dataset id, a folder, or digits")
         require(self.image_size is None or 0 < self.image_size <= 4096, f"--data.image_size is {self.image_size}: give pixels, such as 32")
+        ends = self.value_range
+        require(ends is None or ends[0] < ends[1], f"--data.value_range is {ends}: give the values of black and of white, such as [0,4095]")
         require(0 <= self.validation_fraction < 1, f"--data.validation_fraction is {self.validation_fraction}: give a share in [0, 1)")
         require(0 <= self.split_seed < 2**32, f"--data.split_seed is {self.split_seed}: give 0 or more, below 2**32")
         require(0 < self.workers <= 1024, f"--data.workers is {self.workers}: give 1 to 1024")
@@ -57,7 +62,7 @@ class DataConfig:
         if not self.check:
             require_untouched(self, ("max_unreadable",), "with --data.check false, which leaves no image out", "data.")
         if self.name == "digits":
-            columns = ("config", "revision", "image_column", "label_column", "train_split", "test_split", "max_unreadable")
+            columns = ("config", "revision", "image_column", "label_column", "train_split", "test_split", "value_range", "max_unreadable")
             require_untouched(self, columns, "with the bundled digits", "data.")
 
     @property
@@ -102,4 +107,6 @@ class PretrainDataConfig(DataConfig):
     @property
     def stream(self) -> dict[str, Any]:
         """The arguments of ``rocl_transfer.data.open_stream``."""
-        return {name: getattr(self, name) for name in ("name", "config", "revision", "image_column", "train_split", "image_size", "images")}
+        return {
+            name: getattr(self, name) for name in ("name", "config", "revision", "image_column", "train_split", "image_size", "images", "value_range")
+        }

@@ -16,13 +16,13 @@ from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from rocl_transfer.data.decode import UnreadableImageError
+from rocl_transfer.data.decode import UnreadableImageError, examine
 from rocl_transfer.data.images import ImageData, ImageSet
 from rocl_transfer.data.stores import Decoded, Resident, Store, Streamed, fits_in_memory, outlive_signals
 from rocl_transfer.errors import UserError
 
 log = logging.getLogger("rocl_transfer")
-_Examined = tuple[Tensor | None, int] | str
+_Examined = tuple[Tensor | None, int, tuple[str, ...]] | str
 
 
 def store_splits(
@@ -65,7 +65,7 @@ def store_splits(
     if not check:
         if resident:
             raise UserError("--data.check false has no effect on images held in memory: leave it out, or give --data.in_memory false")
-        note = "the images were not read before training (--data.check false): copies of training images were not looked for"
+        note = "the images were not read before training (--data.check false): copies of training images were not looked for, odd ones not counted"
         return _noted(data, [note]), {split: Streamed(images, size, device, workers) for split, images in wanted.items()}
     if not resident:
         # JPEGs of 500 x 375 px took 2.2 s a thousand on two workers: 47 minutes for ImageNet, which a trial of a few steps need not wait for.
@@ -76,6 +76,7 @@ def store_splits(
     if labels_needed and "train" in wanted:
         _require_readable(data, read["train"])
     notes = [_left_out(split, len(wanted[split]), read[split].found.unreadable) for split in wanted if read[split].found.unreadable]
+    notes += [note for split in wanted for note in (*_oddities(split, read[split]), *_contradictions(split, read[split], data.class_names, size))]
     if "train" in wanted:
         notes += [note for split in wanted if split != "train" for note in _copies(split, read[split], read["train"], size)]
     readable: dict[str, Any] = {split: read[split].images for split in wanted}
@@ -84,11 +85,12 @@ def store_splits(
 
 
 class _Found(NamedTuple):
-    """Positions of readable images and digests of their pixels; names of the others, with the reason."""
+    """Positions of readable images and digests of their pixels; names of the others, with the reason; how many are odd in a way, and the first."""
 
     kept: np.ndarray
     digests: np.ndarray
     unreadable: list[str]
+    odd: dict[str, tuple[int, str]]
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class _Reader:
         """Read all images of one split; the readable ones are what is stored."""
         share = range(len(images)) if self.resident else _share(len(images))
         pixels = torch.empty(len(images) if self.resident else 0, 3, self.size, self.size, dtype=torch.uint8)
-        kept, digests, unreadable = array("q"), array("Q"), list[str]()
+        kept, digests, unreadable, odd = array("q"), array("Q"), list[str](), dict[str, tuple[int, str]]()
         bar = tqdm(total=len(share), desc=split, unit="image", delay=5, disable=not log.isEnabledFor(logging.INFO), dynamic_ncols=True)
         with bar, closing(self._examined(images, share)) as examined:
             for position, found in zip(share, examined, strict=False):
@@ -120,12 +122,15 @@ class _Reader:
                     if split == "test":
                         break
                     continue
-                image, digest = found
+                image, digest, oddities = found
+                for oddity in oddities:
+                    count, first = odd.get(oddity, (0, ""))
+                    odd[oddity] = count + 1, first or images.where(position)
                 if image is not None:
                     pixels[len(kept)] = image
                 kept.append(position)
                 digests.append(digest)
-        mine = _Found(np.array(kept), np.array(digests), unreadable)
+        mine = _Found(np.array(kept), np.array(digests), unreadable, odd)
         whole = mine if self.resident else _joined(mine)
         self._refuse(split, len(images), whole.unreadable)
         images = images.subset(whole.kept) if whole.unreadable else images
@@ -172,8 +177,12 @@ def _joined(found: _Found) -> _Found:
         return found
     parts: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(parts, found)
-    kept, digests, unreadable = zip(*parts, strict=True)
-    return _Found(np.concatenate(kept), np.concatenate(digests), list(chain.from_iterable(unreadable)))
+    kept, digests, unreadable, odds = zip(*parts, strict=True)
+    together: dict[str, tuple[int, str]] = {}
+    for oddity, (count, first) in chain.from_iterable(odd.items() for odd in odds):
+        before = together.get(oddity, (0, first))
+        together[oddity] = before[0] + count, before[1]
+    return _Found(np.concatenate(kept), np.concatenate(digests), list(chain.from_iterable(unreadable)), together)
 
 
 def _several() -> bool:
@@ -186,10 +195,11 @@ def _examine(decoded: Decoded, position: int) -> _Examined:
     64 bits: that any of a million images to train on and a hundred thousand held out agree by accident has a probability of 5e-9.
     """
     try:
-        image = decoded[position]
+        images = decoded.images
+        image, odd = examine(images.encoded(position), decoded.size, images.where(position), images.values)
     except UnreadableImageError as error:
         return f"{decoded.images.where(position)} ({error.reason})"
-    return image, int.from_bytes(hashlib.blake2b(image.numpy().data, digest_size=8).digest())
+    return image, int.from_bytes(hashlib.blake2b(image.numpy().data, digest_size=8).digest()), odd
 
 
 class _Digests(Dataset[_Examined]):
@@ -203,7 +213,7 @@ class _Digests(Dataset[_Examined]):
 
     def __getitem__(self, position: int) -> _Examined:
         found = _examine(self.decoded, position)
-        return found if isinstance(found, str) else (None, found[1])
+        return found if isinstance(found, str) else (None, *found[1:])
 
 
 def _require_readable(data: ImageData, train: _Read) -> None:
@@ -218,6 +228,28 @@ def _left_out(split: str, count: int, unreadable: list[str]) -> str:
     if len(unreadable) == 1:
         return f"1 of {count:,} images of {split} cannot be read and is left out: {unreadable[0]}"
     return f"{len(unreadable):,} of {count:,} images of {split} cannot be read and are left out, such as {unreadable[0]}"
+
+
+def _oddities(split: str, read: _Read) -> list[str]:
+    notes = []
+    for oddity, (count, first) in sorted(read.found.odd.items()):
+        which, such = ("is", "") if count == 1 else ("are", "such as ")
+        notes.append(f"{count:,} of {len(read.images):,} images of {split} {which} {oddity}; {such}{first}")
+    return notes
+
+
+def _contradictions(split: str, read: _Read, class_names: Sequence[str], size: int) -> list[str]:
+    """Images that are there under two labels."""
+    if read.images.labels is None:
+        return []
+    labels, digests = read.images.labels.numpy(), read.found.digests
+    order = np.lexsort((labels, digests))
+    pairs = np.flatnonzero((digests[order][1:] == digests[order][:-1]) & (labels[order][1:] != labels[order][:-1]))
+    if not len(pairs):
+        return []
+    one, other = (f"{read.images.where(at)} ({class_names[labels[at]]})" for at in sorted((order[pairs[0]], order[pairs[0] + 1])))
+    which = "image of {} is there under two labels" if len(pairs) == 1 else "images of {} are there under two labels"
+    return [f"{len(pairs):,} {which.format(split)}, the same at {size} px pixel for pixel, such as {one} and {other}"]
 
 
 def _copies(split: str, held: _Read, train: _Read, size: int) -> list[str]:

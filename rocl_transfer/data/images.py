@@ -1,18 +1,23 @@
 """A user's data, whatever it is, as train, validation and test splits of images with labels 0 .. K-1."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from rocl_transfer.data.decode import Encoded, UnreadableImageError, open_image
 from rocl_transfer.data.labels import encode_labels, near_names, order_note, unlabelled
 from rocl_transfer.data.opening import open_source
+from rocl_transfer.data.quiet import listening
 from rocl_transfer.data.sources import FileRows, RawSplit, Rows, Source
 from rocl_transfer.data.splits import stratified_cut
+from rocl_transfer.data.value_range import Seen, ValueRange, choose_range
 from rocl_transfer.errors import UserError, did_you_mean, one_line
 
 TEST_FRACTION = 0.2
@@ -21,18 +26,23 @@ _VALIDATION = ("validation", "valid", "val", "dev")
 
 @dataclass(frozen=True)
 class ImageSet:
-    """One split: image ``indices[i]`` of ``rows`` with ``labels[i]``, which is None where there are no labels."""
+    """One split: image ``indices[i]`` of ``rows`` with ``labels[i]``, which is None where there are no labels.
+
+    ``values`` are black and white of images of more than 8 bits.
+    """
 
     rows: Rows
     indices: np.ndarray
     labels: Tensor | None
+    values: ValueRange = field(default=ValueRange(), repr=False)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def subset(self, chosen: np.ndarray) -> "ImageSet":
         """The images at positions ``chosen``."""
-        return ImageSet(self.rows, self.indices[chosen], None if self.labels is None else self.labels[torch.from_numpy(chosen)])
+        labels = None if self.labels is None else self.labels[torch.from_numpy(chosen)]
+        return replace(self, indices=self.indices[chosen], labels=labels)
 
     def encoded(self, position: int) -> Encoded:
         """Bytes, path or pixels of the image at ``position``."""
@@ -73,6 +83,11 @@ class ImageData:
     notes: tuple[str, ...]
     unreadable: tuple[str, ...] = ()
 
+    @property
+    def value_range(self) -> dict[str, list[float]] | None:
+        """Black and white of images of more than 8 bits, for records; None where no image looked at has more."""
+        return self.train.values.record
+
     def whole(self) -> "ImageData":
         """With all images of a split that the others were cut from as the test split: for data that is there to be measured on.
 
@@ -84,7 +99,8 @@ class ImageData:
         parts = [part for part in (self.train, self.validation, self.test) if part is not None and part.rows is self.train.rows]
         order = np.argsort(np.concatenate([part.indices for part in parts]))
         labels = torch.cat([part.labels for part in parts if part.labels is not None])
-        images = ImageSet(self.train.rows, np.concatenate([part.indices for part in parts])[order], labels[torch.from_numpy(order)])
+        indices = np.concatenate([part.indices for part in parts])[order]
+        images = replace(self.train, indices=indices, labels=labels[torch.from_numpy(order)])
         notes = (*self.notes, "all images are measured on, whichever of these splits they would be in")
         return replace(self, test=images, test_split="all images", cut=None, notes=notes)
 
@@ -99,6 +115,7 @@ class ImageData:
             "notes": list(self.notes),
             **({"cut": self.cut} if self.cut else {}),
             **({"unreadable": list(self.unreadable)} if self.unreadable else {}),
+            **({"value_range": self.value_range} if self.value_range else {}),
         }
 
 
@@ -116,6 +133,7 @@ def load_images(
     split_seed: int = 0,
     labels_needed: bool = True,
     train_needed: bool = True,
+    value_range: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
 ) -> ImageData:
     """Open ``name``, find columns, splits, class names and size by itself, and cut the splits that are missing.
 
@@ -133,9 +151,12 @@ def load_images(
         labels_needed: Refuse data without labels, of one class, or with a class that has no training image.
         train_needed: Refuse data with a test or validation split alone, and let a lone split called test be trained on.
 
+        value_range: Values of black and white in images of more than 8 bits (default: found from up to 256 images of each split).
+
     Raises:
         UserError: Something is missing, wrong, or could mean more than one thing.
     """
+    given = ValueRange.given(value_range)
     try:
         source = open_source(name, config, revision, image_column, label_column, train_needed)
     except OSError as error:  # a folder without permission, a name that is too long
@@ -150,10 +171,13 @@ def load_images(
     notes += [f"the labels are not used: {gap}" for gap in gaps if gap]
     notes += [*near_names(class_names), *order_note(class_names)]
     sets = {split: ImageSet(source.splits[split].rows, np.arange(len(source.splits[split].rows)), labels.get(split)) for split in used}
+    values, said = choose_range(Seen.of(image for images in sets.values() for image in _sample(images)), given)
+    notes += said
+    sets = {split: replace(images, values=values) for split, images in sets.items()}
     train, validation = sets[str(names[0])], sets.get(names[1] or "")
     words, cut = names[2] or "none", None
     if not labels_needed and len(class_names) < 2:
-        train, class_names = ImageSet(train.rows, train.indices, None), []
+        train, class_names = replace(train, labels=None), []
     if train.labels is None:
         notes.append("the images have no labels, or one class: all of them are trained on")
         test = sets[words] if names[2] is not None else train.subset(np.arange(0))
@@ -223,11 +247,24 @@ def _require_classes(name: str, train: ImageSet | None, class_names: list[str], 
         raise UserError(f"class {missing[0]!r} has no image to train on: add images or remove the class")
 
 
+def _places(images: ImageSet) -> list[int]:
+    """Up to 256 positions, evenly spaced."""
+    return [int(place) for place in np.linspace(0, len(images) - 1, min(256, len(images)))]
+
+
+def _sample(images: ImageSet) -> Iterator[Image.Image]:
+    """Up to 256 images, opened; those that cannot be are passed over, and told of when all are read."""
+    for position in _places(images):
+        with listening(), suppress(UnreadableImageError), open_image(images.encoded(position), images.where(position)) as image:
+            yield image
+
+
 def _natural_size(images: ImageSet, notes: list[str]) -> int:
     shorter, unreadable = [], []
-    for position in np.linspace(0, len(images) - 1, min(256, len(images))).astype(int).tolist():
+    for position in _places(images):
         try:
-            shorter.append(min(open_image(images.encoded(position), images.where(position)).size))
+            with listening(), open_image(images.encoded(position), images.where(position)) as image:
+                shorter.append(min(image.size))
         except UnreadableImageError as error:
             unreadable.append(f"{images.where(position)} ({error.reason})")
     if not shorter:

@@ -59,7 +59,7 @@ class Decoded(Dataset[Tensor]):
         return len(self.images)
 
     def __getitem__(self, position: int) -> Tensor:
-        return decode(self.images.encoded(position), self.size, self.images.where(position))
+        return decode(self.images.encoded(position), self.size, self.images.where(position), self.images.values)
 
 
 def outlive_signals(worker: int) -> None:

@@ -5,7 +5,7 @@ on the number of processes, resumed at no cost, and checked beforehand. Of a str
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NoReturn
@@ -20,6 +20,7 @@ from rocl_transfer.data.decode import Encoded, UnreadableImageError, decode
 from rocl_transfer.data.hub import image_column_of, load_with_datasets
 from rocl_transfer.data.images import ImageData, ImageSet
 from rocl_transfer.data.stores import from_worker, outlive_signals
+from rocl_transfer.data.value_range import ValueRange
 from rocl_transfer.errors import UserError, did_you_mean, one_line
 
 log = logging.getLogger("rocl_transfer")
@@ -32,6 +33,7 @@ class Stream:
     rows: Any
     column: str
     count: int
+    values: ValueRange = ValueRange()
 
     def __len__(self) -> int:
         return self.count
@@ -54,6 +56,7 @@ def open_stream(
     image_column: str | None = None,
     train_split: str | None = None,
     images: int | None = None,
+    value_range: Sequence[float] | None = None,
 ) -> tuple[ImageData, Stream]:
     """Open ``name`` without reading more of it than its columns; labels are not looked at, and nothing is held out.
 
@@ -65,6 +68,7 @@ def open_stream(
         image_column: Where more than one could be meant.
         train_split: Its name (default: train, or the only one there is).
         images: How many there are, where the data itself does not say.
+        value_range: Values of black and white in images of more than 8 bits; without it integers are read as 16 bits and floats as [0, 1].
 
     Raises:
         UserError: It cannot be opened, or a column, the split or the number of images is not known.
@@ -83,8 +87,9 @@ def open_stream(
     column = image_column_of(opened.features, image_column)
     # By row groups, where the shards are parquet's: with two workers and 15,000 images 1.0 GB each, by files (220 MB) up to 1.8 GB.
     rows = opened.select_columns([column]).cast_column(column, datasets.Image(decode=False)).reshard()
-    stream = Stream(rows, column, number)
-    train = ImageSet(stream, np.arange(number), None)
+    values = ValueRange.given(value_range)
+    stream = Stream(rows, column, number, values)
+    train = ImageSet(stream, np.arange(number), None, values)
     note = "the images are streamed: none was read before training, an epoch is as many as there are, and a few may come twice or not at all in one"
     return ImageData(name, commit, (), image_size, train, None, train.subset(np.arange(0)), "none", None, (note,)), stream
 
@@ -129,7 +134,7 @@ class StreamedBatches:
         rows = rows.shuffle(seed=derive_seed(self.sampler.seed, epoch), buffer_size=self.buffer)
         rows = rows.shard(num_shards=self.sampler.world, index=self.sampler.rank, contiguous=False)
         workers = min(self.workers, rows.num_shards)
-        whole = _Passes(rows, self.stream.column, self.size, self.sampler.batch_size, first_step // workers)
+        whole = _Passes(rows, self.stream, self.size, self.sampler.batch_size, first_step // workers)
         pinned = self.device.type == "cuda"
         own = torch.Generator()
         loader = DataLoader(whole, None, num_workers=workers, pin_memory=pinned, generator=own, worker_init_fn=outlive_signals)
@@ -162,8 +167,8 @@ class StreamedBatches:
 class _Passes(IterableDataset[tuple[Tensor, list[str]]]):
     """One worker's batches, uint8 (N, 3, H, W), without end, its batch ``first`` first; and the names of what was unreadable in each."""
 
-    def __init__(self, rows: Any, column: str, size: int, batch: int, first: int) -> None:
-        self.rows, self.column, self.size, self.batch, self.first = rows, column, size, batch, first
+    def __init__(self, rows: Any, stream: Stream, size: int, batch: int, first: int) -> None:
+        self.rows, self.column, self.values, self.size, self.batch, self.first = rows, stream.column, stream.values, size, batch, first
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[str]]]:
         numbered = islice(self._endless(), self.first * self.batch, None)
@@ -185,7 +190,7 @@ class _Passes(IterableDataset[tuple[Tensor, list[str]]]):
         for where, value in rows:
             try:
                 where = one_line((value or {}).get("path") or where)
-                images.append(decode(_bytes(value, where), self.size, where))
+                images.append(decode(_bytes(value, where), self.size, where, self.values))
             except UnreadableImageError as error:
                 unreadable.append(f"{where} ({error.reason})")
         if not images:

@@ -146,6 +146,7 @@ def _load(folder: Path, sha256: str | None = None) -> PixelModel:
     if len(names) != net.num_classes:
         raise UserError(f"{folder} names {len(names)} classes and its network has {net.num_classes}: {_AGAIN}")
     _check_outputs(model, folder)
+    model.value_range = own_facts(folder).get("value_range")
     return model
 
 

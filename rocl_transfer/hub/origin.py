@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from rocl_transfer.data import ImageData
+from rocl_transfer.data.value_range import describe
 from rocl_transfer.hub.export import WEIGHTS
 from rocl_transfer.hub.find import MADE_ON, find_model, own_facts
 from rocl_transfer.training import sha256
@@ -22,22 +23,32 @@ def note_pretraining(data: ImageData, name: str) -> ImageData:
     for key, how, labels in ways:
         if key in before and before[key]["data"] == data.name and before[key]["cut"] != data.cut:
             notes.append(f"the backbone was {how} with another cut of this data, so it may have seen test images ({labels} their labels)")
+    folder = find_model(name)
+    values = None if folder is None else own_facts(folder).get("value_range")
+    if values and data.value_range and values != data.value_range:
+        known = "; ".join(f"--data.value_range [{low:g},{high:g}]" for low, high in values.values())
+        notes.append(f"the backbone was trained on images of more than 8 bits of another value range ({describe(values)}): {known} is the same")
     return dataclasses.replace(data, notes=(*data.notes, *notes))
 
 
 def made_from(name: str, data: ImageData) -> dict[str, Any]:
     """What the export of a model says of its making: the weights it began with, and all the data that it and they were trained on."""
-    return {"backbone": identify(name), **_made_on(name), "trained_on": {"data": data.name, "cut": data.cut}}
+    return {"backbone": identify(name), **_made_on(name), "trained_on": {"data": data.name, "cut": data.cut}, **_values(data)}
 
 
 def continued_from(name: str, data: ImageData, trained: bool) -> dict[str, Any]:
     """What the export of a pre-training says of its making: this data, and where it began with trained weights, those and what they saw."""
     now = {"data": data.name, "cut": data.cut}
     if not trained:
-        return {"pretrained_on": now}
+        return {"pretrained_on": now, **_values(data)}
     before = _made_on(name)
     earlier = before.pop("pretrained_on", None)
-    return {"continued": True, "backbone": identify(name), **before, "pretrained_on": now, **({"pretrained_before_on": earlier} if earlier else {})}
+    also = {"pretrained_before_on": earlier} if earlier else {}
+    return {"continued": True, "backbone": identify(name), **before, "pretrained_on": now, **also, **_values(data)}
+
+
+def _values(data: ImageData) -> dict[str, Any]:
+    return {"value_range": data.value_range} if data.value_range else {}
 
 
 def _made_on(name: str) -> dict[str, Any]:

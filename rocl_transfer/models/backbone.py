@@ -49,6 +49,7 @@ class PixelModel(nn.Module):
         self.mean, self.std = tuple(mean), tuple(std)
         self.model_args = dict(model_args or {})
         self.class_names = tuple(class_names)
+        self.value_range: dict[str, list[float]] | None = None  # of the images that it was trained on, where they have more than 8 bits
         self.register_buffer("_shift", torch.tensor(self.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("_scale", torch.tensor(self.std).view(3, 1, 1), persistent=False)
         self._normalizes = self.mean != (0.0, 0.0, 0.0) or self.std != (1.0, 1.0, 1.0)

@@ -19,7 +19,7 @@ from PIL import Image
 from rocl_transfer import UserError
 from rocl_transfer.config.cli import command_line
 from rocl_transfer.data import decode as decode_module
-from rocl_transfer.data import load_images, store_splits
+from rocl_transfer.data import load_images, store_splits, value_range
 from rocl_transfer.data.decode import LARGEST, UnreadableImageError, decode
 from rocl_transfer.data.inventory import files_below
 
@@ -127,7 +127,7 @@ def test_deep_images_are_converted_in_parts(mode, monkeypatch, noise_image):
     values = torch.arange(60 * 40).reshape(40, 60) * (27 if mode != "F" else 1 / 2400)
     image = Image.fromarray(values.numpy().astype({"I;16": "uint16", "I": "int32", "F": "float32"}[mode]))
     whole = decode_module.to_rgb(image.copy()).tobytes()
-    monkeypatch.setattr(decode_module, "_PART", 100)
+    monkeypatch.setattr(value_range, "_PART", 100)
     assert decode_module.to_rgb(image.copy()).tobytes() == whole
 
 
