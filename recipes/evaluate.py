@@ -85,7 +85,8 @@ def main(config: EvaluateConfig) -> Path:
     if accelerator.is_main_process:
         write_config(config, folder / "config.yaml")
     code = code_digest(model.model, config.model.callable)
-    identity = {"model": sha, "code": code, "data": {key: samples.facts[key] for key in ("name", "revision", "split")}, "image size": size,
+    which = {"name": samples.data.name, "revision": samples.facts["revision"], "split": samples.facts["split"]}
+    identity = {"model": sha, "code": code, "data": which, "image size": size,
                 "labels": samples.labels[samples.chosen.to(accelerator.device)].tolist(), "version": __version__}  # fmt: skip
     results = evaluate(
         model, samples.store, samples.labels, attacks=attacks, samples=samples.chosen, batch_size=config.batch_size, seed=config.seed,

@@ -93,7 +93,7 @@ def main(config: FinetuneConfig) -> Path:
         attacks = [PGD(epsilon, config.evaluation.steps, norm=config.attack.norm) for epsilon in config.evaluation.radii(config.attack)]
         complete_classifier(
             folder, objective.deployed, data, stores["test"], attacks, batch_size=config.evaluation.batch_size, seed=config.seed,
-            tag=f"{config.method}_{Path(data.name).name}", facts=facts, training=dataclasses.asdict(trained), config=dataclasses.asdict(config),
+            tag=f"{config.method}_{data.short_name}", facts=facts, training=dataclasses.asdict(trained), config=dataclasses.asdict(config),
             template=TEMPLATE,
         )  # fmt: skip
     finish(accelerator)

@@ -71,7 +71,7 @@ def main(config: ProbeConfig) -> Path:
         measured = config.evaluation
         complete_classifier(
             folder, classifier, data, stores["test"], [PGD(epsilon, measured.steps, norm=measured.norm) for epsilon in measured.epsilons],
-            batch_size=measured.batch_size, seed=config.seed, tag=f"{'r_le' if config.robust else 'le'}_{Path(data.name).name}",
+            batch_size=measured.batch_size, seed=config.seed, tag=f"{'r_le' if config.robust else 'le'}_{data.short_name}",
             facts={"method": "r-LE" if config.robust else "LE", **made_from(config.model.name, data)},
             training=dataclasses.asdict(trained), config=dataclasses.asdict(config), template=TEMPLATE,
         )  # fmt: skip

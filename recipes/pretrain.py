@@ -96,7 +96,7 @@ def main(config: PretrainConfig) -> Path:
         results = Results(measured, [], device.type, config.seed, doubts=monitor.doubts(measured[0]) if monitor else [])
         results.say()
         complete_run(
-            folder, encoder, results, tag=f"{config.objective.method}_{Path(data.name).name}",
+            folder, encoder, results, tag=f"{config.objective.method}_{data.short_name}",
             facts={"method": config.objective.method, **continued_from(config.model.name, data, is_trained(config.model.name, pretrained))},
             dataset=data.facts(*((data.validation, "validation") if monitor else (data.train, "train"))),
             training=dataclasses.asdict(trained), config=dataclasses.asdict(config), template=TEMPLATE, projector=projector,

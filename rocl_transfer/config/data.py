@@ -6,6 +6,9 @@ from typing import Any
 
 from rocl_transfer.config.checks import require, require_untouched
 from rocl_transfer.config.number import Number
+from rocl_transfer.errors import one_line
+
+_STREAMED = ("name", "title", "config", "revision", "image_column", "train_split", "image_size", "images", "value_range")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +18,7 @@ class DataConfig:
     Args:
         name: A Hub dataset id, a local folder (images, or parquet files), a CSV of paths and labels, a safetensors file of images and labels, or
             ``digits`` (scikit-learn's, bundled).
+        title: What records and cards call it (default: its name; of a path the last part alone, for where it lies is nobody's business).
         config: Configuration of a Hub dataset, where it has several.
         revision: Branch, tag or commit of a Hub dataset.
         image_column: Column of images, where more than one could be meant.
@@ -33,6 +37,7 @@ class DataConfig:
     """
 
     name: str
+    title: str | None = None
     config: str | None = None
     revision: str | None = None
     image_column: str | None = None
@@ -50,6 +55,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.name), "--data.name is empty: give a Hub dataset id, a folder, or digits")
+        plain = self.title is None or (self.title.strip() and one_line(self.title) == self.title and len(self.title) <= 200)
+        require(bool(plain), f"--data.title is {self.title!r}: write one line of 1 to 200 letters")
         require(self.image_size is None or 0 < self.image_size <= 4096, f"--data.image_size is {self.image_size}: give pixels, such as 32")
         ends = self.value_range
         require(ends is None or ends[0] < ends[1], f"--data.value_range is {ends}: give the values of black and of white, such as [0,4095]")
@@ -107,6 +114,4 @@ class PretrainDataConfig(DataConfig):
     @property
     def stream(self) -> dict[str, Any]:
         """The arguments of ``rocl_transfer.data.open_stream``."""
-        return {
-            name: getattr(self, name) for name in ("name", "config", "revision", "image_column", "train_split", "image_size", "images", "value_range")
-        }
+        return {name: getattr(self, name) for name in _STREAMED}

@@ -13,7 +13,7 @@ from rocl_transfer.config.parts import AttackConfig, EvaluationConfig, ModelConf
 
 # What may change when a run goes on: where, how far, how often, how fast; and what is measured afterwards.
 _FREE = ("output_dir", "overwrite", "max_steps", "checkpoint_every", "keep_checkpoints", "log_every", "monitor_every", "resume", "log_with",
-         "data.in_memory", "data.workers", "evaluation.")  # fmt: skip
+         "data.in_memory", "data.workers", "data.title", "evaluation.")  # fmt: skip
 
 # Younger than the first run folders: what they were before they existed.
 YOUNG = {

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,7 @@ class ImageData:
         cut: Where the test split was cut from train, a hash of which images it took; None else.
         notes: What was decided by itself, a sentence each, for the log and the card.
         unreadable: Images that were left out because they cannot be read, with the reason.
+        title: What records and cards call data of this machine; None: the last part of its name.
     """
 
     name: str
@@ -82,6 +84,18 @@ class ImageData:
     cut: str | None
     notes: tuple[str, ...]
     unreadable: tuple[str, ...] = ()
+    title: str | None = None
+
+    @property
+    def known_as(self) -> str:
+        """The name in records: of data that is not on the Hub the title, where one was given."""
+        return self.name if self.title is None or self.revision is not None else self.title
+
+    @property
+    def short_name(self) -> str:
+        """The name as a part of a model's name."""
+        last = Path(self.name).name
+        return self.title or (last if last not in ("", "..") else Path(self.name).resolve().name)
 
     @property
     def value_range(self) -> dict[str, list[float]] | None:
@@ -107,7 +121,8 @@ class ImageData:
     def facts(self, images: ImageSet, split: str) -> dict[str, Any]:
         """What a results record says of the data that ``images``, its split ``split``, were measured on."""
         return {
-            "name": self.name,
+            "name": self.known_as,
+            **({"title": self.title} if self.title else {}),
             "revision": self.revision,
             "split": split,
             "n": len(images),
@@ -129,6 +144,7 @@ def load_images(
     train_split: str | None = None,
     test_split: str | None = None,
     image_size: int | None = None,
+    title: str | None = None,
     validation_fraction: float = 0.1,
     split_seed: int = 0,
     labels_needed: bool = True,
@@ -146,6 +162,7 @@ def load_images(
         train_split: Its name (default: train, or the only one there is).
         test_split: Its name (default: test, or 20 % of train).
         image_size: In pixels (default: the data's own; where sizes differ, their median shorter side, at most 224).
+        title: What records call it.
         validation_fraction: Share of train held out where there is no validation split.
         split_seed: Of the splits cut from train.
         labels_needed: Refuse data without labels, of one class, or with a class that has no training image.
@@ -197,7 +214,7 @@ def load_images(
     if labels_needed:
         _require_classes(name, train if train_needed else None, class_names, source.hint)
     size = image_size or _natural_size(next(images for images in (train, test, validation) if images is not None and len(images)), notes)
-    return ImageData(name, source.revision, tuple(class_names), size, train, validation, test, words, cut, tuple(notes))
+    return ImageData(name, source.revision, tuple(class_names), size, train, validation, test, words, cut, tuple(notes), title=title)
 
 
 def _choose_splits(

@@ -57,6 +57,7 @@ def open_stream(
     train_split: str | None = None,
     images: int | None = None,
     value_range: Sequence[float] | None = None,
+    title: str | None = None,
 ) -> tuple[ImageData, Stream]:
     """Open ``name`` without reading more of it than its columns; labels are not looked at, and nothing is held out.
 
@@ -69,6 +70,7 @@ def open_stream(
         train_split: Its name (default: train, or the only one there is).
         images: How many there are, where the data itself does not say.
         value_range: Values of black and white in images of more than 8 bits; without it integers are read as 16 bits and floats as [0, 1].
+        title: What records call it.
 
     Raises:
         UserError: It cannot be opened, or a column, the split or the number of images is not known.
@@ -91,7 +93,7 @@ def open_stream(
     stream = Stream(rows, column, number, values)
     train = ImageSet(stream, np.arange(number), None, values)
     note = "the images are streamed: none was read before training, an epoch is as many as there are, and a few may come twice or not at all in one"
-    return ImageData(name, commit, (), image_size, train, None, train.subset(np.arange(0)), "none", None, (note,)), stream
+    return ImageData(name, commit, (), image_size, train, None, train.subset(np.arange(0)), "none", None, (note,), title=title), stream
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation.evaluated_run import EvaluatedRun, recorded
 from rocl_transfer.evaluation.paired import holm, mcnemar_p, tango_interval
+from rocl_transfer.evaluation.privacy import shorten
 
 LEVEL = 0.05  # of the conclusions, over all comparisons together
 METHOD = {
@@ -137,7 +138,8 @@ def _require_same_data(reference: EvaluatedRun, other: EvaluatedRun) -> None:
     for name in ("name", "revision", "split", "cut"):
         one, two = (run.dataset.get(name) for run in (reference, other))
         if name == "name":
-            one, two = str(Path(str(one))), str(Path(str(two)))  # a trailing slash is no difference
+            # A trailing slash is no difference, nor where it lay: records of earlier versions say it.
+            one, two = (str(Path(shorten(str(said)))) for said in (one, two))
         # A record of an earlier version has no cut.
         if one != two and not (name == "cut" and None in (one, two)):
             where = f"{reference.shown} and {other.shown} were measured on different data"

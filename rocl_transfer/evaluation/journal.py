@@ -50,8 +50,8 @@ class Journal:
     def _read(self, path: Path, identity: Mapping[str, Any]) -> None:
         head, *lines = path.read_bytes().split(b"\n")[:-1] or [b"{}"]
         there = json.loads(head).get("identity", identity)
-        if there != identity:
-            differs = [name for name in {**there, **identity} if there.get(name) != identity.get(name)]
+        # What an earlier version did not write down is not held against it.
+        if differs := [name for name in there if there[name] != identity.get(name)]:
             raise UserError(f"{path.parent} holds another evaluation ({', '.join(differs)} differ): choose another --output_dir, or --resume none")
         spent: dict[str, float] = defaultdict(float)
         for line in map(json.loads, lines):

@@ -12,6 +12,7 @@ from typing import Any
 import timm
 import torch
 
+from rocl_transfer.evaluation.privacy import places, scrub
 from rocl_transfer.training.chance import wilson_interval
 from rocl_transfer.version import __version__
 
@@ -96,7 +97,7 @@ class Results:
             model: Name, SHA-256 and making.
             dataset: What was measured on.
             training: What it cost.
-            config: The resolved configuration.
+            config: The resolved configuration. Of local paths in it, and everywhere else, the last part is written.
             report: What else was measured or follows.
         """
         record = {
@@ -121,5 +122,5 @@ class Results:
             verdicts = Path(folder) / "verdicts.jsonl"
             verdicts.write_text("".join(json.dumps(line) + "\n" for line in self.verdicts), encoding="utf-8")
         path = Path(folder) / "results.json"
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(scrub(record, places(config)), indent=1) + "\n", encoding="utf-8")
         return path

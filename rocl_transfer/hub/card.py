@@ -3,11 +3,14 @@
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from rocl_transfer.evaluation.privacy import places, revealed, scrub
 
 CARD, RESULTS = "README.md", "results.json"
 _FIGURES = {
@@ -24,20 +27,26 @@ def render_card(folder: str | Path, template: str | Path) -> Path:
     return path
 
 
-def card_text(folder: str | Path, template: str | Path, *, license: str | None = None, place: str | None = None) -> str:
+def card_text(
+    folder: str | Path, template: str | Path, *, license: str | None = None, place: str | None = None, texts: Mapping[str, bytes] | None = None
+) -> str:  # fmt: skip
     """The card of a run folder, from its ``results.json``, ``config.yaml``, ``config.json`` and the names of its figures.
+
+    Of local paths in the configuration it shows the last part.
 
     Args:
         folder: The run folder.
         template: A Jinja template of a card.
         license: Of the weights, by the Hub's identifier (default: as ``config.json`` has it).
         place: What loads the model once it is on the Hub: ``hf-hub:USER/NAME``, with ``@BRANCH`` where it is not on main.
+        texts: What stands for files of the folder.
     """
     folder = Path(folder)
-    record = (folder / RESULTS).read_bytes()
+    read = {name: (texts or {}).get(name) or (folder / name).read_bytes() for name in (RESULTS, "config.json", "config.yaml")}
+    record = read[RESULTS]
     results: dict[str, Any] = json.loads(record)
-    model: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    options = (folder / "config.yaml").read_text(encoding="utf-8")
+    model: dict[str, Any] = json.loads(read["config.json"])
+    options = public_options(read["config.yaml"].decode())
     license = license or model["pretrained_cfg"].get("license")
     backbone = str((results["model"].get("backbone") or {}).get("name") or "")
     data = ModelCardData(
@@ -57,6 +66,13 @@ def card_text(folder: str | Path, template: str | Path, *, license: str | None =
         record=hashlib.sha256(record).hexdigest(), license=license, place=place, percent=lambda share: f"{100 * share:.2f}",
     )  # fmt: skip
     return str(card)
+
+
+def public_options(text: str) -> str:
+    """A ``config.yaml`` with the last part alone of every local path, and without comments; the text as it is where it names none."""
+    options = yaml.safe_load(text)
+    local = places(options)
+    return yaml.safe_dump(scrub(options, local), sort_keys=False, allow_unicode=True, width=10_000) if local or revealed(text) else text
 
 
 def on_hub(dataset: dict[str, Any]) -> bool:

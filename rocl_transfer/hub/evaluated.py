@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rocl_transfer.errors import UserError
+from rocl_transfer.evaluation.privacy import shorten
 from rocl_transfer.hub.card import render_card
 from rocl_transfer.models import PixelModel
 
@@ -121,5 +122,6 @@ def add_to_card(run: Path, record: Path, template: Path) -> bool:
 
 def _says_less(found: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
     whole, had = ([entry for entry in part["evaluations"] if entry["name"] == "autoattack"] for part in (found, known))
-    same = all(found["dataset"].get(name) == known["dataset"].get(name) for name in ("name", "revision", "split"))
+    same = all(found["dataset"].get(name) == known["dataset"].get(name) for name in ("revision", "split"))
+    same = same and shorten(found["dataset"]["name"]) == shorten(known["dataset"]["name"])
     return bool(had and not whole) or (same and found["dataset"]["n"] < known["dataset"]["n"])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rocl_transfer.attacks import frozen
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation.precision import full_precision
+from rocl_transfer.evaluation.privacy import scrub
 from rocl_transfer.models import PixelModel
 from rocl_transfer.training import sha256
 from rocl_transfer.version import __version__
@@ -29,7 +30,7 @@ def export(model: PixelModel, folder: str | Path, facts: Mapping[str, Any] | Non
     Args:
         model: A backbone or a classifier.
         folder: Where to.
-        facts: What else ``config.json`` says under the key ``rocl_transfer``.
+        facts: What else ``config.json`` says under the key ``rocl_transfer``; of local paths the last part.
         projector: Pre-training's, kept in a file of its own for pre-training to go on from.
 
     Returns:
@@ -72,7 +73,7 @@ def export(model: PixelModel, folder: str | Path, facts: Mapping[str, Any] | Non
             "first_conv": net.pretrained_cfg.get("first_conv"),
             "classifier": net.pretrained_cfg.get("classifier"),
         },
-        "rocl_transfer": {"version": __version__, "pixel_range": [0, 1], "sha256": sha, **beside, **(facts or {})},
+        "rocl_transfer": {"version": __version__, "pixel_range": [0, 1], "sha256": sha, **beside, **scrub(facts or {})},
     }
     (folder / f".{CONFIG}").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (folder / PROJECTOR).unlink(missing_ok=True)  # an earlier model's

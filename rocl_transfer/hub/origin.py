@@ -5,6 +5,7 @@ from typing import Any
 
 from rocl_transfer.data import ImageData
 from rocl_transfer.data.value_range import describe
+from rocl_transfer.evaluation.privacy import shorten
 from rocl_transfer.hub.export import WEIGHTS
 from rocl_transfer.hub.find import MADE_ON, find_model, own_facts
 from rocl_transfer.training import sha256
@@ -21,7 +22,8 @@ def note_pretraining(data: ImageData, name: str) -> ImageData:
     before, notes = _made_on(name), []
     ways = (("pretrained_on", "pre-trained", "without"), ("pretrained_before_on", "pre-trained", "without"), ("trained_on", "trained", "with"))
     for key, how, labels in ways:
-        if key in before and before[key]["data"] == data.name and before[key]["cut"] != data.cut:
+        same = key in before and shorten(before[key]["data"]) in (shorten(data.name), data.known_as)
+        if same and before[key]["cut"] != data.cut:
             notes.append(f"the backbone was {how} with another cut of this data, so it may have seen test images ({labels} their labels)")
     folder = find_model(name)
     values = None if folder is None else own_facts(folder).get("value_range")
@@ -33,12 +35,12 @@ def note_pretraining(data: ImageData, name: str) -> ImageData:
 
 def made_from(name: str, data: ImageData) -> dict[str, Any]:
     """What the export of a model says of its making: the weights it began with, and all the data that it and they were trained on."""
-    return {"backbone": identify(name), **_made_on(name), "trained_on": {"data": data.name, "cut": data.cut}, **_values(data)}
+    return {"backbone": identify(name), **_made_on(name), "trained_on": {"data": data.known_as, "cut": data.cut}, **_values(data)}
 
 
 def continued_from(name: str, data: ImageData, trained: bool) -> dict[str, Any]:
     """What the export of a pre-training says of its making: this data, and where it began with trained weights, those and what they saw."""
-    now = {"data": data.name, "cut": data.cut}
+    now = {"data": data.known_as, "cut": data.cut}
     if not trained:
         return {"pretrained_on": now, **_values(data)}
     before = _made_on(name)

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-from rocl_transfer.errors import UserError, path_of
-from rocl_transfer.hub.card import CARD, RESULTS, card_text
+from rocl_transfer.errors import UserError, one_line, path_of
+from rocl_transfer.evaluation.privacy import places, revealed, scrub
+from rocl_transfer.hub.card import CARD, RESULTS, card_text, public_options
 from rocl_transfer.hub.export import CONFIG, PROBE, PROJECTOR, WEIGHTS
 from rocl_transfer.hub.failures import patiently
 from rocl_transfer.hub.find import find_model
@@ -80,6 +82,23 @@ def prepare(run: str | Path, template: str | Path, repo_id: str, license: str | 
         raise UserError(f"{folder / RESULTS} is of other weights (sha256 {measured}) than {WEIGHTS} ({sha}): measure these, or export those again")
     _check_verdicts(folder, results)
     load_backbone(str(folder))  # whole, and still what was exported
+    _check_card(folder, template)
+    texts = _public(folder)
+    config: dict[str, Any] = json.loads(texts[CONFIG])
+    license = license or config["pretrained_cfg"].get("license")
+    config["pretrained_cfg"] |= {"license": license} if license else {}
+    place = f"hf-hub:{repo_id}" + (f"@{revision}" if revision else "")
+    card = card_text(folder, template, license=license, place=place, texts=texts)
+    texts |= {CARD: card.encode(), CONFIG: (json.dumps(config, indent=2) + "\n").encode()}
+    _refuse_places(folder, texts)
+    files: dict[str, Path | bytes] = dict(texts)
+    files |= {name: folder / name for name in (WEIGHTS, PROBE, PROJECTOR) if (folder / name).is_file()}
+    files |= {f"figures/{path.name}": path for path in sorted((folder / "figures").glob("*.png"))}
+    shown = ["figures/adversarial.png shows a few of the test images"] if "figures/adversarial.png" in files else []
+    return Publication(files, card, (*_missing(results, config, license), *shown))
+
+
+def _check_card(folder: Path, template: str | Path) -> None:
     plain = card_text(folder, template)
     written = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else plain
     if written != plain:
@@ -88,16 +107,27 @@ def prepare(run: str | Path, template: str | Path, repo_id: str, license: str | 
             f"{folder / CARD} is not what {RESULTS} and the template make of it (line {line}): what a card says comes from its record; "
             f"remove {CARD} to have it made again"
         )
-    config = _read(folder / CONFIG)
-    license = license or config["pretrained_cfg"].get("license")
-    config["pretrained_cfg"] |= {"license": license} if license else {}
-    card = card_text(folder, template, license=license, place=f"hf-hub:{repo_id}" + (f"@{revision}" if revision else ""))
-    files: dict[str, Path | bytes] = {CARD: card.encode(), CONFIG: (json.dumps(config, indent=2) + "\n").encode()}
-    for name in (WEIGHTS, PROBE, PROJECTOR, RESULTS, OPTIONS):
-        if (folder / name).is_file():
-            files[name] = folder / name
-    files |= {f"figures/{path.name}": path for path in sorted((folder / "figures").glob("*.png"))}
-    return Publication(files, card, (*_missing(results, config, license), *_revealed(files, card)))
+
+
+def _public(folder: Path) -> dict[str, bytes]:
+    """The record and the configurations as they may leave: of local paths the last part alone. They are sent as they are where they name none."""
+    texts = {name: (folder / name).read_bytes() for name in (RESULTS, OPTIONS, CONFIG)}
+    known = places(yaml.safe_load(texts[OPTIONS]))
+    texts[OPTIONS] = public_options(texts[OPTIONS].decode()).encode()
+    for name, indent in ((RESULTS, 1), (CONFIG, 2)):
+        content = _read(folder / name)
+        if (public := scrub(content, known | places(content))) != content:
+            texts[name] = (json.dumps(public, indent=indent) + "\n").encode()
+    return texts
+
+
+def _refuse_places(folder: Path, texts: Mapping[str, bytes]) -> None:
+    """Nothing is sent that still says where something lies on this machine."""
+    for name, content in texts.items():
+        if place := revealed(json.loads(content) if name.endswith(".json") else content.decode()):
+            raise UserError(
+                f"{name} of {folder} would show {one_line(place)}, a place on this machine: call the data by --data.title, or correct {name} by hand"
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -127,24 +157,16 @@ def _check_verdicts(folder: Path, results: Mapping[str, Any]) -> None:
         raise UserError(f"{path} does not belong to {RESULTS} or is damaged ({type(error).__name__}: {error}): measure again") from error
 
 
-def _revealed(files: Mapping[str, Path | bytes], card: str) -> list[str]:
-    """What a publisher may not want to show."""
-    found = []
-    if path := re.search(r"(?<![\w/])(/[\w.-]+){2,}", re.sub(r"https?://\S+", "", card)):
-        found.append(f"the card and the configuration name paths of this machine, such as {path[0]}")
-    if "figures/adversarial.png" in files:
-        found.append("figures/adversarial.png shows a few of the test images")
-    return found
-
-
 def _missing(results: Mapping[str, Any], config: Mapping[str, Any], license: str | None) -> list[str]:
     missing = []
     if license is None:
         missing.append("no licence was given, so nobody may use the weights: give --license, such as apache-2.0")
     robustness = results.get("robustness") or {}
     missing += [f"the card doubts its accuracy: {doubt}" for part in (results, robustness) for doubt in part.get("doubts") or []]
-    if config.get("num_classes") and not any(entry["name"] == "autoattack" for entry in robustness.get("evaluations", [])):
-        missing.append("the card says that AutoAttack was not evaluated: recipes/evaluate.py --model.name RUN adds it")
+    names = {entry["name"] for entry in robustness.get("evaluations", [])}
+    if config.get("num_classes") and "autoattack" not in names:
+        says = "has AutoAttack's first two parts alone (autoattack-fast)" if "autoattack-fast" in names else "says that AutoAttack was not evaluated"
+        missing.append(f"the card {says}: recipes/evaluate.py --model.name RUN --attacks standard adds it")
     if config.get("num_classes") and "masking" not in robustness.get("report", {}):
         missing.append("the card has no verdict on gradient masking: recipes/evaluate.py --report full adds it")
     return missing

@@ -63,6 +63,20 @@ def complete_run(
         if pictures is not None:
             draw_adversarial(model, *pictures, model.class_names, figures / "adversarial.png")
     render_card(folder, template)
+    if spare := _spare(folder):
+        log.info("%s", spare)
+
+
+def _spare(folder: Path) -> str | None:
+    """What a finished run needs no longer, in a sentence; None where there is nothing."""
+    held = {name: sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file()) for name in ("checkpoints", "head")}
+    named = [str(folder / name) for name, size in held.items() if size > 0]
+    if not named:
+        return None
+    return (
+        f"{' and '.join(named)} {'hold' if len(named) > 1 else 'holds'} {sum(held.values()) / 1e6:,.1f} MB that only a training that is resumed or "
+        "repeated needs: the exported model, its record and its card do without; delete them when you are done"
+    )
 
 
 def complete_classifier(

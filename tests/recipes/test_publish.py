@@ -1,15 +1,23 @@
 """recipes/publish.py as a user runs it, and what others then do with what was published."""
 
+import hashlib
 import io
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from huggingface_hub import ModelCard
 
+from rocl_transfer import UserError
+from rocl_transfer.hub import export
+from rocl_transfer.hub.publish import prepare
+from rocl_transfer.models import create_backbone
 from tests.stand_in_hub import OWNER, User
 
+TEMPLATE = Path(__file__).parents[2] / "model_cards" / "template.md"
 CARD = Path(__file__).parents[2] / "model_cards" / "resnet8_cifar.r_le_digits"
 
 
@@ -89,3 +97,84 @@ def test_a_token_is_written_nowhere(command, hub, run_folder, class_folder, tmp_
     assert not [path for path in files if token.encode() in path.read_bytes()]
     assert not [done.args for done in said[:-1] if token in done.stdout + done.stderr]
     assert all(token.encode() not in content for content in hub.files("user/secret").values())
+
+
+def texts(folder):
+    return {path.name: path.read_text() for path in folder.iterdir() if path.suffix in (".md", ".json", ".yaml") and path.name != "config.yaml"}
+
+
+def test_where_things_lie_stays_on_this_machine(command, class_folder, tmp_path):
+    """Absolute names everywhere; nothing of the path is in what a user may send, by publish or by hand."""
+    home = tmp_path / "home of ada"
+    home.mkdir()
+    photos = class_folder.rename(home / "my photos")
+    (photos / "b" / "0.png").write_bytes(b"no image")  # named in notes and lists
+    torch.manual_seed(0)
+    export(create_backbone("resnet8_cifar", 16), home)
+    words = ("--model.name", home, "--data.name", photos, "--data.image_size", 16, "--data.max_unreadable", 0.2, "--epochs", 1, "--batch_size", 8)
+    run = tmp_path / "runs of ada" / "le"
+    command("linear_probe.py", *words, "--evaluation.steps", 1, "--output_dir", run, "--resume", "auto", check=0)
+    record = json.loads((run / "results.json").read_text())
+    assert record["dataset"]["name"] == "my photos"
+    assert record["model"]["backbone"]["name"] == "home of ada"
+    for name, text in texts(run).items():
+        assert str(tmp_path) not in text, name
+    assert yaml.safe_load((run / "config.yaml").read_text())["data"]["name"] == str(photos)  # the run can be repeated here
+    done = command("publish.py", "--run", run, "--repo_id", "user/name", "--dry_run", check=0)
+    assert str(tmp_path) not in done.stdout
+    publication = prepare(run, TEMPLATE, "user/name")
+    for name, what in publication.files.items():
+        content = what if isinstance(what, bytes) else what.read_bytes()
+        assert str(tmp_path).encode() not in content, name
+    # A later evaluation, of the same data by another spelling, goes on the card.
+    asked = ("--data.name", photos, "--data.max_unreadable", 0.2, "--attacks", "fast", "--epsilon", "1/255", "--samples", 4)
+    command("evaluate.py", "--model.name", run, *asked, "--output_dir", tmp_path / "eval", check=0)
+    for name, text in {**texts(run), **texts(tmp_path / "eval")}.items():
+        assert str(tmp_path) not in text, name
+    assert str(tmp_path) not in (tmp_path / "eval" / "report.html").read_text()
+    done = command("publish.py", "--run", run, "--repo_id", "user/name", "--dry_run", check=0)
+    assert "AutoAttack was not evaluated" not in done.stderr
+    assert "AutoAttack's first two parts alone (autoattack-fast)" in done.stderr
+    assert "AutoAttack: its first two parts alone (autoattack-fast, below)" in done.stdout
+    assert "AutoAttack: not evaluated" not in done.stdout
+    command("compare.py", run, tmp_path / "eval", check=0)
+
+
+def test_a_title_stands_for_the_name(command, class_folder, tmp_path):
+    torch.manual_seed(0)
+    (tmp_path / "pre").mkdir()
+    export(create_backbone("resnet8_cifar", 16), tmp_path / "pre")
+    words = ("--model.name", "pre", "--data.name", class_folder, "--data.title", "Red and blue", "--data.image_size", 16, "--epochs", 1)
+    done = command("linear_probe.py", *words, "--batch_size", 8, "--evaluation.steps", 1, "--output_dir", "le", check=0)
+    held = sum(path.stat().st_size for path in (tmp_path / "le" / "checkpoints").rglob("*") if path.is_file())
+    assert f"le/checkpoints holds {held / 1e6:,.1f} MB that only a training that is resumed or repeated needs" in done.stderr
+    record = json.loads((tmp_path / "le" / "results.json").read_text())
+    assert record["dataset"]["name"] == "Red and blue"
+    assert record["model"]["name"] == "resnet8_cifar.le_Red and blue"
+    assert "on Red and blue (20% of train" in (tmp_path / "le" / "README.md").read_text()
+    assert json.loads((tmp_path / "le" / "config.json").read_text())["rocl_transfer"]["trained_on"]["data"] == "Red and blue"
+    done = command("linear_probe.py", *words, "--data.title", "two\nlines", "--output_dir", "x", check=2)
+    assert "--data.title is 'two\\nlines'" in done.stderr.splitlines()[-1]
+
+
+def test_what_older_runs_say_is_corrected_and_what_cannot_be_is_refused(run_folder, tmp_path):
+    run = run_folder
+    record = json.loads((run / "results.json").read_text())
+    record["dataset"]["name"], record["dataset"]["notes"] = "/home/ada/my digits", ["left out: /home/ada/my digits/3.png, ~/x/y.png"]
+    record["config"]["data"]["name"] = "/home/ada/my digits"
+    (run / "results.json").write_text(json.dumps(record))
+    options = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(options.replace("name: digits", "name: /home/ada/my digits"))
+    (run / "README.md").unlink()
+    publication = prepare(run, TEMPLATE, "user/name")
+    assert "/home/ada" not in publication.card
+    sent = json.loads(publication.files["results.json"])
+    assert sent["dataset"]["notes"] == ["left out: my digits/3.png, y.png"]
+    assert hashlib.sha256(publication.files["results.json"]).hexdigest() in publication.card  # the card names the record that is sent
+    assert b"name: my digits" in publication.files["config.yaml"]
+    (run / "config.yaml").write_text(options + "\n# as in /home/ada/notes\n")
+    assert b"/home/ada" not in prepare(run, TEMPLATE, "user/name").files["config.yaml"]
+    template = tmp_path / "template.md"
+    template.write_text(TEMPLATE.read_text() + "\nMade in /home/ada/work.\n")
+    with pytest.raises(UserError, match="README.md of .* would show /home/ada/work[.], a place on this machine"):
+        prepare(run, template, "user/name")
