@@ -35,6 +35,7 @@ from rocl_transfer.evaluation import (
     named_attacks,
     report_attacks,
 )  # fmt: skip
+from rocl_transfer.evaluation.checks import Inspection
 from rocl_transfer.evaluation.engine import pixels_of
 from rocl_transfer.hub import add_to_card, code_digest, find_model, import_model, load_classifier, match_labels, render_page, weights_digest
 from rocl_transfer.training import finish, sha256, start
@@ -63,7 +64,7 @@ def main(config: EvaluateConfig) -> Path:
     model, name, sha = open_model(config)
     surrogates = open_surrogates(config, model, accelerator.device)
     samples = open_samples(config, model, accelerator.device)
-    model = untouched(model.to(accelerator.device))
+    model = untouched(model.to(accelerator.device), config.one_at_a_time)
     few = samples.chosen[torch.linspace(0, len(samples.chosen) - 1, min(64, len(samples.chosen))).long()]
     sight = pixels_of(next(iter(samples.store.stream([few])))), samples.labels[few.to(accelerator.device)]
     seen = inspect_model(model, *sight)
@@ -92,11 +93,12 @@ def main(config: EvaluateConfig) -> Path:
         model, samples.store, samples.labels, attacks=attacks, samples=samples.chosen, batch_size=config.batch_size, seed=config.seed,
         engine=config.engine, compiled=config.compile, search_precision=config.search_precision, journal=journal / "attacks", identity=identity,
         state=accelerator.state, progress=True, say_doubts=False, seen=seen,
+        one_at_a_time=config.one_at_a_time,
     )  # fmt: skip
     report: dict[str, Any] = {"warnings": warnings, "borderline": borderline(results), "refuted": results.refuted}
     if config.report == "full":
         report |= assemble(results, headline, size, samples.facts["class_names"], seen, surrogates)
-        report |= beyond(config, accelerator, model, samples, headline, journal / "smoothed", identity)
+        report |= beyond(config, accelerator, model, samples, headline, seen, journal / "smoothed", identity)
     if accelerator.is_main_process:
         what = {
             "model": {"name": name, "sha256": sha, "code_sha256": code},
@@ -169,7 +171,8 @@ def open_surrogates(config: EvaluateConfig, model: nn.Module, device: torch.devi
 
 
 def beyond(
-    config: EvaluateConfig, accelerator: Accelerator, model: nn.Module, samples: Samples, headline: Ensemble, journal: Path, identity: dict[str, Any]
+    config: EvaluateConfig, accelerator: Accelerator, model: nn.Module, samples: Samples, headline: Ensemble, seen: Inspection, journal: Path,
+    identity: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Corruptions and smoothed inference."""
     log.info("common corruptions")
@@ -178,7 +181,7 @@ def beyond(
     log.info("smoothed inference")
     words = "RoCL's views: colour jitter, grey, mirror, crops of half the image or more"
     smoothed = measure_smoothed(
-        model, VIEW.alike, words, samples.store, samples.labels, samples.chosen, headline, seed=config.seed, batch_size=config.batch_size,
+        model, VIEW.alike, words, samples.store, samples.labels, samples.chosen, headline, seen=seen, seed=config.seed, batch_size=config.batch_size,
         journal=journal, identity=identity, state=accelerator.state,
     )  # fmt: skip
     return {"corruptions": found, "corruptions_mean": mean, "smoothed": smoothed}
@@ -191,7 +194,7 @@ def say(results: Results, report: dict[str, Any]) -> None:
     if "masking" in report:
         log.info("gradient masking: %s", report["masking"]["verdict"])
         for check in report["masking"]["checks"]:
-            log.info("  %s %s: %s", "ok  " if check["passed"] else "FAIL", check["name"], check["detail"])
+            log.info("  %s %s: %s", {True: "ok  ", False: "FAIL", None: "open"}[check["passed"]], check["name"], check["detail"])
         smoothed = report["smoothed"]
         log.info("smoothed inference: %.1f %% clean, %.1f %% under the ordinary attack, %.1f %% under EoT", *(
             100 * smoothed[name]["accuracy"] for name in ("clean", "ordinary", "eot")))  # fmt: skip

@@ -37,8 +37,8 @@ class Untouched(nn.Module):
         return logits
 
 
-def untouched(model: nn.Module, one_at_a_time: bool = False) -> Untouched:
-    """``model`` as :class:`Untouched`.
+def untouched(model: nn.Module, one_at_a_time: bool | None = None) -> Untouched:
+    """``model`` as :class:`Untouched`; one that is so already is left as it is, unless ``one_at_a_time`` says otherwise.
 
     Raises:
         UserError: It is no torch module.
@@ -46,8 +46,8 @@ def untouched(model: nn.Module, one_at_a_time: bool = False) -> Untouched:
     if not isinstance(model, nn.Module):
         raise UserError(f"the model is a {type(model).__name__}: give a torch.nn.Module from images in [0, 1] to logits")
     if isinstance(model, Untouched):
-        return model if model.one_at_a_time == one_at_a_time else Untouched(model.model, one_at_a_time)
-    return Untouched(model, one_at_a_time)
+        return model if one_at_a_time in (None, model.one_at_a_time) else Untouched(model.model, bool(one_at_a_time))
+    return Untouched(model, bool(one_at_a_time))
 
 
 def device_of(model: nn.Module, otherwise: torch.device) -> torch.device:
@@ -123,7 +123,8 @@ def ask(model: nn.Module, images: Tensor, name: str = "the model") -> Tensor:
     except Exception as error:  # a user's network may fail in any way
         raise UserError(_failure(error, model, images, name)) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2 or not logits.is_floating_point():
-        raise UserError(f"{name} gives {_described(logits)} for {len(images)} images: it must give logits ({len(images)}, classes) alone")
+        number = f"{len(images)} image{'s' if len(images) > 1 else ''}"
+        raise UserError(f"{name} gives {_described(logits)} for {number}: it must give logits ({len(images)}, classes) alone")
     if not logits.isfinite().all():
         raise UserError(f"{name}'s logits are not finite on clean images: nothing can be measured of it")
     return logits.float()

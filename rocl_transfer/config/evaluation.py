@@ -48,7 +48,8 @@ class EvaluateConfig:
         surrogates: With --report full, other classifiers of these classes whose adversarial images are tried.
         split: test, validation, or all: every image of data that has no test split, where some would be held out.
         samples: Evaluate this many, drawn by --seed in proportion to the classes (default: all).
-        batch_size: Images at once in each process (default: measured); verdicts do not depend on it.
+        batch_size: Images at once in each process (default: measured); verdicts do not depend on it, but with models that mix the images of a batch.
+        one_at_a_time: Show the model one image a pass; for models whose answer to an image depends on the others, which is looked for and said.
         compile: Compile the network that attacks search on; pays on a GPU, or where evaluation takes long.
         search_precision: fp32; or bf16, faster where the device has units for it: attacks search so, every success is judged in float32.
         update_card: Write the results on the card of the run that --model.name names, where that is a folder.
@@ -69,6 +70,7 @@ class EvaluateConfig:
     split: Literal["test", "validation", "all"] = "test"
     samples: int | None = None
     batch_size: int | None = None
+    one_at_a_time: bool = False
     compile: bool = False
     search_precision: Literal["fp32", "bf16"] = "fp32"
     update_card: bool = True

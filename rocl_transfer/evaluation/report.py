@@ -90,8 +90,9 @@ def assemble(
     points = [(0.0, results["clean"]), *((float(e.epsilon or 0), e) for e in curve)]
     transfers = [results[f"transfer from {name}"] for name in surrogates]
     evidence = Evidence(
-        inspection=seen, pgd=results["pgd-20", epsilon], strong=results["pgd-50x10", epsilon], one_step=results["pgd-1", epsilon],
-        ensemble=results[headline.name, epsilon], gradient=results["fab-t", epsilon] if headline.attacks[-1].name == "square" else None,
+        inspection=seen, clean=results["clean"], pgd=results["pgd-20", epsilon], strong=results["pgd-50x10", epsilon],
+        one_step=results["pgd-1", epsilon], ensemble=results[headline.name, epsilon],
+        gradient=results["fab-t", epsilon] if headline.attacks[-1].name == "square" else None,
         curve=curve, huge=results["apgd-ce", huge(norm, epsilon, size)], transfers=transfers,
         missed=[_missed(results, f"transfer from {name} {norm} {epsilon:.6g}", f"pgd-50x10 {norm} {epsilon:.6g}") for name in surrogates],
     )  # fmt: skip
@@ -157,15 +158,15 @@ def measure_corruptions(
 
 
 def measure_smoothed(
-    model: nn.Module, view: View, described: str, images: Store, labels: Tensor, samples: Tensor, headline: Ensemble, *, seed: int,
-    batch_size: int | None, journal: Path | None, identity: Mapping[str, Any], state: PartialState,
+    model: nn.Module, view: View, described: str, images: Store, labels: Tensor, samples: Tensor, headline: Ensemble, *, seen: Inspection,
+    seed: int, batch_size: int | None, journal: Path | None, identity: Mapping[str, Any], state: PartialState,
 ) -> dict[str, Any]:  # fmt: skip
     """Smoothed inference: clean, under the ordinary attack on the model itself, and under the attack through the expectation (EoT)."""
     attack = PGD(headline.epsilon, 20, norm=headline.norm)
     few = samples[torch.linspace(0, len(samples) - 1, min(SMOOTHED_SAMPLES, len(samples))).long()]
     results = evaluate(
         Smoothed(model, view, DRAWS, seed), images, labels, samples=few, attacks=[Transfer(model, attack, "ordinary"), attack], seed=seed,
-        batch_size=batch_size, journal=journal, identity={**identity, "smoothed": described, "draws": DRAWS}, state=state, progress=True,
+        batch_size=batch_size, journal=journal, identity={**identity, "smoothed": described, "draws": DRAWS}, state=state, progress=True, seen=seen,
         say_doubts=False,
     )  # fmt: skip
 

@@ -59,6 +59,8 @@ class Results:
         seed: Of everything random.
         refuted: Successes of a search that the model itself, asked again, did not share.
         doubts: Why the accuracies do not mean what they seem to, a sentence each.
+        warnings: What is wrong with the model, one sentence each.
+        precision: What it computes in.
     """
 
     evaluations: list[Evaluation]
@@ -67,6 +69,8 @@ class Results:
     seed: int = 0
     refuted: int = 0
     doubts: list[str] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()
+    precision: str = "float32"
 
     def __getitem__(self, key: str | tuple[str, float]) -> Evaluation:
         """By name, or by name and epsilon."""
@@ -100,18 +104,20 @@ class Results:
             config: The resolved configuration. Of local paths in it, and everywhere else, the last part is written.
             report: What else was measured or follows.
         """
+        said = {**({"warnings": list(self.warnings)} if self.warnings else {}), **(report or {})}
         record = {
             "model": dict(model),
             "dataset": dict(dataset),
             "evaluations": [{k: v for k, v in asdict(e).items() if v is not None} for e in self.evaluations],
             "doubts": list(self.doubts),
-            **({"report": dict(report)} if report else {}),
+            **({"report": said} if said else {}),
             "environment": {
                 "rocl_transfer": __version__,
                 "torch": torch.__version__,
                 "timm": timm.__version__,
                 "python": platform.python_version(),
                 "device": self.device,
+                "precision": self.precision,
             },
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "training": dict(training),

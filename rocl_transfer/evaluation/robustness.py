@@ -48,11 +48,13 @@ def evaluate(
     progress: bool = False,
     say_doubts: bool = True,
     seen: Inspection | None = None,
+    one_at_a_time: bool = False,
 ) -> Results:
     """Clean accuracy, then accuracy under each attack; a sample counts as robust where the model is right on it before and after.
 
     Everything random in a sample's attacks follows from ``seed`` and its position: verdicts depend neither on the batch size, nor the order, nor
-    the number of processes, but for samples whose margin is rounding (``Results.borderline``).
+    the number of processes, but for samples whose margin is rounding (``Results.borderline``), and for models whose answer to an image depends on
+    the images beside it, which is looked for and said.
 
     Args:
         model: Images (N, 3, H, W) in [0, 1] -> logits (N, K). Measured in eval mode and left as it came in.
@@ -74,12 +76,13 @@ def evaluate(
         progress: Show a bar.
         say_doubts: Log what makes the accuracies doubtful; ``Results.doubts`` has it in any case.
         seen: What :func:`~rocl_transfer.evaluation.checks.inspect_model` saw of the model (default: it is called here, its warnings are logged).
+        one_at_a_time: Show the model one image a pass: slow, and the only way to one answer of a model that mixes the images of a batch.
 
     Raises:
         UserError: Pixels lie outside [0, 1] or are not finite, there are no images, labels do not fit, the model gives no logits (N, K), an argument
             cannot be meant, or the journal is another evaluation's.
     """
-    network = untouched(model)
+    network = untouched(model, one_at_a_time)
     attacks = _checked(attacks, epsilon, norm, batch_size, engine, search_precision)
     given = images.device if isinstance(images, Tensor) else labels.device
     device = device_of(network, given)
@@ -89,7 +92,8 @@ def evaluate(
     rank, world = (0, 1) if state is None else (state.process_index, state.num_processes)
     if len(samples) < world:
         raise UserError(f"{len(samples)} samples cannot be shared by {world} processes: start fewer processes")
-    notes = Journal(journal, {**(identity or {}), "seed": seed, "engine": engine, "search precision": search_precision}, rank)
+    alone = {"one at a time": True} if one_at_a_time else {}
+    notes = Journal(journal, {**(identity or {}), "seed": seed, "engine": engine, "search precision": search_precision, **alone}, rank)
     with full_precision(), frozen(network), torch.no_grad():
         if seen is None:
             few = samples[torch.linspace(0, len(samples) - 1, min(LOOKED_AT, len(samples))).long()]
@@ -107,6 +111,7 @@ def evaluate(
     shares: list[Verdicts] = [mine] if world == 1 else gather_object([mine])
     described = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     results = _results(shares, attacks, labels.cpu(), described, seed, search_precision, getattr(network.model, "class_names", ()))
+    results.warnings, results.precision = seen.warnings, seen.precision
     if say_doubts and rank == 0:
         for doubt in results.doubts:
             log.warning("doubt: %s", doubt)

@@ -32,12 +32,12 @@ HONEST = Evidence(
 @pytest.mark.parametrize(
     ("sign", "changed"),
     [
-        ("AutoAttack finds little more", {"ensemble": entry("autoattack", 0.2), "gradient": entry("fab-t", 0.2)}),
+        ("AutoAttack leaves at least half", {"ensemble": entry("autoattack", 0.2), "gradient": entry("fab-t", 0.2)}),
         ("random search finds no more", {"gradient": entry("fab-t", 0.46)}),
         ("accuracy falls with epsilon", {"curve": [entry("pgd-20", 0.5, 0.01), entry("pgd-20", 0.51, 0.03)]}),
-        ("accuracy falls with steps", {"strong": entry("pgd-50x10", 0.51)}),
+        ("more steps and restarts leave no more", {"strong": entry("pgd-50x10", 0.51)}),
         ("near 0 at a huge epsilon", {"huge": entry("apgd-ce", 0.3, 0.25)}),
-        ("many steps are stronger", {"one_step": entry("pgd-1", 0.4)}),
+        ("many steps leave no more", {"one_step": entry("pgd-1", 0.4)}),
         ("attacks on other models", {"missed": [9]}),
         ("gradients are there", {"inspection": Inspection((), False, 0.4, 10)}),
         ("answers are not random", {"inspection": Inspection((), True, 0.0, 10)}),
@@ -48,6 +48,35 @@ def test_each_sign_is_seen_alone(sign, changed):
     failed = [check.name for check in masking_checks(replace(HONEST, **changed)) if not check.passed]
     assert len(failed) == 1
     assert sign in failed[0]
+
+
+@pytest.mark.parametrize(
+    ("curve", "passed"),
+    [
+        ([0.375, 0.375, 0.375], None),  # what a blind attack gives
+        ([0.7, 0.7, 0.699], None),  # one of a thousand is chance
+        ([0.7, 0.7, 0.6], True),
+        ([0.002, 0.0, 0.0], True),  # nothing is left that could fall
+        ([0.7, 0.71, 0.1], False),
+    ],
+)
+def test_a_curve_that_stays_is_no_pass(curve, passed):
+    radii = (0.0075, 0.03, 0.12)
+    checks = masking_checks(replace(HONEST, curve=[entry("pgd-20", a, e) for a, e in zip(curve, radii, strict=True)]))
+    assert [check.passed for check in checks if check.name == "accuracy falls with epsilon"] == [passed]
+    assert verdict(checks) == {None: "undecided", True: "not masked", False: "masked"}[passed]
+
+
+@pytest.mark.parametrize("found", [{"spacing": 0.02}, {"ties": 0.05}, {"still": 0.3}])
+def test_outputs_in_steps_are_a_sign(found):
+    checks = masking_checks(replace(HONEST, inspection=replace(HONEST.inspection, **found)))
+    assert [check.name for check in checks if not check.passed] == ["answers are fine enough for attacks to follow"]
+
+
+def test_where_nothing_is_right_nothing_is_decided():
+    checks = masking_checks(replace(HONEST, clean=entry("clean", 0.001)))
+    assert verdict(checks) == "undecided"
+    assert verdict(masking_checks(replace(HONEST, clean=entry("clean", 0.8)))) == "not masked"
 
 
 def test_a_headline_without_queries_makes_no_claim_about_them():

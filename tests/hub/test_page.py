@@ -51,7 +51,10 @@ def full_report():
         | {"clean": entry("", 0.8521), "ordinary": entry("", 0.6543), "eot": entry("", 0.5432), "attack": "pgd"},
         "corruptions": {"gaussian_noise": [0.9, 0.8, 0.7, 0.6, 0.531], "fog": [0.5] * 5},
         "corruptions_mean": 0.6031,
-        "masking": {"verdict": "suspect", "checks": [{"name": name, "passed": name == "one", "detail": "why"} for name in ("one", "two")]},
+        "masking": {
+            "verdict": "suspect",
+            "checks": [{"name": name, "passed": passed, "detail": "why"} for name, passed in (("one", True), ("two", False), ("three", None))],
+        },
         "borderline": {"count": 1, "indices": [4], "tolerance": 0.0001},
         "warnings": ["a <i>warning</i>"],
     }
@@ -151,14 +154,14 @@ def test_nothing_from_the_files_is_markup(tmp_path, plots):
 def test_the_numbers_are_the_records(tmp_path, plots):
     sections = Page(write(tmp_path, full_report())).sections
     shown = {
-        "head": ["87.50", "50.00", "78.75\u2009\u2013\u200988.75", "autoattack (standard), linf, ε = 0.1", "suspect", "1 of 2", "1 warning"],
+        "head": ["87.50", "50.00", "78.75\u2009\u2013\u200988.75", "autoattack (standard), linf, ε = 0.1", "suspect", "1 of 3", "a <i>warning</i>"],
         "summary": [f"{100 * e['accuracy']:.2f}" for e in evaluations()],
         "broken": ["wrong before any attack112.50", "broken by apgd-ce225.00", "broken by apgd-t112.50", "broken by square00.00", "standing450.00"],
         "curve": ["12.34", "49.92", "10.00\u2009\u2013\u200920.00"],
         "classes": ["90.00", "40.00", "0.00"],
         "unseen": ["31.25", "81.25", "85.21", "65.43", "54.32"],
         "corruptions": ["60.31", "53.1", "gaussian noise"],
-        "masking": ["suspect", "✓ passed", "✗ failed"],
+        "masking": ["suspect", "✓ passed", "✗ failed", "? open"],
         "measured": ["2026-11-23", "2.11.0", "sha256:" + "cd" * 32, "1 within 0.0001 of a tie: 4", "a <i>warning</i>"],
     }
     for name, words in shown.items():

@@ -85,6 +85,34 @@ def test_a_users_own_network(command, tmp_path):
         assert sentence in done.stderr.splitlines()[-1]
 
 
+def test_a_network_that_mixes_its_batch_is_said_and_can_be_measured_one_way(command, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "class Mixes(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        torch.manual_seed(0)\n"
+        "        self.model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 10))\n"
+        "    def forward(self, images):\n"
+        "        return self.model(images - 0.5 * images.mean(0))\n"
+        "def build():\n"
+        "    return Mixes().eval()\n"
+    )
+    words = ("--model.callable", "mine:build", *DIGITS, "--attacks", "paper", "--epsilon", "4/255", "--samples", 12)
+    done = command("evaluate.py", *words, "--output_dir", "together", check=0)
+    page = (tmp_path / "together" / "report.html").read_text()
+    warnings = json.loads((tmp_path / "together" / "results.json").read_text())["report"]["warnings"]
+    for said in (done.stderr, page, *warnings[:1]):
+        assert "depends on the images beside it" in said
+    for size in (12, 5):
+        alone = ("--one_at_a_time", "--batch_size", size, "--output_dir", f"alone{size}")
+        done = command("evaluate.py", *words, *alone, check=0)
+        assert "depends on the images beside it" not in done.stderr
+        assert "one image a pass, on purpose" in done.stderr
+        assert "one image a pass, on purpose" in (tmp_path / f"alone{size}" / "report.html").read_text()
+    assert booleans(tmp_path / "alone12") == booleans(tmp_path / "alone5")
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
