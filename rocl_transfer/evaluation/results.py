@@ -4,7 +4,7 @@ import datetime
 import json
 import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,35 @@ from typing import Any
 import timm
 import torch
 
+from rocl_transfer.attacks import PGD
 from rocl_transfer.evaluation.privacy import places, scrub
 from rocl_transfer.training.chance import wilson_interval
 from rocl_transfer.version import __version__
 
 log = logging.getLogger("rocl_transfer")
-__all__ = ["Evaluation", "Results", "wilson_interval"]
+__all__ = ["Evaluation", "Results", "distinct", "spelled", "wilson_interval"]
+_EQUAL = 2e-3  # of a radius: 0.0314 is how the paper's code writes 8/255
+
+
+def spelled(radius: float) -> str:
+    """A radius as people give it: 0.1 as 0.1, and what is a multiple of a quarter of a grey level as 8/255."""
+    levels = round(4 * 255 * radius) / 4
+    if float(f"{radius:.4g}") == radius or abs(levels / 255 - radius) > 1e-9:
+        return f"{radius:.4g}"
+    return f"{levels:g}/255"
+
+
+def distinct(attacks: Sequence[PGD]) -> list[PGD]:
+    """``attacks`` without those that another, the last of its like, repeats at the same radius; the log says which."""
+    kept: list[PGD] = []
+    for attack in attacks:
+        like = [one for one in kept if (one.name, one.norm) == (attack.name, attack.norm) and abs(one.epsilon / attack.epsilon - 1) < _EQUAL]
+        for one in like:
+            words = sorted({spelled(one.epsilon), spelled(attack.epsilon)})
+            what = f"epsilon {words[0]} is" if len(words) == 1 else f"epsilon {' and '.join(words)} are one,"
+            log.info("%s measured once: %s", what, spelled(attack.epsilon))
+        kept = [one for one in kept if one not in like] + [attack]
+    return kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +66,7 @@ class Evaluation:
 
     def __str__(self) -> str:
         """A line for the log."""
-        under = f" {self.norm} {self.epsilon:.4g}" if self.epsilon else ""
+        under = f" {self.norm} {spelled(self.epsilon)}" if self.epsilon else ""
         low, high = (100 * end for end in self.interval)
         return f"{self.name}{under}: {100 * self.accuracy:.2f} % [{low:.2f}, {high:.2f}], n = {self.n}"
 

@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from rocl_transfer.evaluation.privacy import places, revealed, scrub
+from rocl_transfer.evaluation.results import spelled
 
 CARD, RESULTS = "README.md", "results.json"
 _FIGURES = {
@@ -64,6 +65,7 @@ def card_text(
         data, template_path=str(template), results=results, model=model, options=options, config=yaml.safe_load(options), figures=figures,
         measured_on=results["dataset"]["name"] if on_hub(results["dataset"]) or results["dataset"]["name"] == "digits" else "DATA",
         record=hashlib.sha256(record).hexdigest(), license=license, place=place, percent=lambda share: f"{100 * share:.2f}",
+        radius=spelled,
     )  # fmt: skip
     return str(card)
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rocl_transfer.evaluation.figures import can_draw, svg_broken, svg_classes, svg_curve
+from rocl_transfer.evaluation.results import spelled
 
 _MOST_CLASSES = 30
 _PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -54,6 +55,7 @@ def _environment() -> Environment:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=ChainableUndefined)
     environment.filters.update(
         percent=lambda share: f"{100 * share:.2f}" if _is_number(share) else "not evaluated",
+        radius=lambda value: spelled(value) if isinstance(value, float) else value,
         number=lambda value: f"{value:.6g}" if isinstance(value, float) else value,
         width=lambda share: f"{100 * min(max(share, 0.0), 1.0):.2f}%" if _is_number(share) else "0%",
     )

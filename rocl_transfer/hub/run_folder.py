@@ -13,6 +13,7 @@ from rocl_transfer.data import ImageData, Store
 from rocl_transfer.evaluation import Results, evaluate
 from rocl_transfer.evaluation.doubts import against_the_start
 from rocl_transfer.evaluation.figures import can_draw, draw_adversarial, draw_robustness, draw_training
+from rocl_transfer.evaluation.results import distinct
 from rocl_transfer.hub.card import render_card
 from rocl_transfer.hub.evaluated import code_digest
 from rocl_transfer.hub.export import export
@@ -104,6 +105,7 @@ def complete_classifier(
     """
     assert data.test.labels is not None
     classifier.eval()
+    attacks = distinct(attacks)
     log.info("evaluating on %d test images: clean, and PGD-%d at %d epsilons", len(test), attacks[-1].steps, len(attacks))
     results = evaluate(classifier, test, data.test.labels, attacks=attacks, batch_size=batch_size, seed=seed, progress=True, say_doubts=False)
     results.doubts += against_the_start(rest["facts"].get("start") or {}, rest["training"])

@@ -7,6 +7,7 @@ from torch import nn
 from rocl_transfer import PGD, UserError, evaluate
 from rocl_transfer.data import Resident
 from rocl_transfer.evaluation import compute_features, knn_accuracy, wilson_interval
+from rocl_transfer.evaluation.results import distinct, spelled
 from rocl_transfer.models import create_backbone
 
 
@@ -127,3 +128,24 @@ def test_features_leave_the_model_as_it_came():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     torch.testing.assert_close(features, model.eval()(images / 255))
     torch.testing.assert_close(compute_features(model, Resident(images), torch.tensor([3, 1])), features[[3, 1]])
+
+
+@pytest.mark.parametrize(
+    ("radius", "words"),
+    [
+        (8 / 255, "8/255"), (4 / 255, "4/255"), (0.5 * 8 / 255, "4/255"), (1.5 / 255, "1.5/255"), (0.25 / 255, "0.25/255"), (0.0314, "0.0314"),
+        (0.1, "0.1"), (0.2, "0.2"), (0.5, "0.5"), (1.0, "1"), (12.0, "12"), (0.031372, "0.03137"), (0.333, "0.333"), (64 / 255, "64/255"),
+    ],
+)  # fmt: skip
+def test_a_radius_comes_back_as_it_was_given(radius, words):
+    assert spelled(radius) == words
+
+
+def test_equal_radii_are_measured_once(caplog):
+    caplog.set_level("INFO", "rocl_transfer")
+    attacks = [PGD(0.0314), PGD(8 / 255), PGD(16 / 255), PGD(8 / 255, 50), PGD(16 / 255, norm="l2"), PGD(16 / 255)]
+    assert [(a.name, a.norm, a.epsilon) for a in distinct(attacks)] == [
+        ("pgd-20", "linf", 8 / 255), ("pgd-50", "linf", 8 / 255), ("pgd-20", "l2", 16 / 255), ("pgd-20", "linf", 16 / 255),
+    ]  # fmt: skip
+    assert caplog.messages == ["epsilon 0.0314 and 8/255 are one, measured once: 8/255", "epsilon 16/255 is measured once: 16/255"]
+    assert len(distinct([PGD(0.1), PGD(0.102)])) == 2
