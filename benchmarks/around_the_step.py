@@ -23,11 +23,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from rocl_transfer.attacks import PGD
+from rocl_transfer.attacks import PGD, AttackOptions
 from rocl_transfer.data import Augmentation, Batch, Batches, Resident, Sampler, generators, load_images, store_images
 from rocl_transfer.evaluation import compute_features
 from rocl_transfer.models import PixelModel, add_head, create_backbone
-from rocl_transfer.objectives import AdversarialTraining, Adversary, LinearProbe, Objective, RobustProbe, contrastive, nt_xent
+from rocl_transfer.objectives import AdversarialTraining, LinearProbe, Objective, RobustProbe, contrastive, nt_xent
 from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, keep_memory, start, train
 
 EPOCHS, BATCH = 150, 128
@@ -46,7 +46,7 @@ def probe(architecture: str, size: int, counted: int, images: int) -> None:
         return add_head(create_backbone(architecture, size), data.class_names).eval().to(memory_format=torch.channels_last)
 
     plain = fresh()
-    optimizer = create_optimizer(LinearProbe(plain.head), "momentum", 0.1, 5e-4, 0.9)
+    optimizer = create_optimizer(LinearProbe(plain), "momentum", 0.1, 5e-4, 0.9)
     began = time.perf_counter()
     for epoch in range(counted):
         for group in optimizer.param_groups:
@@ -63,7 +63,7 @@ def probe(architecture: str, size: int, counted: int, images: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         accelerator = start(folder, 0)
         began = time.perf_counter()
-        objective = LinearProbe(ours.head)
+        objective = LinearProbe(ours)
         batches = Batches(Resident(compute_features(ours, store)), labels, sampler)
         optimizer = create_optimizer(objective, "momentum", 0.1, 5e-4, 0.9)
         cadence = Cadence(checkpoint=10**9, monitor=10**9)
@@ -150,8 +150,10 @@ def steps(architecture: str = "resnet18_cifar", size: int = 32, count: int = 32,
 
     def ours(method: str, model: PixelModel) -> Objective:
         if method == "r-LE":
-            return RobustProbe(model, PGD(8 / 255, 10, 2 / 255))
-        return AdversarialTraining(model, method, Adversary("linf", 8 / 255, 2 / 255, 10), lambda pixels, _: pixels)
+            return RobustProbe(model, PGD(8 / 255, step_size=2 / 255, steps=10))
+        as_it_is = Augmentation(jitter_probability=0, grey_probability=0, flip_probability=0, crop_area=(1, 1))
+        attack = AttackOptions(epsilon=8 / 255, step_size=2 / 255, steps=10)
+        return AdversarialTraining(model, AdversarialTraining.Options(method=method, attack=attack, augmentation=as_it_is))
 
     for method in ("r-LE", "at", "trades"):
         plain, objective = classifier(), ours(method, classifier()).to(memory_format=torch.channels_last)

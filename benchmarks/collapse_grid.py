@@ -15,10 +15,12 @@ import sys
 import time
 from pathlib import Path
 
-from rocl_transfer.config.finetuning import FAMILIES
 from rocl_transfer.models import create_backbone, family
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "finetune.py"
+sys.path.insert(0, str(RECIPE.parent))
+from finetune import FAMILIES  # noqa: E402
+
 MODELS = ("test_resnet", "test_efficientnet", "test_convnext", "test_vit")
 METHODS = ("at", "trades")
 FACTORS = (30**-0.5, 1.0, 30**0.5)

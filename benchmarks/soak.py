@@ -167,8 +167,7 @@ def load(words: argparse.Namespace) -> None:
     """One process, the quick start's pre-training in a loop."""
     sys.path.insert(0, str(ROOT / "recipes"))
     import pretrain
-
-    from rocl_transfer.config import PretrainConfig, parse
+    from rocl_transfer.config import parse
 
     row = ROOT / "recipes/configs/digits_rocl.yaml"
     seen, began = [], time.monotonic()
@@ -176,7 +175,7 @@ def load(words: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as folder:
             began_run = time.perf_counter()
             options = ["--config", str(row), "--output_dir", folder, "--max_steps", str(words.steps), "--log_every", "10"]
-            pretrain.main(parse(PretrainConfig, options))
+            pretrain.main(parse(pretrain.PretrainConfig, options))
             rates = [line["images_per_second"] for line in map(json.loads, (Path(folder) / "metrics.jsonl").read_text().splitlines())
                      if "images_per_second" in line]  # fmt: skip
             seen.append((*resources(), statistics.median(rates), time.perf_counter() - began_run))
@@ -238,7 +237,9 @@ def evaluation(words: argparse.Namespace) -> None:
     watcher.start()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        results = rt.evaluate(model, Resident(images), labels, attacks=[PGD(0.1, 5)], batch_size=512, journal=Path(folder) / "journal", identity={})
+        results = rt.evaluate(
+            model, Resident(images), labels, attacks=[PGD(0.1, steps=5)], batch_size=512, journal=Path(folder) / "journal", identity={}
+        )
     seconds = time.perf_counter() - began
     done.set()
     watcher.join()

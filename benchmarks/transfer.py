@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from rocl_transfer.config import FinetuneConfig, PretrainConfig, ProbeConfig, parse
+from rocl_transfer.config import parse
 from rocl_transfer.data import ImageData, load_images
 from rocl_transfer.data.decode import decode
 from rocl_transfer.data.splits import stratified_cut
@@ -38,7 +38,7 @@ import finetune  # noqa: E402
 import linear_probe  # noqa: E402
 import pretrain  # noqa: E402
 
-KINDS = {pretrain: PretrainConfig, linear_probe: ProbeConfig, finetune: FinetuneConfig}
+KINDS = {pretrain: pretrain.PretrainConfig, linear_probe: linear_probe.ProbeConfig, finetune: finetune.FinetuneConfig}
 STARTS, ADAPTATIONS, SHARES = ("rocl", "simclr", "random"), ("le", "r_le", "at", "trades"), ("all", "tenth")
 
 

@@ -8,7 +8,9 @@ table; --output_dir gets comparison.json (with the samples that only one of two 
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rocl_transfer.config import CompareConfig, command_line
 from rocl_transfer.errors import path_of
@@ -68,7 +70,7 @@ def markdown(comparison: Comparison) -> str:
     return "\n".join(lines) + "\n"
 
 
-def sha(model: dict) -> str:
+def sha(model: Mapping[str, Any]) -> str:
     return f"sha256 {str(model.get('sha256'))[:12]}"
 
 

@@ -7,20 +7,19 @@ what was chosen. What does not fit by name and shape ends in one sentence, and n
 recipes/evaluate.py puts what it measures, for recipes/publish.py.
 """
 
-import dataclasses
 import logging
-from pathlib import Path
+from typing import Any
 
-from rocl_transfer.config import ConvertConfig, command_line, write_config
+from rocl_transfer.config import ConvertConfig, command_line
 from rocl_transfer.errors import UserError, path_of
 from rocl_transfer.evaluation import Results
 from rocl_transfer.hub import complete_run
 from rocl_transfer.hub.conversion import Conversion, Wishes, check_folder, convert
+from rocl_transfer.options import write_options
 from rocl_transfer.training import writable
 
 log = logging.getLogger("rocl_transfer")
-TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
-NOT_MEASURED = {"name": "none", "split": "none", "revision": None, "n": 0, "classes": 0, "notes": []}
+NOT_MEASURED: dict[str, Any] = {"name": "none", "split": "none", "revision": None, "n": 0, "classes": 0, "notes": []}
 
 
 def main(config: ConvertConfig) -> Conversion:
@@ -43,10 +42,10 @@ def main(config: ConvertConfig) -> Conversion:
     print(table(conversion))
     for note in conversion.notes:
         log.info("%s", note)
-    write_config(config, folder / "config.yaml")
+    write_options(config, folder / "config.yaml")
     complete_run(
         folder, conversion.model, Results([], [], "cpu", 0), tag=f"from_{conversion.facts['family']}", facts={"converted_from": conversion.facts},
-        dataset=NOT_MEASURED, training={}, config=dataclasses.asdict(config), template=TEMPLATE, projector=conversion.projector,
+        dataset=NOT_MEASURED, training={}, config=config, projector=conversion.projector,
     )  # fmt: skip
     log.info("model and card: %s", folder)
     return conversion

@@ -12,15 +12,15 @@ import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rocl_transfer.attacks import untouched
-from rocl_transfer.config import EvaluateConfig, command_line, write_config
-from rocl_transfer.data import Augmentation, ImageData, Store, load_images, store_splits, stratified_sample
+from rocl_transfer.config import EvaluateConfig, command_line
+from rocl_transfer.data import Augmentation, ImageData, Store, labels_of, load_images, store_splits, stratified_sample
 from rocl_transfer.errors import UserError, path_of
 from rocl_transfer.evaluation import (
     Ensemble,
@@ -38,11 +38,11 @@ from rocl_transfer.evaluation import (
 from rocl_transfer.evaluation.checks import Inspection
 from rocl_transfer.evaluation.engine import pixels_of
 from rocl_transfer.hub import add_to_card, code_digest, find_model, import_model, load_classifier, match_labels, render_page, weights_digest
+from rocl_transfer.options import write_options
 from rocl_transfer.training import finish, sha256, start
 from rocl_transfer.version import __version__
 
 log = logging.getLogger("rocl_transfer")
-CARDS = Path(__file__).parents[1] / "model_cards"
 VIEW = Augmentation(crop_area=(0.5, 1.0))  # RoCL's transformations, its crops no smaller than half the image
 
 
@@ -77,14 +77,14 @@ def main(config: EvaluateConfig) -> Path:
 
     attacks = named_attacks(config.attacks, config.epsilon, config.norm, seen.classes, config.engine)
     headline, size = attacks[0], samples.data.image_size
-    if config.report == "full":
+    if isinstance(headline, Ensemble) and config.report == "full":
         attacks = report_attacks(headline, size, seen.classes, surrogates)
     journal = folder / "journal"
     if config.resume == "none" and accelerator.is_main_process:
         shutil.rmtree(journal, ignore_errors=True)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        write_config(config, folder / "config.yaml")
+        write_options(config, folder / "config.yaml")
     code = code_digest(model.model, config.model.callable)
     which = {"name": samples.data.name, "revision": samples.facts["revision"], "split": samples.facts["split"]}
     identity = {"model": sha, "code": code, "data": which, "image size": size,
@@ -96,7 +96,7 @@ def main(config: EvaluateConfig) -> Path:
         one_at_a_time=config.one_at_a_time,
     )  # fmt: skip
     report: dict[str, Any] = {"warnings": warnings, "borderline": borderline(results), "refuted": results.refuted}
-    if config.report == "full":
+    if isinstance(headline, Ensemble) and config.report == "full":
         report |= assemble(results, headline, size, samples.facts["class_names"], seen, surrogates)
         report |= beyond(config, accelerator, model, samples, headline, seen, journal / "smoothed", identity)
     if accelerator.is_main_process:
@@ -108,7 +108,7 @@ def main(config: EvaluateConfig) -> Path:
         }
         record = results.write(folder, **what, report=report)
         draw_pictures(model, samples.store, samples.labels, samples.chosen, headline, folder / "pictures.safetensors")
-        page = render_page(folder, CARDS / "report.html")
+        page = render_page(folder)
         say(results, report)
         log.info("results: %s, page: %s", record, page)
         if config.update_card and config.model.name is not None:
@@ -129,13 +129,15 @@ def open_samples(config: EvaluateConfig, model: nn.Module, device: torch.device)
         raise UserError(f"{data.name} has no validation images: give --data.validation_fraction, or --split test")
     if config.split == "test" and not len(data.test):
         raise UserError(f"{data.name} has no test images: give --split validation, or name the split with --data.test_split")
-    split = "validation" if config.split == "validation" else "test"
+    split: Literal["validation", "test"] = "validation" if config.split == "validation" else "test"
     data, stores = store_splits(data, (split,), device, **config.data.storage)
-    for note in data.notes:
-        log.info("data: %s", note)
-    images, words = (data.validation, split) if split == "validation" else (data.test, data.test_split)
-    labels, note = match_labels(images.labels, data.class_names, getattr(model, "class_names", ()))
-    chosen = stratified_sample(images.labels, config.samples, config.seed)
+    for line in data.notes:
+        log.info("data: %s", line)
+    held = data.validation if split == "validation" else None
+    images, words = (data.test, str(data.test_split)) if held is None else (held, "validation")
+    truth = labels_of(images)
+    labels, note = match_labels(truth, data.class_names, getattr(model, "class_names", ()))
+    chosen = stratified_sample(truth, config.samples, config.seed)
     # Labels are the model's numbers now, so names go by them as well.
     names = getattr(model, "class_names", ()) if set(data.class_names) <= set(getattr(model, "class_names", ())) else data.class_names
     facts = {**data.facts(images, words), "n": len(chosen), "class_names": list(names)}
@@ -205,7 +207,7 @@ def note_on_card(name: str, record: Path) -> None:
     run = path_of(name.removeprefix("local-dir:"))
     if not (run / "results.json").is_file() or not (run / "config.yaml").is_file():
         return
-    if add_to_card(run, record, CARDS / "template.md"):
+    if add_to_card(run, record):
         log.info("the card of %s says so: %s", name, run / "README.md")
     else:
         log.info("the card of %s stays as it is: it has a stronger evaluation, or is of other weights", name)

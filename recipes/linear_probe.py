@@ -8,77 +8,97 @@ README.md, figures/.
 
 import dataclasses
 import logging
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from rocl_transfer.attacks import PGD
-from rocl_transfer.config import ProbeConfig, command_line, write_config
-from rocl_transfer.data import Batches, Resident, Sampler, load_images, store_splits
-from rocl_transfer.evaluation import HeadMonitor, compute_features
-from rocl_transfer.hub import complete_classifier, load_backbone, made_from, native_size, note_pretraining
-from rocl_transfer.models import add_head
-from rocl_transfer.objectives import LinearProbe, RobustProbe
-from rocl_transfer.training import Cadence, Checkpoints, Guard, Recovery, Schedule, create_optimizer, finish, start, train
+from rocl_transfer.attacks import AttackOptions
+from rocl_transfer.config import ModelConfig, command_line
+from rocl_transfer.data import Batches, ImageData, ImageOptions, Resident, Store, store_splits
+from rocl_transfer.evaluation import HeadMonitor, PGDOptions, compute_features
+from rocl_transfer.hub import complete_classifier, load_backbone, made_from, open_images_for
+from rocl_transfer.models import PixelModel, add_head
+from rocl_transfer.objectives import LinearProbe, Probe, RobustProbe
+from rocl_transfer.options import Number, require_untouched
+from rocl_transfer.training import Guard, OptimizerOptions, Run, RunOptions
 
 log = logging.getLogger("rocl_transfer")
-TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
+
+
+def probe_optimizer() -> OptimizerOptions:
+    """The paper's: SGD, 0.1, lowered after 30, 50 and 100 of 150 epochs."""
+    return OptimizerOptions(name="momentum", lr=Number(0.1), weight_decay=Number(5e-4), schedule="steps", warmup_epochs=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig(RunOptions):
+    """A linear head on a frozen backbone. The defaults are RoCL's LE and r-LE.
+
+    Args:
+        data: Which images and labels.
+        model: Which backbone; it stays as it is, bit for bit.
+        robust: Train the head on adversarial examples made through the frozen backbone (r-LE) instead of clean images (LE).
+        attack: The attack of r-LE.
+        optimizer: How the head is trained.
+        evaluation: How the classifier is measured.
+    """
+
+    data: ImageOptions
+    model: ModelConfig
+    robust: bool = False
+    attack: AttackOptions = field(default_factory=lambda: AttackOptions(steps=10))
+    optimizer: OptimizerOptions = field(default_factory=probe_optimizer)
+    evaluation: PGDOptions = field(default_factory=PGDOptions)
+    epochs: int = 150
+    batch_size: int = 1024
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.robust:
+            require_untouched(self, ("attack",), "with --robust false")
+
+    def identity(self, processes: int) -> dict[str, Any]:
+        """See :class:`RunOptions`; the images of one process share the seed of their attack."""
+        return {**super().identity(processes), "batch_size": self.batch_size}
 
 
 def main(config: ProbeConfig) -> Path:
-    folder = Path(config.output_dir)
-    accelerator = start(folder, config.seed, config.log_with, config.identity(1))
-    device, processes = accelerator.device, accelerator.num_processes
-
-    size = config.data.image_size or native_size(config.model.name)
-    data = note_pretraining(load_images(**{**config.data.selection, "image_size": size}), config.model.name)
-    for note in data.notes:
-        log.info("data: %s", note)
-    sampler = Sampler(len(data.train), config.batch_size, config.seed, config.part_size, accelerator.process_index, processes)
-    backbone = load_backbone(config.model.name, data.image_size, config.model.pretrained, config.model.sha256)
-    classifier = add_head(backbone, data.class_names).to(device)
-
-    log.info("a new linear head is trained for the %d classes %s", len(data.class_names), ", ".join(data.class_names[:10]))
-
-    checkpoints = Checkpoints(folder, **config.checkpoints(processes))
-    checkpoints.find(config.resume)  # refuse before anything is written
-    data, stores = store_splits(data, ("train", "validation", "test"), device, **config.data.storage)
-    sampler = dataclasses.replace(sampler, num_images=len(data.train))
-    if accelerator.is_main_process:
-        checkpoints.begin()
-        write_config(config, folder / "config.yaml")
-    store = stores["train"]
-    if config.robust:
-        attack = config.attack
-        objective = RobustProbe(classifier, PGD(attack.epsilon, attack.steps, attack.step, attack.norm))
-        batches = Batches(store, data.train.labels, sampler, data.train.where)
-    else:
-        objective = LinearProbe(classifier.head)
-        batches = Batches(Resident(compute_features(classifier, store)), data.train.labels, sampler, data.train.where)
-    options = config.optimizer
-    optimizer = create_optimizer(objective, options.name, options.lr, options.weight_decay, options.momentum)
-    schedule = Schedule(options.lr, config.epochs, options.schedule, options.warmup_epochs, options.warmup_lr, options.milestones)
-
-    monitor = HeadMonitor(classifier, data, stores)
-    remedy = "lower --optimizer.lr, train longer (--epochs), or take another backbone" + (" or a smaller --attack.epsilon" if config.robust else "")
-    guard = Guard(len(data.class_names), len(monitor.labels), False, monitor.watched, config.epochs // 4 + 1, monitor.worth, remedy)
-    trained = train(
-        accelerator, objective, optimizer, schedule, batches, checkpoints, max_steps=config.max_steps, resume=config.resume, monitor=monitor,
-        guard=guard, recovery=Recovery(config.rollbacks), accumulation=config.gradient_accumulation_steps,
-        cadence=Cadence(config.log_every, config.checkpoint_every, config.monitor_every),
-    )  # fmt: skip
-
-    if accelerator.is_main_process:
+    with Run(config) as run:
+        data = open_images_for(config.model.name, config.data)
+        run.note(data.notes)
+        backbone = load_backbone(config.model.name, data.image_size, config.model.pretrained, config.model.sha256)
+        classifier = add_head(backbone, data.class_names).to(run.device)
+        log.info("a new linear head is trained for the %d classes %s", len(data.class_names), ", ".join(data.class_names[:10]))
+        run.check()
+        data, stores = store_splits(data, ("train", "validation", "test"), run.device, **config.data.storage)
+        run.begin()
+        objective, batches = build(config, run, classifier, data, stores["train"])
+        monitor = HeadMonitor(classifier, data, stores)
+        optimizer, schedule = config.optimizer.create(objective), config.optimizer.over(config.epochs)
+        trained = run.train(objective, batches, optimizer, schedule, monitor=monitor, guard=guard(config, data, monitor))
         trained = dataclasses.replace(trained, best=None, last=None)  # the guard judges; it is the last epoch that is exported, as in the paper
-        measured = config.evaluation
-        complete_classifier(
-            folder, classifier, data, stores["test"], [PGD(epsilon, measured.steps, norm=measured.norm) for epsilon in measured.epsilons],
-            batch_size=measured.batch_size, seed=config.seed, tag=f"{'r_le' if config.robust else 'le'}_{data.short_name}",
-            facts={"method": "r-LE" if config.robust else "LE", **made_from(config.model.name, data)},
-            training=dataclasses.asdict(trained), config=dataclasses.asdict(config), template=TEMPLATE,
-        )  # fmt: skip
-    finish(accelerator)
-    accelerator.wait_for_everyone()
-    log.info("classifier, results and card: %s", folder)
-    return folder
+        if run.is_main:
+            complete_classifier(
+                run.folder, classifier, data, stores["test"], config.evaluation.attacks(), batch_size=config.evaluation.batch_size, config=config,
+                tag=f"{'r_le' if config.robust else 'le'}_{data.short_name}", training=dataclasses.asdict(trained),
+                facts={"method": "r-LE" if config.robust else "LE", **objective.facts(), **made_from(config.model.name, data)},
+            )  # fmt: skip
+    log.info("classifier, results and card: %s", run.folder)
+    return run.folder
+
+
+def build(config: ProbeConfig, run: Run, classifier: PixelModel, data: ImageData, images: Store) -> tuple[Probe, Batches]:
+    """The objective, and batches of images for r-LE, of features for LE."""
+    sampler = run.sampler(len(data.train))
+    if config.robust:
+        return RobustProbe(classifier, config.attack.pgd()), Batches(images, data.train.labels, sampler, data.train.where)
+    return LinearProbe(classifier), Batches(Resident(compute_features(classifier, images)), data.train.labels, sampler, data.train.where)
+
+
+def guard(config: ProbeConfig, data: ImageData, monitor: HeadMonitor) -> Guard:
+    """Judges what the monitor sees after a quarter of the epochs."""
+    remedy = "lower --optimizer.lr, train longer (--epochs), or take another backbone" + (" or a smaller --attack.epsilon" if config.robust else "")
+    return Guard(len(data.class_names), len(monitor.labels), False, monitor.watched, config.epochs // 4 + 1, monitor.worth, remedy)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pre-train a backbone without labels, by RoCL or by SimCLR (the control).
+"""Pre-train a backbone without labels, by RoCL, by SimCLR (the control), or by an objective of your own.
 
     accelerate launch recipes/pretrain.py --config recipes/configs/<row>.yaml --output_dir runs/pre --data.name DATA --model.name MODEL
 
@@ -7,104 +7,95 @@ Leaves a run folder: config.yaml, metrics.jsonl, checkpoints/, model.safetensors
 
 import dataclasses
 import logging
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from rocl_transfer.attacks import Ascent, threat_model
-from rocl_transfer.config import PretrainConfig, command_line, write_config
-from rocl_transfer.data import Augmentation, Batches, ImageData, Sampler, Stream, StreamedBatches, load_images, open_stream, store_splits
-from rocl_transfer.errors import UserError
+from torch import nn
+
+from rocl_transfer.config import ModelConfig, by_method, command_line, find_method
+from rocl_transfer.data import (
+    Augmentation,
+    Batches,
+    ImageData,
+    ImageSet,
+    PretrainImageOptions,
+    Stream,
+    StreamedBatches,
+    load_images,
+    open_stream,
+    store_splits,
+)
 from rocl_transfer.evaluation import NeighbourMonitor, Results
 from rocl_transfer.hub import complete_run, continued_from, find_model, is_trained, load_backbone, load_projector, native_size
-from rocl_transfer.objectives import RoCL
-from rocl_transfer.training import Cadence, Checkpoints, Recovery, Schedule, create_optimizer, finish, start, train
+from rocl_transfer.models import PixelModel
+from rocl_transfer.objectives import PRETRAINING, Objective, ObjectiveOptions
+from rocl_transfer.options import require
+from rocl_transfer.training import OptimizerOptions, Run, RunOptions
 
 log = logging.getLogger("rocl_transfer")
-TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(RunOptions):
+    """Pre-training without labels. The defaults are RoCL's at 32 px.
+
+    Args:
+        data: Which images; their labels are used by the kNN monitor alone.
+        model: Which backbone.
+        views: How a view of an image is drawn.
+        objective: What is learned.
+        optimizer: How.
+    """
+
+    data: PretrainImageOptions
+    model: ModelConfig
+    views: Augmentation = field(default_factory=Augmentation)
+    objective: ObjectiveOptions = by_method(PRETRAINING, "rocl")
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    epochs: int = 1000
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size, part = self.group, self.part_size
+        at_once = f"--batch_size {self.batch_size}" + (f" / --gradient_accumulation_steps = {part}" if part < self.batch_size else "")
+        require(1 < size <= part and part % size == 0, f"--objective.group_size {size} must be 2 or more and divide {at_once}")
+
+    @property
+    def group(self) -> int:
+        """See :class:`RunOptions`."""
+        return self.objective.images_together(self.part_size)
+
+    def identity(self, processes: int) -> dict[str, Any]:
+        """See :class:`RunOptions`; a group is a group, also where it was left to be the batch of one process; a stream's order is its readers'."""
+        readers = {"data.workers": self.data.workers, "number of processes": processes} if self.data.streaming else {}
+        return {**super().identity(processes), "objective.group_size": self.group, **readers}
 
 
 def main(config: PretrainConfig) -> Path:
-    folder = Path(config.output_dir)
-    accelerator = start(folder, config.seed, config.log_with, config.identity(1))
-    device, processes = accelerator.device, accelerator.num_processes
-
-    data, stream = open_data(config)
-    for note in data.notes:
-        log.info("data: %s", note)
-
-    def order(images: int) -> Sampler:
-        group = config.objective.group_size or config.part_size
-        sampler = Sampler(images, config.batch_size, config.seed, group, accelerator.process_index, processes)
-        if images < sampler.global_batch:
-            raise UserError(f"{images} images are fewer than a batch of {sampler.global_batch}: give a smaller --batch_size")
-        return sampler
-
-    order(len(data.train))  # refuse before anything is decoded
-
-    by_name = config.model.pretrained is None and find_model(config.model.name) is None
-    pretrained = False if by_name else config.model.pretrained
-    encoder = load_backbone(config.model.name, data.image_size, pretrained, config.model.sha256)
-    projector, kept = load_projector(config.model.name, encoder.num_features)
-    if kept:
-        log.info("pre-training goes on with the projector of %s", config.model.name)
-    attack = config.objective.attack
-    objective = RoCL(
-        encoder,
-        projector,
-        Augmentation(**dataclasses.asdict(config.views)),
-        Ascent(threat_model(attack.norm, attack.epsilon), attack.step, attack.steps) if config.objective.method == "rocl" else None,
-        config.objective.temperature,
-        config.objective.regularizer_weight,
-        config.objective.shared_regularizer,
-        config.objective.compile,
-    )
-    options = config.optimizer
-    optimizer = create_optimizer(objective, options.name, options.lr, options.weight_decay, options.momentum)
-    schedule = Schedule(options.lr, config.epochs, options.schedule, options.warmup_epochs, options.warmup_lr, options.milestones)
-
-    checkpoints = Checkpoints(folder, **config.checkpoints(processes))
-    checkpoints.find(config.resume)  # refuse before anything is written
-    watched = data.train.labels is not None and data.validation is not None and data.validation.labels is not None
-    splits = ("train", "validation") if watched else ("train",)
-    if stream is None:
-        data, stores = store_splits(data, splits, device, **config.data.storage, labels_needed=False)
-        batches = Batches(stores["train"], data.train.labels, order(len(data.train)), data.train.where)
-    else:
-        read = {"workers": config.data.workers, "max_unreadable": config.data.max_unreadable}
-        batches = StreamedBatches(stream, order(len(data.train)), data.image_size, device, **read)
-    if accelerator.is_main_process:
-        checkpoints.begin()
-        write_config(config, folder / "config.yaml")
-    monitor = None
-    if watched:
-        monitor = NeighbourMonitor(encoder, stores["train"], data.train.labels, stores["validation"], data.validation.labels)
-    else:
-        log.info("the kNN monitor is off: there is no validation split with labels of two or more classes")
-    accumulation = config.gradient_accumulation_steps
-    if accumulation > 1:
-        log.info(
-            "each batch is computed in %d parts: an image's negatives are those among the %d of its part, not the %d of the batch",
-            accumulation, config.part_size * processes, config.batch_size * processes,
-        )  # fmt: skip
-    trained = train(
-        accelerator, objective, optimizer, schedule, batches, checkpoints,
-        max_steps=config.max_steps, resume=config.resume, monitor=monitor, recovery=Recovery(config.rollbacks), accumulation=accumulation,
-        cadence=Cadence(config.log_every, config.checkpoint_every, config.monitor_every),
-    )  # fmt: skip
-
-    if accelerator.is_main_process:
-        measured = [monitor.measure()] if monitor else []
-        results = Results(measured, [], device.type, config.seed, doubts=monitor.doubts(measured[0]) if monitor else [])
-        results.say()
-        complete_run(
-            folder, encoder, results, tag=f"{config.objective.method}_{data.short_name}",
-            facts={"method": config.objective.method, **continued_from(config.model.name, data, is_trained(config.model.name, pretrained))},
-            dataset=data.facts(*((data.validation, "validation") if monitor else (data.train, "train"))),
-            training=dataclasses.asdict(trained), config=dataclasses.asdict(config), template=TEMPLATE, projector=projector,
-        )  # fmt: skip
-    finish(accelerator)
-    accelerator.wait_for_everyone()
-    log.info("pre-trained model, metrics and card: %s", folder)
-    return folder
+    with Run(config) as run:
+        data, stream = open_data(config)
+        run.note(data.notes)
+        run.require_batch(len(data.train))  # refuse before anything is decoded
+        encoder, projector, begun = load_networks(config, data)
+        objective = find_method(PRETRAINING, config.objective.method)(encoder, projector, config.views, config.objective)
+        run.check()
+        data, batches, monitor = prepare(config, run, objective, data, stream)
+        run.begin()
+        optimizer, schedule = config.optimizer.create(objective), config.optimizer.over(config.epochs)
+        trained = run.train(objective, batches, optimizer, schedule, monitor=monitor)
+        if run.is_main:
+            measured = [monitor.measure()] if monitor else []
+            results = Results(measured, [], run.device.type, config.seed, doubts=monitor.doubts(measured[0]) if monitor else [])
+            results.say()
+            complete_run(
+                run.folder, objective.exported, results, config=config, tag=f"{config.objective.method}_{data.short_name}",
+                facts={"method": config.objective.method, **objective.facts(), **continued_from(config.model.name, data, begun)},
+                dataset=data.facts(*measured_on(data, monitor)), training=dataclasses.asdict(trained), projector=objective.exported_projector,
+            )  # fmt: skip
+    log.info("pre-trained model, metrics and card: %s", run.folder)
+    return run.folder
 
 
 def open_data(config: PretrainConfig) -> tuple[ImageData, Stream | None]:
@@ -112,6 +103,45 @@ def open_data(config: PretrainConfig) -> tuple[ImageData, Stream | None]:
         return open_stream(**config.data.stream)
     size = config.data.image_size or native_size(config.model.name)
     return load_images(**{**config.data.selection, "image_size": size}, labels_needed=False), None
+
+
+def load_networks(config: PretrainConfig, data: ImageData) -> tuple[PixelModel, nn.Module, bool]:
+    """Backbone and projector, and whether their weights are trained ones."""
+    by_name = config.model.pretrained is None and find_model(config.model.name) is None
+    pretrained = False if by_name else config.model.pretrained
+    encoder = load_backbone(config.model.name, data.image_size, pretrained, config.model.sha256)
+    projector, kept = load_projector(config.model.name, encoder.num_features)
+    if kept:
+        log.info("pre-training begins with the projector of %s", config.model.name)
+    return encoder, projector, is_trained(config.model.name, pretrained)
+
+
+def prepare(
+    config: PretrainConfig, run: Run, objective: Objective, data: ImageData, stream: Stream | None
+) -> tuple[ImageData, Batches | StreamedBatches, NeighbourMonitor | None]:
+    """Decode the images, or have them streamed; and watch the neighbours of held-out images where there are labels."""
+    if (parts := config.gradient_accumulation_steps) > 1:
+        log.info(
+            "each batch is computed in %d parts: an image's negatives are those among the %d of its part, not the %d of the batch",
+            parts, config.part_size * run.processes, config.batch_size * run.processes,
+        )  # fmt: skip
+    watched = data.train.labels is not None and data.validation is not None and data.validation.labels is not None
+    if not watched:
+        log.info("the kNN monitor is off: there is no validation split with labels of two or more classes")
+    if stream is not None:
+        workers, share = config.data.workers, config.data.max_unreadable
+        sampler = run.sampler(len(data.train))
+        return data, StreamedBatches(stream, sampler, data.image_size, run.device, workers, max_unreadable=share), None
+    data, stores = store_splits(data, ("train", "validation") if watched else ("train",), run.device, **config.data.storage, labels_needed=False)
+    batches = Batches(stores["train"], data.train.labels, run.sampler(len(data.train)), data.train.where)
+    if data.validation is None or data.train.labels is None or data.validation.labels is None:
+        return data, batches, None
+    return data, batches, NeighbourMonitor(objective.exported, stores["train"], data.train.labels, stores["validation"], data.validation.labels)
+
+
+def measured_on(data: ImageData, monitor: NeighbourMonitor | None) -> tuple[ImageSet, str]:
+    """The split that the record speaks of."""
+    return (data.validation, "validation") if monitor is not None and data.validation is not None else (data.train, "train")
 
 
 if __name__ == "__main__":

@@ -7,19 +7,17 @@ A broken upload is repeated by the same command.
 """
 
 import logging
-from pathlib import Path
 
 from rocl_transfer.config import PublishConfig, command_line
 from rocl_transfer.hub.publish import Publication, Published, prepare, publish
 
 log = logging.getLogger("rocl_transfer")
-TEMPLATE = Path(__file__).parents[1] / "model_cards" / "template.md"
 
 
 def main(config: PublishConfig) -> Published | None:
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)
-    publication = prepare(config.run, TEMPLATE, config.repo_id, config.license, config.revision)
+    publication = prepare(config.run, config.repo_id, config.license, config.revision)
     say(publication, config.repo_id)
     if config.dry_run:
         print(publication.card)

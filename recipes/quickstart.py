@@ -10,17 +10,34 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+from accelerate import PartialState
 
 import linear_probe
 import pretrain
-from accelerate import PartialState
-
-from rocl_transfer.config import PretrainConfig, ProbeConfig, QuickstartConfig, RunConfig, command_line, parse
+from rocl_transfer.config import command_line, parse
+from rocl_transfer.training import RunOptions
 
 CONFIGS = Path(__file__).parent / "configs"
 METHODS = {"rocl": "RoCL", "simclr": "SimCLR"}
 PROBES = {"le": "LE", "r-le": "r-LE"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartConfig(RunOptions):
+    """RoCL beside SimCLR on the bundled digits: pre-training, LE and r-LE of each, one table. Options given here go to every part.
+
+    Args:
+        output_dir: Where the six run folders go.
+        epochs: Of the two pre-trainings.
+        batch_size: Of the two pre-trainings.
+    """
+
+    output_dir: str = "runs/quickstart"
+    epochs: int = 28
+    batch_size: int = 128
 
 
 def main(config: QuickstartConfig) -> Path:
@@ -32,12 +49,12 @@ def main(config: QuickstartConfig) -> Path:
         file = CONFIGS / f"digits_{method}.yaml"
         own = ["--epochs", str(config.epochs), "--batch_size", str(config.batch_size)]
         say(f"[{next(parts)}/6] {METHODS[method]}: pre-training without labels")
-        pretrain.main(parse(PretrainConfig, ["--config", str(file), "--output_dir", str(folder / "pretrain"), *own, *shared]))
+        pretrain.main(parse(pretrain.PretrainConfig, ["--config", str(file), "--output_dir", str(folder / "pretrain"), *own, *shared]))
         for probe in PROBES:
             file = CONFIGS / f"digits_{probe.replace('-', '_')}.yaml"
             say(f"[{next(parts)}/6] {METHODS[method]}: linear head, {PROBES[probe]}")
             model = ["--model.name", str(folder / "pretrain")]
-            linear_probe.main(parse(ProbeConfig, ["--config", str(file), *model, "--output_dir", str(folder / probe), *shared]))
+            linear_probe.main(parse(linear_probe.ProbeConfig, ["--config", str(file), *model, "--output_dir", str(folder / probe), *shared]))
     if PartialState().is_main_process:
         print(table(output))
     return output
@@ -51,7 +68,7 @@ def say(line: str) -> None:
 def given(config: QuickstartConfig) -> Iterator[str]:
     """The options that differ from the quick start's defaults, as words for all its parts."""
     default = QuickstartConfig()
-    for option in dataclasses.fields(RunConfig):
+    for option in dataclasses.fields(RunOptions):
         value = getattr(config, option.name)
         if option.name not in ("output_dir", "epochs", "batch_size") and value != getattr(default, option.name):
             yield from (f"--{option.name}", str(value))

@@ -39,7 +39,9 @@ def forks(tmp_path_factory):
     """Processes that begin with everything imported."""
     os.environ.update(ENVIRONMENT, HF_HOME=str(tmp_path_factory.mktemp("hf")))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rocl_transfer.config", "rocl_transfer.hub", "rocl_transfer.training", "datasets", "matplotlib.figure"])
+    context.set_forkserver_preload(
+        ["rocl_transfer.config", "rocl_transfer.hub", "rocl_transfer.models.resnet_cifar", "datasets", "matplotlib.figure"]
+    )
     return context
 
 

@@ -15,12 +15,12 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 import rocl_transfer as rt
-from rocl_transfer.attacks import APGD, FAB, L2, PGD, Ascent, Linf, Square
+from rocl_transfer.attacks import APGD, FAB, L2, PGD, AttackOptions, Linf, Square
 from rocl_transfer.data import Augmentation, Batch, Batches, Resident, Sampler
 from rocl_transfer.evaluation import compute_features, knn_accuracy, smallest_epsilon
 from rocl_transfer.evaluation.protocols import Ensemble
 from rocl_transfer.models import add_head, create_backbone, projector
-from rocl_transfer.objectives import AdversarialTraining, Adversary, Contrast, LinearProbe, RobustProbe, RoCL
+from rocl_transfer.objectives import AdversarialTraining, LinearProbe, RobustProbe, RoCL
 from rocl_transfer.training import create_optimizer
 from rocl_transfer.training.runtime import arithmetic, synchronised
 from rocl_transfer.training.update import Update
@@ -72,27 +72,28 @@ def network(name="resnet8_cifar"):
 
 def rocl(name="resnet8_cifar", **options):
     encoder = network(name)
-    return RoCL(encoder, projector(encoder.num_features), Augmentation(), Ascent(Linf(8 / 255), 2 / 255, 2), **options)
+    attack = options.pop("attack", AttackOptions(epsilon=8 / 255, step_size=2 / 255, steps=2))
+    return RoCL(encoder, projector(encoder.num_features), Augmentation(), RoCL.Options(attack=attack, **options))
 
 
-def tuning(method, name="resnet8_cifar", contrast=False, **options):
-    classifier = add_head(network(name), "abc")
-    adversary = None if method == "standard" else Adversary("linf", 8 / 255, 2 / 255, 2)
-    other = Contrast(projector(network(name).num_features), Augmentation(), 1.0) if contrast else None
-    return AdversarialTraining(classifier, method, adversary, Augmentation(crop_area=(1, 1), shift=0.1), contrast=other, **options)
+def tuning(method, name="resnet8_cifar", counts=None, **options):
+    views = Augmentation(crop_area=(1, 1), shift=0.1)
+    own = AdversarialTraining.Options(method=method, attack=AttackOptions(epsilon=8 / 255, step_size=2 / 255, steps=2), augmentation=views, **options)
+    other = projector(network(name).num_features) if own.ss_weight else None
+    return AdversarialTraining(add_head(network(name), "abc"), own, counts=counts, projector=other)
 
 
 CASES = {
     "rocl": (lambda: rocl(), "lars"),
     "rocl, shared": (lambda: rocl(shared_regularizer=True), "momentum"),
-    "rocl, l2, vit": (lambda: RoCL(network("test_vit"), projector(64), Augmentation(), Ascent(L2(0.5), 0.1, 2)), "adamw"),
+    "rocl, l2, vit": (lambda: rocl("test_vit", attack=AttackOptions(norm="l2", epsilon=0.5, step_size=0.1, steps=2)), "adamw"),
     "rocl, convnext": (lambda: rocl("test_convnext"), "lamb"),
-    "standard": (lambda: tuning("standard", "test_efficientnet", weights=torch.tensor([0.5, 1.0, 1.5])), "adamw"),
-    "at, everything": (lambda: tuning("at", contrast=True, awp_gamma=0.005, ema_decay=0.9), "momentum"),
+    "standard": (lambda: tuning("standard", "test_efficientnet", counts=torch.tensor([20, 10, 5]), class_balanced=True), "adamw"),
+    "at, everything": (lambda: tuning("at", ss_weight=1.0, awp_gamma=0.005, ema_decay=0.9), "momentum"),
     "trades": (lambda: tuning("trades", label_smoothing=0.1), "adamw"),
     "mart": (lambda: tuning("mart", "test_vit"), "adamw"),
-    "r-le": (lambda: RobustProbe(add_head(network(), "abc"), PGD(8 / 255, 2)), "momentum"),
-    "le": (lambda: LinearProbe(nn.Linear(3 * SIZE * SIZE, 3)), "momentum"),
+    "r-le": (lambda: RobustProbe(add_head(network(), "abc"), PGD(8 / 255, steps=2)), "momentum"),
+    "le": (lambda: LinearProbe(add_head(network(), "abc")), "momentum"),
 }
 
 
@@ -115,13 +116,14 @@ def steps(case, device, unwaiting=contextlib.nullcontext, count=3):
     start, optimizer = flat(objective), create_optimizer(objective, optimizer, 0.01, 1e-4)
     accelerator = Accelerator(device_placement=device.type != "cpu")
     inputs = torch.randint(0, 256, (16 * count, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    inputs = inputs.flatten(1) / 255 if case == "le" else inputs
+    inputs = inputs.flatten(1)[:, :64] / 255 if case == "le" else inputs
     batches = Batches(Resident(inputs.to(device)), torch.arange(len(inputs)) % 3, Sampler(len(inputs), 16, seed=0, group_size=8))
     means, stream = [], batches.epoch(0)
     for step in range(count):
         if step < 2:  # as where a run begins, and where it goes on
             update = Update(accelerator, objective, optimizer, clip_grad=10.0)
-            update.begin_epoch(0.01)
+            update.prepared.train()
+            update.learn_at(0.01)
         with unwaiting() if step else contextlib.nullcontext():
             names, values = update.compute(next(stream), step, 10, (0, 0))
             update.apply_where(torch.isfinite(values).all())

@@ -26,24 +26,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from finetune import FinetuneConfig
+from linear_probe import ProbeConfig
+from pretrain import PretrainConfig
+from quickstart import QuickstartConfig
 from rocl_transfer import UserError, load_classifier
 from rocl_transfer.config import (
     CompareConfig,
     ConvertConfig,
     EvaluateConfig,
-    FinetuneConfig,
     PredictConfig,
-    PretrainConfig,
-    ProbeConfig,
     PublishConfig,
-    QuickstartConfig,
     command_line,
     parse,
-    write_config,
 )
 from rocl_transfer.data import load_images, store_splits
 from rocl_transfer.errors import one_line
 from rocl_transfer.hub import load_projector, made_from, native_size
+from rocl_transfer.options import write_options
 
 MODEL = Path(__file__).parents[1] / "model_cards" / "resnet8_cifar.r_le_digits"
 CPU = torch.device("cpu")
@@ -102,7 +102,7 @@ def dotted(config_class):
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
-        write_config(parse(config_class, BASES[config_class]), path)
+        write_options(parse(config_class, BASES[config_class]), path)
         return sorted(names(yaml.safe_load(path.read_text())))
 
 
@@ -171,7 +171,7 @@ def as_a_command(config_class, given_words, folder):
     if "\\udc" in repr(config):  # images and runs may have names that are no UTF-8; the recipes that take them write no configuration
         assert config_class in (PredictConfig, CompareConfig, ConvertConfig)
         return config
-    write_config(config, folder / "written.yaml")
+    write_options(config, folder / "written.yaml")
     assert parse(config_class, ["--config", str(folder / "written.yaml")]) == config
     return config
 

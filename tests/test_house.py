@@ -1,5 +1,6 @@
 """The house's own rules, in the test command."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -17,19 +18,21 @@ def test_passes(words):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_module_is_on_the_readmes_map():
-    readme = (ROOT / "README.md").read_text()
-    modules = [*(ROOT / "rocl_transfer").rglob("*.py"), *(ROOT / "recipes").rglob("*.py"), *(ROOT / "recipes").rglob("*.yaml")]
-    missing = [str(path.relative_to(ROOT)) for path in modules if path.name != "__init__.py" and f"`{path.name}`" not in readme]
-    assert not missing
+def modules():
+    return [path for place in ("rocl_transfer", "recipes") for path in sorted((ROOT / place).rglob("*.py"))]
 
 
-def test_the_readme_shows_the_files_that_are_there():
-    readme = (ROOT / "README.md").read_text()
-    section = readme[readme.index("## File map") :]
-    names = {line.split("`")[1] for line in section.splitlines() if line.strip().startswith("- `") and "." in line.split("`")[1]}
-    missing = [name for name in names if not any(list(ROOT.glob(f"{depth}{name}")) for depth in ("", "*/", "*/*/", "*/*/*/"))]
-    assert names
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_module_says_first_what_it_is_for(path):
+    first = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
+    assert len(first) > 15
+    assert first[0] not in ".,;"
+
+
+def test_every_room_is_on_the_map():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = {path.parent if path.parent != ROOT / "rocl_transfer" else path for path in modules()} - {ROOT / "rocl_transfer" / "__init__.py"}
+    missing = [room.name for room in rooms if room.name not in page]
     assert not missing
 
 

@@ -59,16 +59,16 @@ class PGD(Attack):
 
     Args:
         epsilon: Radius in [0, 1] pixel units; a tensor (N, 1, 1, 1) gives each image its own.
-        steps: Gradient steps.
-        step_size: Length of a step (default: epsilon / 10, the RoCL paper's test attack).
         norm: linf, l2 or l1.
+        step_size: Length of a step (default: epsilon / 10, the RoCL paper's test attack).
+        steps: Gradient steps.
         restarts: Searches that :meth:`search` makes of an image, each from its own random start.
 
     Raises:
         UserError: There is no such norm, the radius is not above 0 or no radius of it, or steps or restarts are too few.
     """
 
-    def __init__(self, epsilon: Radius, steps: int = 20, step_size: Radius | None = None, norm: str = "linf", restarts: int = 1) -> None:
+    def __init__(self, epsilon: Radius, *, norm: str = "linf", step_size: Radius | None = None, steps: int = 20, restarts: int = 1) -> None:
         self.epsilon, self.steps, self.norm, self.restarts = epsilon, steps, norm, restarts
         self.step_size = epsilon / 10 if step_size is None else step_size
         self.ascent = Ascent(threat_model(norm, epsilon), self.step_size, steps)

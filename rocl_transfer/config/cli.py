@@ -1,20 +1,22 @@
 """From the words on the command line to a checked configuration, and from a user's mistake to one sentence and status 2."""
 
 import dataclasses
+import math
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import torch.distributed as dist
 import yaml
-from jsonargparse import ArgumentParser, get_loader, set_loader
+from jsonargparse import SUPPRESS, ArgumentParser, Namespace, get_loader, set_loader
+from jsonargparse.typing import register_type
 from safetensors import SafetensorError
 
-from rocl_transfer.config.checks import require
+from rocl_transfer.config.methods import find_method, given_method
 from rocl_transfer.errors import Interrupted, UserError, did_you_mean, one_line
+from rocl_transfer.options import Number, default_of, require
 
 Config = TypeVar("Config")
 _DEEPEST = 32  # levels of a YAML file; the reader in C falls over its own stack at some ten thousand
@@ -41,17 +43,75 @@ def _load_shallow(text: str) -> Any:
 set_loader("yaml", _load_shallow, (yaml.YAMLError,))
 
 
-class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Puts a folder called 1e5 into quotes: PyYAML does not take it for a number, jsonargparse does."""
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise ValueError("a number or a fraction such as 8/255 is expected")
+    try:
+        if isinstance(value, str) and value.count("/") == 1:
+            numerator, denominator = value.split("/")
+            number = Number(float(numerator) / float(denominator))
+        else:
+            number = Number(value)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise ValueError("a number or a fraction such as 8/255 is expected") from error
+    if not math.isfinite(number):
+        raise ValueError(f"a finite number or a fraction such as 8/255 is expected, not {number}")
+    return number
 
 
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9._]+[eE][-+]?[0-9]+$"), list("-+.0123456789"))
+register_type(Number, serializer=float, deserializer=_number)
 
 
 class _Parser(ArgumentParser):
     """Says one sentence on an error, where jsonargparse prints its whole usage."""
 
     positional: tuple[str, str] | None = None  # the field that takes words without an option, and what those are
+    foreign: dict[str, str]  # options that other methods have, each with the method that was chosen
+
+    def add_methods(self, group: str, method: str, choices: Mapping[str, Any]) -> None:
+        """The options of ``method`` as ``group``; those that only other ``choices`` have are read too, for the sentence that refuses them."""
+        options = find_method(choices, method).Options
+        self.add_class_arguments(options, group)
+        known = {field.name for field in dataclasses.fields(options)}
+        self.foreign = {}
+        before = len(self._actions)
+        for other in choices.values():
+            hints = get_type_hints(other.Options)
+            for option in dataclasses.fields(other.Options):
+                if option.name not in known:
+                    known.add(option.name)
+                    self.foreign[f"{group}.{option.name}"] = method
+                    self._add_hidden(f"{group}.{option.name}", hints[option.name], default_of(option))
+        for action in self._actions[before:]:
+            action.help = SUPPRESS
+
+    def _add_hidden(self, name: str, kind: Any, default: Any) -> None:
+        if dataclasses.is_dataclass(kind):
+            self.add_class_arguments(kind, name)
+            self.set_defaults({f"{name}.{key}": value for key, value in dataclasses.asdict(default).items()})
+        else:
+            self.add_argument(f"--{name}", type=kind, default=default)
+
+    def drop_foreign(self, parsed: Namespace) -> None:
+        """Take the options of other methods out of what was parsed.
+
+        Raises:
+            UserError: One differs from its default, so that it was meant to do something.
+        """
+        foreign = getattr(self, "foreign", {})
+        # A group among them would be instantiated all the same.
+        self._action_groups = [group for group in self._action_groups if getattr(group, "dest", None) not in foreign]
+        for name, method in foreign.items():
+            if name in parsed:
+                value, default = parsed.pop(name), self.get_defaults().get(name)
+                require(value == default, f"--{name} has no effect with --{name.split('.')[0]}.method {method}: leave it out")
+
+    def dump(self, cfg: Namespace, **options: Any) -> str:
+        """See jsonargparse; without the options of other methods."""
+        cfg = cfg.clone()
+        for name in getattr(self, "foreign", {}):
+            cfg.pop(name, None)
+        return str(super().dump(cfg, **options))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(self.sentence(message)) from ex
@@ -90,6 +150,23 @@ class _Parser(ArgumentParser):
         return re.sub(r"\s+", " ", re.sub(r'Parser key "([\w.]+)":', r"--\1:", message)).strip()
 
 
+def _parser_of(config_class: Callable[..., Any], words: Sequence[str]) -> tuple[_Parser, Sequence[str]]:
+    """A parser of all options of ``config_class``, and the words it is to read."""
+    parser = _Parser(description=(config_class.__doc__ or "").split("\n")[0], exit_on_error=True, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML file of options; options given after it win.")
+    parser.positional = _positional(config_class)
+    chosen = {field.name: field.metadata for field in dataclasses.fields(config_class) if "methods" in field.metadata}  # type: ignore[arg-type]
+    positional = set(parser.positional[:1] if parser.positional else ())
+    parser.add_class_arguments(config_class, skip={*positional, *chosen})
+    for name in positional:
+        parser.add_argument(name, nargs="+", type=str, help=_described(config_class, name))
+    for group, metadata in chosen.items():
+        method = given_method(words, group, _load_shallow) or metadata["default"]
+        parser.add_methods(group, method, metadata["methods"])
+        words = [f"--{group}.method", method, *words]  # of a user's own class it has no default
+    return parser, words
+
+
 def parse(config_class: Callable[..., Config], words: Sequence[str] | None = None) -> Config:
     """Read ``--config FILE``, dotted overrides and ``--print_config`` into a checked ``config_class``.
 
@@ -98,18 +175,15 @@ def parse(config_class: Callable[..., Config], words: Sequence[str] | None = Non
     Raises:
         UserError: An option is unknown, ineffective, missing or has a value that cannot be meant.
     """
-    parser = _Parser(description=(config_class.__doc__ or "").split("\n")[0], exit_on_error=True, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file of options; options given after it win.")
-    parser.positional = _positional(config_class)
-    names = set(parser.positional[:1] if parser.positional else ())
-    parser.add_class_arguments(config_class, skip=names)
-    for name in names:
-        parser.add_argument(name, nargs="+", type=str, help=_described(config_class, name))
     words = sys.argv[1:] if words is None else words
     long = next((word for word in words if len(word) > _LONGEST), "")
     require(not long, f"{long[:100]!r}... has more than {_LONGEST:,} letters: no option, number or name has")
+    parser, words = _parser_of(config_class, words)
+    names = set(parser.positional[:1] if parser.positional else ())
     try:
-        values = vars(parser.instantiate(parser.parse_args(_spelled_out(parser, words))))
+        parsed = parser.parse_args(_spelled_out(parser, words))
+        parser.drop_foreign(parsed)
+        values = vars(parser.instantiate(parsed))
     except UnicodeDecodeError as error:
         raise UserError(f"the file given to --config is not UTF-8 ({error.reason} at byte {error.start}): save it as such") from error
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:  # jsonargparse stumbles over tables where none belong
@@ -157,19 +231,6 @@ def _described(config_class: Any, name: str) -> str:
     parser = ArgumentParser()
     parser.add_class_arguments(config_class)
     return next(str(action.help) for action in parser._actions if action.dest == name)
-
-
-def write_config(config: Any, path: Path) -> None:
-    """Write the whole resolved configuration as YAML that ``--config`` reads back."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
-        return float(value) if isinstance(value, float) else value
-
-    path.write_text(yaml.dump(plain(dataclasses.asdict(config)), Dumper=_Dumper, sort_keys=False), encoding="utf-8")
 
 
 # What the kernel says when nothing more can be written: safetensors hands on its words without the number.

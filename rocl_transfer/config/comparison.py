@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from rocl_transfer.config.checks import require
 from rocl_transfer.errors import path_of
+from rocl_transfer.options.checks import require
 
 MOST_RUNS = 26  # they go by the letters A to Z
 

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rocl_transfer.config.checks import require
-from rocl_transfer.config.number import Number
+from rocl_transfer.options.checks import require
+from rocl_transfer.options.number import Number
 
 
 @dataclass(frozen=True, kw_only=True)

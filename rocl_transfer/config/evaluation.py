@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rocl_transfer.config.checks import require, require_sha256, require_untouched
-from rocl_transfer.config.data import DataConfig
-from rocl_transfer.config.number import Number
+from rocl_transfer.data import ImageOptions
+from rocl_transfer.options.checks import require, require_sha256, require_untouched
+from rocl_transfer.options.number import Number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class EvaluateConfig:
     """
 
     model: EvaluatedConfig
-    data: DataConfig
+    data: ImageOptions
     output_dir: str
     attacks: Literal["standard", "fast", "paper", "strong-pgd"] = "standard"
     engine: Literal["native", "reference"] = "native"

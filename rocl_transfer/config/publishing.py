@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from rocl_transfer.config.checks import require, require_untouched
+from rocl_transfer.options.checks import require, require_untouched
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ difference: the order of the four colour operations is drawn once a group of ima
 a seed gives the same views on every device.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,42 +15,65 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rocl_transfer.data.device import to_device
+from rocl_transfer.options import Number, Range, require, require_untouched
 
 _LUMA = (0.2989, 0.587, 0.114)
 _CACHED = 2**18  # pixel values that a CPU takes at once: 85 images of 32 px, 9 of 96 px, 1 of 224 px
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Draws a view of each image: colours, then flip, crop, rotation, zoom and shift in one resampling (bilinear; outside is black).
+    """How a view of an image is drawn; the defaults are RoCL's at 32 px (section 4 and official code). Views are a property of the data.
+
+    Colours come first, then flip, crop, rotation, zoom and shift in one resampling (bilinear; outside is black).
 
     Args:
-        brightness: Range of the factor; so are ``contrast`` and ``saturation``.
-        contrast: See ``brightness``.
-        saturation: See ``brightness``.
-        hue: Range of the shift in turns.
+        brightness: Range of the brightness factor.
+        contrast: Range of the contrast factor.
+        saturation: Range of the saturation factor.
+        hue: Range of the hue shift in turns.
         jitter_probability: Share of views whose colours are jittered.
         grey_probability: Share of views turned grey.
         flip_probability: Share of views mirrored left to right.
-        crop_area: Range of the crop's share of the image.
+        crop_area: Range of the random resized crop's area as a share of the image; ``[1, 1]`` for no crop.
         crop_aspect: Range of the crop's width over height, log-uniform.
-        rotation: Range in degrees, counter-clockwise.
+        rotation: Range of the rotation in degrees, counter-clockwise.
         scale: Range of the zoom factor.
-        shift: Largest shift as a share of the side; by whole pixels where nothing else resamples the image, which keeps it sharp.
+        shift: Largest shift as a share of the side, in each direction; by whole pixels where nothing else resamples the image, which keeps it sharp.
+
+    Raises:
+        UserError: A range is upside down, or a value cannot be meant.
     """
 
-    brightness: tuple[float, float] = (0.6, 1.4)
-    contrast: tuple[float, float] = (0.6, 1.4)
-    saturation: tuple[float, float] = (0.6, 1.4)
-    hue: tuple[float, float] = (-0.1, 0.1)
-    jitter_probability: float = 0.8
-    grey_probability: float = 0.2
-    flip_probability: float = 0.5
-    crop_area: tuple[float, float] = (0.08, 1.0)
-    crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    rotation: tuple[float, float] = (0.0, 0.0)
-    scale: tuple[float, float] = (1.0, 1.0)
-    shift: float = 0.0
+    brightness: Range = (Number(0.6), Number(1.4))
+    contrast: Range = (Number(0.6), Number(1.4))
+    saturation: Range = (Number(0.6), Number(1.4))
+    hue: Range = (Number(-0.1), Number(0.1))
+    jitter_probability: Number = Number(0.8)
+    grey_probability: Number = Number(0.2)
+    flip_probability: Number = Number(0.5)
+    crop_area: Range = (Number(0.08), Number(1))
+    crop_aspect: Range = (Number(3 / 4), Number(4 / 3))
+    rotation: Range = (Number(0), Number(0))
+    scale: Range = (Number(1), Number(1))
+    shift: Number = Number(0)
+
+    def __post_init__(self) -> None:
+        for option in dataclasses.fields(self):
+            value = getattr(self, option.name)
+            if isinstance(value, tuple):
+                require(value[0] <= value[1], f"a view's {option.name} is {list(value)}: give the smaller number first")
+            if option.name.endswith("probability"):
+                require(0 <= value <= 1, f"a view's {option.name} is {value}: give a probability in [0, 1]")
+        for name in ("brightness", "contrast", "saturation", "crop_aspect", "scale"):
+            require(getattr(self, name)[0] >= 0, f"a view's {name} is {list(getattr(self, name))}: give factors of 0 or more")
+        for name in ("crop_aspect", "scale"):
+            require(getattr(self, name)[0] > 0, f"a view's {name} is {list(getattr(self, name))}: give factors above 0")
+        require(self.hue[0] >= -0.5 and self.hue[1] <= 0.5, f"a view's hue is {list(self.hue)}: give turns in [-0.5, 0.5]")
+        require(self.crop_area[0] > 0 and self.crop_area[1] <= 1, f"a view's crop_area is {list(self.crop_area)}: give shares in (0, 1]")
+        require(0 <= self.shift < 1, f"a view's shift is {self.shift}: give a share of the side in [0, 1)")
+        if self.crop_area == (1, 1):
+            require_untouched(self, ("crop_aspect",), "without a crop (crop_area [1, 1])", "views.")
 
     def __call__(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """One view of each image.
@@ -190,3 +214,8 @@ def _hue(images: Tensor, shift: Tensor) -> Tensor:
     sixths = sixths - 6 * (sixths / 6).floor()
     shares = torch.stack([(sixths - 3).abs_() - 1, 2 - (sixths - 2).abs_(), 2 - (sixths - 4).abs_()], dim=1)
     return shares.clamp_(0, 1).mul_(chroma[:, None]).add_(low[:, None])
+
+
+def light_views() -> Augmentation:
+    """Mirrored, and moved by up to an eighth of the side (4 pixels at 32): what adversarial training on small images uses."""
+    return Augmentation(jitter_probability=Number(0), grey_probability=Number(0), crop_area=(Number(1), Number(1)), shift=Number(1 / 8))

@@ -54,6 +54,13 @@ class ImageSet:
         return self.rows.where(int(self.indices[position]))
 
 
+def labels_of(images: ImageSet | None) -> Tensor:
+    """The labels (N,) of a split that was opened with ``labels_needed``."""
+    assert images is not None
+    assert images.labels is not None
+    return images.labels
+
+
 @dataclass(frozen=True)
 class ImageData:
     """Everything a recipe needs to know of its data.

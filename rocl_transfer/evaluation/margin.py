@@ -94,7 +94,7 @@ class _Search:
     def flips(self, chosen: Tensor, radii: Tensor) -> Tensor:
         """Whether the attack with ``radii`` changes the answers to the images ``chosen``."""
         starts = generators([self.seeds[index] for index in chosen.tolist()], "attack", self.images.device)
-        attack = PGD(radii.view(-1, 1, 1, 1), self.steps, norm=self.norm)
+        attack = PGD(radii.view(-1, 1, 1, 1), steps=self.steps, norm=self.norm)
         images, labels = self.images[chosen], self.labels[chosen]
         flipped: Tensor = self.model(attack.perturb(self.model, images, labels, starts)).argmax(1) != labels
         return flipped

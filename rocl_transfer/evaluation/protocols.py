@@ -1,10 +1,12 @@
-"""The attacks that go by one name."""
+"""The attacks that go by one name, and the PGD that a run is measured with when its training has ended."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from rocl_transfer.attacks import APGD, FAB, PGD, Attack, Square
+from rocl_transfer.attacks import APGD, FAB, PGD, Attack, AttackOptions, Square
 from rocl_transfer.attacks.reference import PARTS, Reference
 from rocl_transfer.errors import UserError, did_you_mean
+from rocl_transfer.options import Number, require
 
 TARGETS = {"linf": 9, "l2": 9, "l1": 5}  # of APGD-T in the standard version; FAB-T has 9 in every norm
 RESTARTS = {"linf": 1, "l2": 1, "l1": 5}  # of APGD-CE
@@ -78,3 +80,52 @@ def named_attacks(name: str, epsilon: float, norm: str, classes: int, engine: st
         return [Ensemble("autoattack-fast", gradient, ", ".join(filter(None, ["APGD-CE and APGD-T alone", adapted])))]
     version = adapted or "standard"
     return [Ensemble("autoattack", (*gradient, FAB(epsilon, norm, targets=min(9, rivals)), Square(epsilon, norm)), version)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGDOptions:
+    """How robustness is measured: PGD with steps of epsilon / 10 and a random start, on the whole test split.
+
+    Args:
+        norm: Ball: linf or l2.
+        epsilons: Radii; by default the paper's two, seen and larger (0.0314 and 0.0627 there); equal ones are measured once.
+        steps: Gradient steps of PGD.
+        batch_size: Images attacked at once; the verdicts do not depend on it.
+    """
+
+    norm: Literal["linf", "l2"] = "linf"
+    epsilons: tuple[Number, ...] = (Number(8 / 255), Number(16 / 255))
+    steps: int = 20
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        require(len(self.epsilons) > 0 and all(e > 0 for e in self.epsilons), "--evaluation.epsilons must be radii above 0, such as [8/255]")
+        above = self.norm == "linf" and max(self.epsilons) > 1
+        require(not above, "--evaluation.epsilons has one above 1: pixels are in [0, 1], so write 8/255 rather than 8")
+        given = self.norm != "l2" or self.epsilons != PGDOptions.epsilons
+        require(given, "the default --evaluation.epsilons are meant for linf: give radii with l2, such as [0.25, 0.5] at 32 px")
+        require(self.steps > 0 and self.batch_size > 0, "--evaluation.steps and --evaluation.batch_size must be 1 or more")
+
+    def attacks(self) -> list[PGD]:
+        """One for each radius."""
+        return [PGD(epsilon, norm=self.norm, steps=self.steps) for epsilon in self.epsilons]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationPGDOptions:
+    """How robustness is measured: PGD in the attack's norm with steps of epsilon / 10 and a random start, on the whole test split.
+
+    Args:
+        epsilons: Radii (default: half of the attack's, the attack's, and twice it).
+        steps: Gradient steps of PGD.
+        batch_size: Images attacked at once; the verdicts do not depend on it.
+    """
+
+    epsilons: tuple[Number, ...] | None = None
+    steps: int = 20
+    batch_size: int = 256
+
+    def against(self, attack: AttackOptions) -> PGDOptions:
+        """With norm and radii of the attack that was trained against."""
+        radii = self.epsilons or (attack.epsilon / 2, float(attack.epsilon), attack.epsilon * 2)
+        return PGDOptions(norm=attack.norm, epsilons=radii, steps=self.steps, batch_size=self.batch_size)

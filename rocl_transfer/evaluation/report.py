@@ -62,9 +62,9 @@ def report_attacks(
     epsilon, norm = float(headline.epsilon), headline.norm
     attacks: list[Attack | Ensemble] = [
         headline,
-        PGD(epsilon, 1, epsilon, norm),
-        PGD(epsilon, 50, norm=norm, restarts=10),
-        *(PGD(radius, 20, norm=norm) for radius in radii(norm, epsilon)),
+        PGD(epsilon, norm=norm, step_size=epsilon, steps=1),
+        PGD(epsilon, norm=norm, steps=50, restarts=10),
+        *(PGD(radius, norm=norm, steps=20) for radius in radii(norm, epsilon)),
         APGD(huge(norm, epsilon, size), norm),
         *(Transfer(model, APGD(epsilon, norm), f"transfer from {name}", sha) for name, (model, sha) in surrogates.items()),
     ]
@@ -162,7 +162,7 @@ def measure_smoothed(
     seed: int, batch_size: int | None, journal: Path | None, identity: Mapping[str, Any], state: PartialState,
 ) -> dict[str, Any]:  # fmt: skip
     """Smoothed inference: clean, under the ordinary attack on the model itself, and under the attack through the expectation (EoT)."""
-    attack = PGD(headline.epsilon, 20, norm=headline.norm)
+    attack = PGD(headline.epsilon, steps=20, norm=headline.norm)
     few = samples[torch.linspace(0, len(samples) - 1, min(SMOOTHED_SAMPLES, len(samples))).long()]
     results = evaluate(
         Smoothed(model, view, DRAWS, seed), images, labels, samples=few, attacks=[Transfer(model, attack, "ordinary"), attack], seed=seed,

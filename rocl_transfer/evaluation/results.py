@@ -6,28 +6,21 @@ import logging
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 
 from rocl_transfer.attacks import PGD
 from rocl_transfer.evaluation.privacy import places, scrub
+from rocl_transfer.options import spelled
 from rocl_transfer.training.chance import wilson_interval
 from rocl_transfer.version import __version__
 
 log = logging.getLogger("rocl_transfer")
-__all__ = ["Evaluation", "Results", "distinct", "spelled", "wilson_interval"]
+__all__ = ["Evaluation", "Results", "distinct", "wilson_interval"]
 _EQUAL = 2e-3  # of a radius: 0.0314 is how the paper's code writes 8/255
-
-
-def spelled(radius: float) -> str:
-    """A radius as people give it: 0.1 as 0.1, and what is a multiple of a quarter of a grey level as 8/255."""
-    levels = round(4 * 255 * radius) / 4
-    if float(f"{radius:.4g}") == radius or abs(levels / 255 - radius) > 1e-9:
-        return f"{radius:.4g}"
-    return f"{levels:g}/255"
 
 
 def distinct(attacks: Sequence[PGD]) -> list[PGD]:
@@ -137,7 +130,7 @@ class Results:
             "environment": {
                 "rocl_transfer": __version__,
                 "torch": torch.__version__,
-                "timm": timm.__version__,
+                "timm": version("timm"),
                 "python": platform.python_version(),
                 "device": self.device,
                 "precision": self.precision,

@@ -5,13 +5,18 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from rocl_transfer.attacks import AttackOptions
 from rocl_transfer.evaluation.privacy import places, revealed, scrub
-from rocl_transfer.evaluation.results import spelled
+from rocl_transfer.hub.templates import template
+from rocl_transfer.objectives import PRETRAINING, AdversarialTraining, LinearProbe, RobustProbe
+from rocl_transfer.options import spelled
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 CARD, RESULTS = "README.md", "results.json"
 _FIGURES = {
@@ -21,15 +26,15 @@ _FIGURES = {
 }
 
 
-def render_card(folder: str | Path, template: str | Path) -> Path:
+def render_card(folder: str | Path) -> Path:
     """Write ``README.md`` of a run folder; see :func:`card_text`."""
     path = Path(folder) / CARD
-    path.write_text(card_text(folder, template), encoding="utf-8")
+    path.write_text(card_text(folder), encoding="utf-8")
     return path
 
 
 def card_text(
-    folder: str | Path, template: str | Path, *, license: str | None = None, place: str | None = None, texts: Mapping[str, bytes] | None = None
+    folder: str | Path, *, license: str | None = None, place: str | None = None, texts: Mapping[str, bytes] | None = None
 ) -> str:  # fmt: skip
     """The card of a run folder, from its ``results.json``, ``config.yaml``, ``config.json`` and the names of its figures.
 
@@ -37,11 +42,12 @@ def card_text(
 
     Args:
         folder: The run folder.
-        template: A Jinja template of a card.
         license: Of the weights, by the Hub's identifier (default: as ``config.json`` has it).
         place: What loads the model once it is on the Hub: ``hf-hub:USER/NAME``, with ``@BRANCH`` where it is not on main.
         texts: What stands for files of the folder.
     """
+    from huggingface_hub import ModelCard, ModelCardData
+
     folder = Path(folder)
     read = {name: (texts or {}).get(name) or (folder / name).read_bytes() for name in (RESULTS, "config.json", "config.yaml")}
     record = read[RESULTS]
@@ -62,9 +68,9 @@ def card_text(
     )
     figures = {name: title for name, title in _FIGURES.items() if (folder / "figures" / name).is_file()}
     card = ModelCard.from_template(
-        data, template_path=str(template), results=results, model=model, options=options, config=yaml.safe_load(options), figures=figures,
+        data, template_path=str(template("template.md")), results=results, model=model, options=options, figures=figures,
         measured_on=results["dataset"]["name"] if on_hub(results["dataset"]) or results["dataset"]["name"] == "digits" else "DATA",
-        record=hashlib.sha256(record).hexdigest(), license=license, place=place, percent=lambda share: f"{100 * share:.2f}",
+        record=hashlib.sha256(record).hexdigest(), license=license, place=place, title=_title(results), percent=lambda share: f"{100 * share:.2f}",
         radius=spelled,
     )  # fmt: skip
     return str(card)
@@ -77,12 +83,26 @@ def public_options(text: str) -> str:
     return yaml.safe_dump(scrub(options, local), sort_keys=False, allow_unicode=True, width=10_000) if local or revealed(text) else text
 
 
+def _title(results: dict[str, Any]) -> str:
+    """How the model was made; records of 0.1.0 do not say it in words."""
+    if title := results["model"].get("title"):
+        return str(title)
+    config = results["config"]
+    if "objective" in config:
+        return PRETRAINING[config["objective"]["method"]].title
+    if "method" in config:
+        return AdversarialTraining.Options(method=config["method"], attack=AttackOptions(**config["attack"])).title
+    return (RobustProbe if config.get("robust") else LinearProbe).title
+
+
 def on_hub(dataset: dict[str, Any]) -> bool:
     """Whether the data is the Hub's, whose commit is recorded; a folder may be called as a repository is."""
     return dataset.get("revision") is not None
 
 
-def _metadata(results: dict[str, Any], entry: dict[str, Any]) -> EvalResult:
+def _metadata(results: dict[str, Any], entry: dict[str, Any]) -> "EvalResult":
+    from huggingface_hub import EvalResult
+
     dataset = results["dataset"]
     conditions = {key: value for key, value in entry.items() if key not in ("accuracy", "seconds")}
     return EvalResult(

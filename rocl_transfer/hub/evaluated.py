@@ -94,7 +94,7 @@ def match_labels(labels: Tensor, data_names: Sequence[str], model_names: Sequenc
     return labels, f"the model's classes have other names than the data's ({model_names[0]!r}, {data_names[0]!r}): they are matched by number"
 
 
-def add_to_card(run: Path, record: Path, template: Path) -> bool:
+def add_to_card(run: Path, record: Path) -> bool:
     """Put an evaluation's record into the run it was made of, and render the run's card again.
 
     Nothing is done, and False given, where the record is of other weights, or says less than what the card has: no AutoAttack where that has
@@ -103,7 +103,6 @@ def add_to_card(run: Path, record: Path, template: Path) -> bool:
     Args:
         run: A run folder with ``results.json`` and a card.
         record: The evaluation's ``results.json``.
-        template: Of the card.
     """
     results: dict[str, Any] = json.loads((run / "results.json").read_text(encoding="utf-8"))
     found: Mapping[str, Any] = json.loads(record.read_text(encoding="utf-8"))
@@ -116,7 +115,7 @@ def add_to_card(run: Path, record: Path, template: Path) -> bool:
     }
     (run / ".results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (run / ".results.json").replace(run / "results.json")
-    render_card(run, template)
+    render_card(run)
     return True
 
 

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import timm
 from safetensors.torch import load_file
 from torch import nn
 
@@ -105,6 +104,8 @@ def load_projector(name: str, num_features: int) -> tuple[nn.Sequential, bool]:
 
 def is_trained(name: str, pretrained: bool | None = None) -> bool:
     """Whether ``name`` brings trained weights: an exported model does, a timm name where it has any and they are not refused."""
+    import timm
+
     if find_model(name) is not None:
         return True
     return timm.is_model(name) and has_weights(name) if pretrained is None else pretrained
@@ -132,6 +133,8 @@ def _refuse_sha256(name: str, sha256: str | None) -> None:
 
 
 def _load(folder: Path, sha256: str | None = None) -> PixelModel:
+    import timm
+
     content, cfg = read_config(folder)
     architecture = str(content["architecture"])
     if not timm.is_model(architecture):
@@ -163,6 +166,8 @@ def _check_file(folder: Path, sha256: str | None) -> None:
 
 def _check_outputs(model: PixelModel, folder: Path) -> None:
     """Whether the model still does what it did when it was exported; other versions of timm may build it otherwise."""
+    import timm
+
     if not (folder / PROBE).is_file():
         return
     try:

@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Any
 
-from rocl_transfer.data import ImageData
+from rocl_transfer.data import ImageData, ImageOptions, load_images
 from rocl_transfer.data.value_range import describe
 from rocl_transfer.evaluation.privacy import shorten
 from rocl_transfer.hub.export import WEIGHTS
-from rocl_transfer.hub.find import MADE_ON, find_model, own_facts
+from rocl_transfer.hub.find import MADE_ON, find_model, native_size, own_facts
 from rocl_transfer.training import sha256
 
 
@@ -15,6 +15,11 @@ def identify(name: str) -> dict[str, str | None]:
     """Which weights ``name`` means: as it was given, and the SHA-256 of an exported model's file."""
     folder = find_model(name)
     return {"name": name, "sha256": None if folder is None else sha256(folder / WEIGHTS)}
+
+
+def open_images_for(name: str, options: ImageOptions) -> ImageData:
+    """The labelled images that the model ``name`` is to be trained on, at its own size where none is asked for; see :func:`note_pretraining`."""
+    return note_pretraining(load_images(**{**options.selection, "image_size": options.image_size or native_size(name)}), name)
 
 
 def note_pretraining(data: ImageData, name: str) -> ImageData:

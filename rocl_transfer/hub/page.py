@@ -16,18 +16,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rocl_transfer.evaluation.figures import can_draw, svg_broken, svg_classes, svg_curve
-from rocl_transfer.evaluation.results import spelled
+from rocl_transfer.hub.templates import template
+from rocl_transfer.options import spelled
 
 _MOST_CLASSES = 30
 _PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 
 
-def render_page(folder: str | Path, template: str | Path) -> Path:
+def render_page(folder: str | Path) -> Path:
     """Write ``report.html`` of an evaluation's folder from results.json, verdicts.jsonl and pictures.safetensors where they are there.
 
     Args:
         folder: The evaluation's folder; ``results.json`` has to be there.
-        template: A Jinja template of a page.
     """
     folder = Path(folder)
     results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -37,7 +37,7 @@ def render_page(folder: str | Path, template: str | Path) -> Path:
     broken = _broken(folder / "verdicts.jsonl", evaluations, headline)
     worst, best = _extremes(report.get("classes") or [])
     plots = can_draw()
-    page = _environment().from_string(Path(template).read_text(encoding="utf-8"))
+    page = _environment().from_string(template("report.html").read_text(encoding="utf-8"))
     text = page.render(
         results=results, report=report, evaluations=evaluations, headline=headline, broken=broken, worst=worst, best=best,
         clean=next((e for e in evaluations if e["name"] == "clean"), {}),

@@ -57,12 +57,11 @@ class Published:
     changed: bool
 
 
-def prepare(run: str | Path, template: str | Path, repo_id: str, license: str | None = None, revision: str | None = None) -> Publication:
+def prepare(run: str | Path, repo_id: str, license: str | None = None, revision: str | None = None) -> Publication:
     """Check a run folder and gather what belongs on the Hub: weights, configuration, card, results record and figures, nothing else.
 
     Args:
         run: A folder that pre-training, a probe, fine-tuning or a conversion left.
-        template: Of its card.
         repo_id: ``USER/NAME``, which the card's commands name.
         license: Licence of the weights, by the Hub's identifier.
         revision: Branch that it is for; None: main.
@@ -82,13 +81,13 @@ def prepare(run: str | Path, template: str | Path, repo_id: str, license: str | 
         raise UserError(f"{folder / RESULTS} is of other weights (sha256 {measured}) than {WEIGHTS} ({sha}): measure these, or export those again")
     _check_verdicts(folder, results)
     load_backbone(str(folder))  # whole, and still what was exported
-    _check_card(folder, template)
+    _check_card(folder)
     texts = _public(folder)
     config: dict[str, Any] = json.loads(texts[CONFIG])
     license = license or config["pretrained_cfg"].get("license")
     config["pretrained_cfg"] |= {"license": license} if license else {}
     place = f"hf-hub:{repo_id}" + (f"@{revision}" if revision else "")
-    card = card_text(folder, template, license=license, place=place, texts=texts)
+    card = card_text(folder, license=license, place=place, texts=texts)
     texts |= {CARD: card.encode(), CONFIG: (json.dumps(config, indent=2) + "\n").encode()}
     _refuse_places(folder, texts)
     files: dict[str, Path | bytes] = dict(texts)
@@ -98,8 +97,8 @@ def prepare(run: str | Path, template: str | Path, repo_id: str, license: str | 
     return Publication(files, card, (*_missing(results, config, license), *shown))
 
 
-def _check_card(folder: Path, template: str | Path) -> None:
-    plain = card_text(folder, template)
+def _check_card(folder: Path) -> None:
+    plain = card_text(folder)
     written = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else plain
     if written != plain:
         line = next((n for n, (a, b) in enumerate(zip(written.splitlines(), plain.splitlines(), strict=False), 1) if a != b), "last")

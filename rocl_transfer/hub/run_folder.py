@@ -1,6 +1,9 @@
 """What a run leaves behind when its training has ended: exported model, results record, figures and card, in this order."""
 
+import copy
+import dataclasses
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,9 @@ from rocl_transfer.evaluation.results import distinct
 from rocl_transfer.hub.card import render_card
 from rocl_transfer.hub.evaluated import code_digest
 from rocl_transfer.hub.export import export
-from rocl_transfer.models import PixelModel
+from rocl_transfer.models import PixelModel, merge_lora
+from rocl_transfer.objectives import Objective
+from rocl_transfer.training import Run, Trained
 
 log = logging.getLogger("rocl_transfer")
 
@@ -27,12 +32,11 @@ def complete_run(
     model: PixelModel,
     results: Results,
     *,
+    config: Any,
     tag: str,
     facts: Mapping[str, Any],
     dataset: Mapping[str, Any],
     training: Mapping[str, Any],
-    config: Mapping[str, Any],
-    template: Path,
     pictures: tuple[Tensor, Tensor, PGD] | None = None,
     projector: nn.Module | None = None,
 ) -> None:
@@ -42,18 +46,17 @@ def complete_run(
         folder: The run folder.
         model: What was trained.
         results: What was measured of it.
+        config: The resolved configuration, a dataclass.
         tag: After the architecture and a dot, the model's name in the record: how it was trained, on what.
         facts: What ``config.json`` and the record's ``model`` say of the model's making.
         dataset: What was measured on.
         training: What the training cost.
-        config: The resolved configuration.
-        template: Of the card.
         pictures: A few images (N, 3, H, W) in [0, 1], their labels, and the attack that the card shows on them.
         projector: Pre-training's.
     """
     sha = export(model, folder, {**facts, **({"doubts": results.doubts} if results.doubts else {})}, projector)
     identity = {"name": f"{model.architecture}.{tag}", "sha256": sha, "code_sha256": code_digest(model), **facts}
-    results.write(folder, model=identity, dataset=dataset, training=training, config=config)
+    results.write(folder, model=identity, dataset=dataset, training=training, config=dataclasses.asdict(config))
     if can_draw():
         figures = folder / "figures"
         figures.mkdir(exist_ok=True)
@@ -63,7 +66,7 @@ def complete_run(
             draw_robustness(results, figures / "robustness.png")
         if pictures is not None:
             draw_adversarial(model, *pictures, model.class_names, figures / "adversarial.png")
-    render_card(folder, template)
+    render_card(folder)
     if spare := _spare(folder):
         log.info("%s", spare)
 
@@ -87,8 +90,8 @@ def complete_classifier(
     test: Store,
     attacks: Sequence[PGD],
     *,
+    config: Any,
     batch_size: int,
-    seed: int,
     **rest: Any,
 ) -> None:
     """Measure a classifier, clean and under ``attacks``, on all test images; then complete its run folder.
@@ -99,18 +102,39 @@ def complete_classifier(
         data: What it was trained and is measured on.
         test: The test images.
         attacks: The last one is the one that the card shows pictures of.
+        config: The resolved configuration, a dataclass; its ``seed`` is that of the random starts.
         batch_size: Images attacked at once.
-        seed: Of the random starts.
         rest: See :func:`complete_run`.
     """
     assert data.test.labels is not None
     classifier.eval()
     attacks = distinct(attacks)
     log.info("evaluating on %d test images: clean, and PGD-%d at %d epsilons", len(test), attacks[-1].steps, len(attacks))
-    results = evaluate(classifier, test, data.test.labels, attacks=attacks, batch_size=batch_size, seed=seed, progress=True, say_doubts=False)
+    results = evaluate(classifier, test, data.test.labels, attacks=attacks, batch_size=batch_size, seed=config.seed, progress=True, say_doubts=False)
     results.doubts += against_the_start(rest["facts"].get("start") or {}, rest["training"])
     few = torch.linspace(0, len(test) - 1, min(8, len(test))).long()
     images = next(iter(test.stream([few]))).float() / 255
     pictures = (images, data.test.labels[few].to(images.device), attacks[-1])
-    complete_run(folder, classifier, results, dataset=data.facts(data.test, data.test_split), pictures=pictures, **rest)
+    complete_run(folder, classifier, results, config=config, dataset=data.facts(data.test, data.test_split), pictures=pictures, **rest)
     results.say()
+
+
+def export_best(run: Run, objective: Objective, trained: Trained, facts: Mapping[str, Any]) -> None:
+    """Leave the best epoch's weights in ``objective``, and export the last one's beside them into ``last/``.
+
+    Args:
+        run: Whose folder and checkpoints.
+        objective: At the end of its training.
+        trained: Says which epochs the best and the last are.
+        facts: What ``config.json`` says of the model's making.
+    """
+    best, last = trained.best, trained.last
+    shutil.rmtree(run.folder / "last", ignore_errors=True)  # a shorter run's
+    if best is not None and last is not None and best["step"] != last["step"]:
+        model = copy.deepcopy(objective.exported)
+        merge_lora(model)
+        (run.folder / "last").mkdir(exist_ok=True)
+        export(model, run.folder / "last", {**facts, "step": last["step"]})
+        run.checkpoints.load_weights(run.checkpoints.folder / f"step-{best['step']}", objective)
+        log.info("epoch %d was the best by validation and is exported; the last one is in %s", best["epoch"], run.folder / "last")
+    merge_lora(objective.exported)

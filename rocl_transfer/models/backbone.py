@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 import torch
 from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
@@ -74,9 +73,13 @@ class PixelModel(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """What the head sees: (N, D)."""
-        maps = self.net.forward_features(self._normalized(images))
+        return self.maps_and_features(images)[1]
+
+    def maps_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The last maps (N, C, H, W) or tokens (N, T, D), and what is pooled from them for the head, (N, D)."""
+        maps: Tensor = self.net.forward_features(self._normalized(images))
         pooled: Tensor = self.net.forward_head(maps, pre_logits=True)
-        return pooled
+        return maps, pooled
 
     @property
     def head(self) -> nn.Module:
@@ -86,6 +89,8 @@ class PixelModel(nn.Module):
 
 
 def _build(name: str, image_size: int, pretrained: bool) -> PixelModel:
+    import timm
+
     cfg = timm.get_pretrained_cfg(name)
     model_args = {"img_size": image_size} if cfg is not None and cfg.fixed_input_size else {}
     net = timm.create_model(name, pretrained=pretrained, num_classes=0, **model_args)
@@ -104,6 +109,8 @@ def _fits(name: str, image_size: int) -> bool:
 
 def has_weights(name: str) -> bool:
     """Whether timm knows published weights for ``name``."""
+    import timm
+
     try:
         cfg = timm.get_pretrained_cfg(name)
     except RuntimeError:  # an unknown tag
@@ -117,6 +124,8 @@ def create_backbone(name: str, image_size: int, pretrained: bool = False) -> Pix
     Raises:
         UserError: timm has no such network, or no weights for it, or it cannot take images this small.
     """
+    import timm
+
     if not timm.is_model(name):
         raise UserError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}; a local folder must exist to be taken for one")
     tagged = timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True)
@@ -142,6 +151,8 @@ def create_classifier(name: str) -> PixelModel:
     Raises:
         UserError: timm has no such network or no weights for it, or they cannot be fetched.
     """
+    import timm
+
     if not timm.is_model(name) or not has_weights(name):
         near = did_you_mean(name, timm.list_models(pretrained=True))
         raise UserError(f"{name} is no classifier: timm has no published weights for {name!r}{near}")

@@ -1,59 +1,32 @@
 """Supervised fine-tuning, plain or against an adversary: PGD-AT, TRADES, MART; with RoCL's self-supervised loss beside it if wanted."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rocl_transfer.attacks import Ascent, frozen, threat_model
-from rocl_transfer.data import Batch, generators
+from rocl_transfer.attacks import AttackOptions, frozen, share_of_radius
+from rocl_transfer.data import Augmentation, Batch, generators, light_views
 from rocl_transfer.models import Folded, PixelModel
 from rocl_transfer.objectives.contrastive import gather_keys, nt_xent
-from rocl_transfer.objectives.objective import Objective
-from rocl_transfer.objectives.robust_losses import accuracy, divergence, mart, trades
+from rocl_transfer.objectives.objective import Objective, ObjectiveOptions, Views, running_average
+from rocl_transfer.objectives.robust_losses import accuracy, class_weights, divergence, mart, trades
 from rocl_transfer.objectives.weight_perturbation import Predict, perturbed
+from rocl_transfer.options import Number, require, require_untouched
 
-Views = Callable[[Tensor, Sequence[torch.Generator]], Tensor]
 BETA = {"trades": 6.0, "mart": 5.0}
+TITLES = {
+    "standard": "standard training, without an adversary (the control)", "at": "adversarial training (PGD-AT)", "trades": "TRADES", "mart": "MART",
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Adversary:
-    """The attack trained against, and how its radius grows.
-
-    Args:
-        norm: linf or l2.
-        epsilon: Radius in [0, 1] pixel units.
-        step_size: Length of a step.
-        steps: Number of steps.
-        ramp: Shares of the training with radius 0, and after which the radius is whole; linear between them.
-    """
-
-    norm: str
-    epsilon: float
-    step_size: float
-    steps: int
-    ramp: tuple[float, float] = (0.0, 0.0)
-
-    def scale(self, progress: float) -> float:
-        """The share of the radius in force when ``progress`` of the training is done."""
-        start, full = self.ramp
-        if progress >= full:
-            return 1.0
-        return 0.0 if progress <= start else (progress - start) / (full - start)
-
-    def ascent(self, scale: float) -> Ascent:
-        """The attack with its radius and step scaled."""
-        return Ascent(threat_model(self.norm, self.epsilon * scale), self.step_size * scale, self.steps)
-
-
-class Contrast(nn.Module):
+class ContrastiveTerm(nn.Module):
     """RoCL's self-supervised loss beside a supervised one (section 3.2, "+ SS"): an adversarial image and another view of the *same* image attract.
 
     Args:
@@ -83,48 +56,103 @@ class AdversarialTraining(Objective):
 
     Args:
         classifier: What is trained; :func:`rocl_transfer.models.select_trainable` says which part of it.
-        method: standard, at, trades or mart.
-        adversary: None with ``standard``.
-        augmentation: Draws the view of each image that is trained on.
-        beta: Weight of the robust term of ``trades`` and ``mart`` (default: the papers').
-        label_smoothing: Of the cross-entropy.
-        weights: One a class, (K,), for unbalanced classes.
-        batchnorm: train, or frozen: running statistics as they came.
-        awp_gamma: Adversarial weight perturbation, as a share of each weight's norm; 0 for none.
-        ema_decay: The classifier that is measured and exported is a running average of the weights; 0 for none.
-        contrast: RoCL's self-supervised loss beside the supervised one.
+        options: See :class:`AdversarialTraining.Options`.
+        counts: Training images of each class, (K,); needed where classes are to be balanced.
+        projector: Features -> the space of the self-supervised loss; needed where that has a weight.
+        robust_start: Whether the classifier resists the attack already, so that the radius need not grow unless told to.
     """
 
     weights: Tensor | None
 
+    @dataclass(frozen=True, kw_only=True)
+    class Options(ObjectiveOptions):
+        """Supervised training, plain or against an adversary.
+
+        Args:
+            method: at (PGD adversarial training), trades, mart, or standard (no adversary: the control).
+            attack: What is trained against; with standard only measured against.
+            beta: Weight of the robust term of trades (default: 6) and mart (default: 5).
+            label_smoothing: Of the cross-entropy.
+            class_balanced: Weigh classes by the effective number of their images.
+            ss_weight: Weight of RoCL's self-supervised loss between an adversarial image and another view of it; 0 for none.
+            ss_views: How that other view is drawn.
+            awp_gamma: Adversarial weight perturbation as a share of each weight's norm (0.005 in its paper); 0 for none.
+            ema_decay: Measure and export a running average of the weights (0.999, say); 0 for none.
+            batchnorm: train, or frozen: running statistics stay as they came.
+            ramp: Shares of the training with epsilon 0, and after which it is whole, linear between (default: [0, 0] where the start is robust, else
+                [0.1, 0.5]).
+            augmentation: How the view that is trained on is drawn.
+        """
+
+        method: Literal["standard", "at", "trades", "mart"] = "trades"
+        attack: AttackOptions = AttackOptions(epsilon=Number(8 / 255), steps=10)
+        beta: Number | None = None
+        label_smoothing: Number = Number(0)
+        class_balanced: bool = False
+        ss_weight: Number = Number(0)
+        ss_views: Augmentation = Augmentation()
+        awp_gamma: Number = Number(0)
+        ema_decay: Number = Number(0)
+        batchnorm: Literal["train", "frozen"] = "train"
+        ramp: tuple[Number, Number] | None = None
+        augmentation: Augmentation = light_views()
+
+        def __post_init__(self) -> None:
+            require(0 <= self.label_smoothing < 1, f"--label_smoothing is {self.label_smoothing}: give a share in [0, 1)")
+            require(0 <= self.ema_decay < 1, f"--ema_decay is {self.ema_decay}: give a factor in [0, 1), such as 0.999")
+            for name in ("ss_weight", "awp_gamma", "beta"):
+                value = getattr(self, name)
+                require(value is None or 0 <= value < math.inf, f"--{name} is {value}: give 0 or more")
+            if self.ramp is not None:
+                in_order = 0 <= self.ramp[0] <= self.ramp[1] <= 1
+                require(in_order, f"--ramp is {list(self.ramp)}: give two rising shares of the training in [0, 1], such as [0.1, 0.5]")
+            if self.beta is not None:
+                require(self.method in BETA, f"--beta has no effect with --method {self.method}: leave it out")
+            if not self.ss_weight:
+                require_untouched(self, ("ss_views",), "without --ss_weight")
+            if self.method == "standard":
+                require_untouched(self, ("ramp", "awp_gamma"), "with --method standard, which has no adversary")
+            given = self.attack.norm != "l2" or self.attack.epsilon != AdversarialTraining.Options.attack.epsilon
+            require(given, "the default --attack.epsilon 8/255 is meant for linf: give a radius with l2, such as 0.5 at 32 px")
+
+        @property
+        def title(self) -> str:
+            """The card's words."""
+            against = f" against {self.attack.words}" if self.method != "standard" else ""
+            return f"fine-tuned by {TITLES[self.method]}{against}"
+
     def __init__(
         self,
         classifier: PixelModel,
-        method: str,
-        adversary: Adversary | None,
-        augmentation: Views,
+        options: Options,
         *,
-        beta: float | None = None,
-        label_smoothing: float = 0.0,
-        weights: Tensor | None = None,
-        batchnorm: str = "train",
-        awp_gamma: float = 0.0,
-        ema_decay: float = 0.0,
-        contrast: Contrast | None = None,
+        counts: Tensor | None = None,
+        projector: nn.Module | None = None,
+        robust_start: bool = True,
     ) -> None:
         super().__init__()
-        self.classifier, self.method, self.adversary, self.augmentation = classifier, method, adversary, augmentation
-        self.attacked = Folded(classifier)
-        self.beta = BETA.get(method, 0.0) if beta is None else beta
-        self.label_smoothing, self.batchnorm, self.awp_gamma, self.contrast = label_smoothing, batchnorm, awp_gamma, contrast
-        self.average = ModelEmaV3(classifier, ema_decay, use_warmup=True).requires_grad_(False) if ema_decay else None
-        self.register_buffer("weights", weights, persistent=False)
+        self.classifier, self.method, self.augmentation = classifier, options.method, options.augmentation
+        self.attack = None if options.method == "standard" else options.attack
+        self.ramp = options.ramp or ((0.0, 0.0) if robust_start else (0.1, 0.5))
+        self.title, self.attacked = options.title, Folded(classifier)
+        self.beta = BETA.get(options.method, 0.0) if options.beta is None else options.beta
+        self.label_smoothing, self.batchnorm, self.awp_gamma = options.label_smoothing, options.batchnorm, options.awp_gamma
+        self.contrast = None if projector is None else ContrastiveTerm(projector, options.ss_views, options.ss_weight)
+        assert (self.contrast is not None) == bool(options.ss_weight), "a projector goes with ss_weight"
+        assert (counts is not None) or not options.class_balanced, "class_balanced needs counts"
+        self.average = running_average(classifier, options.ema_decay)
+        self.register_buffer("weights", class_weights(counts) if counts is not None and options.class_balanced else None, persistent=False)
         self.step, self.scale = 0, 1.0
 
     @property
-    def deployed(self) -> PixelModel:
-        """The classifier that is measured and exported: the running average where there is one."""
+    def exported(self) -> PixelModel:
+        """The classifier, or its running average where there is one."""
         return self.classifier if self.average is None else self.average.module
+
+    def facts(self) -> dict[str, Any]:
+        """Method, what became of BatchNorm's statistics, and how the radius grew."""
+        ramp = None if self.attack is None else self.ramp
+        return {**super().facts(), "method": self.method, "batchnorm": self.train().batchnorm_statistics, "ramp": ramp}
 
     def train(self, mode: bool = True) -> Self:
         """BatchNorm keeps its statistics where they are frozen, or where the layer itself is not trained; the average is never in train mode."""
@@ -145,7 +173,7 @@ class AdversarialTraining(Objective):
 
     def begin_step(self, step: int, total: int) -> None:
         """The radius follows the ramp."""
-        self.step, self.scale = step, 1.0 if self.adversary is None else self.adversary.scale(step / total)
+        self.step, self.scale = step, 1.0 if self.attack is None else share_of_radius(self.ramp, step / total)
 
     def end_step(self) -> None:
         """The average follows the weights, at first closely: its decay starts at 0 and rises to the one asked for."""
@@ -174,7 +202,7 @@ class AdversarialTraining(Objective):
 
     def perturb(self, images: Tensor, labels: Tensor, seeds: Sequence[int]) -> Tensor:
         """The images that the adversary makes of ``images``; themselves where there is none, or while its radius is 0."""
-        if self.adversary is None or not self.scale:
+        if self.attack is None or not self.scale:
             return images
         with frozen(self.classifier):
             network = self.attacked.current(images)
@@ -185,7 +213,7 @@ class AdversarialTraining(Objective):
                 logits = network(adversarial).float()
                 return F.cross_entropy(logits, labels, reduction="sum") if clean is None else divergence(clean, logits).sum()
 
-            return self.adversary.ascent(self.scale)(images, loss, generators(seeds, "attack", images.device))
+            return self.attack.ascent(self.scale)(images, loss, generators(seeds, "attack", images.device))
 
     def _terms(self, predict: Predict, images: Tensor, adversarial: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The weighted mean of the method's loss, and what is logged beside it."""

@@ -1,10 +1,10 @@
 """Linear heads on a frozen backbone: LE on cached features, r-LE on adversarial images (RoCL section 4.1)."""
 
-from typing import Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from rocl_transfer.attacks import PGD
 from rocl_transfer.data import Batch, generators
@@ -12,47 +12,64 @@ from rocl_transfer.models import Folded, PixelModel
 from rocl_transfer.objectives.objective import Objective
 
 
-def _measured(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    accuracy = (logits.argmax(1) == labels).float().mean()
-    return {"loss": F.cross_entropy(logits.float(), labels), "accuracy": accuracy.detach()}
-
-
-class LinearProbe(Objective):
-    """LE: the head sees features that were computed once. Over 150 epochs of a frozen encoder on un-augmented images, nothing else would change.
+class Probe(Objective):
+    """The head of a classifier is trained, and nothing else: its backbone stays as it is, bit for bit.
 
     Args:
-        head: Features (N, D) -> logits (N, K).
+        classifier: A backbone with a linear head.
     """
 
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.head = head
+    def __init__(self, classifier: PixelModel) -> None:
+        super().__init__(classifier)
+        self.head = classifier.head.requires_grad_(True)
+
+    @property
+    def exported(self) -> PixelModel:
+        """The classifier."""
+        (classifier,) = self.frozen
+        assert isinstance(classifier, PixelModel)
+        return classifier
+
+    def measured(self, features: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        """Cross-entropy and accuracy of the head on features (N, D)."""
+        assert labels is not None
+        logits = self.head(features)
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        return {"loss": F.cross_entropy(logits.float(), labels), "accuracy": accuracy.detach()}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # Checkpoints of 0.1.0 hold the whole classifier.
+        head = next(name for name, module in self.exported.named_modules() if module is self.head)
+        for key in [key for key in state_dict if key.startswith(f"{prefix}classifier.")]:
+            tensor, place = state_dict.pop(key), key.removeprefix(f"{prefix}classifier.")
+            if place.startswith(f"{head}."):
+                state_dict[f"{prefix}head{place.removeprefix(head)}"] = tensor
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class LinearProbe(Probe):
+    """LE: the head sees features that were computed once. Over 150 epochs of a frozen encoder on un-augmented images, nothing else would change."""
+
+    title = "a linear head on a frozen backbone, trained on clean images (LE)"
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy; ``batch.inputs`` are features."""
-        assert batch.labels is not None
-        return _measured(self.head(batch.inputs), batch.labels)
+        return self.measured(batch.inputs, batch.labels)
 
 
-class RobustProbe(Objective):
+class RobustProbe(Probe):
     """r-LE: the head minimises the cross-entropy of adversarial images made through the frozen encoder, down to the pixels.
 
     Args:
-        classifier: Only its head is trained; the encoder stays in eval mode, bit for bit as it is.
+        classifier: Only its head is trained.
         attack: On the classifier as it stands at each step.
     """
 
-    def __init__(self, classifier: PixelModel, attack: PGD) -> None:
-        super().__init__()
-        self.classifier = classifier.requires_grad_(False)
-        self.classifier.head.requires_grad_(True)
-        self.attack, self.attacked = attack, Folded(classifier)
+    title = "a linear head on a frozen backbone, trained on adversarial examples made through the backbone (r-LE)"
 
-    def train(self, mode: bool = True) -> Self:
-        """Keeps the encoder, BatchNorm statistics included, in eval mode."""
-        super().train(mode)
-        self.classifier.eval()
-        return self
+    def __init__(self, classifier: PixelModel, attack: PGD) -> None:
+        super().__init__(classifier)
+        self.attack, self.attacked = attack, Folded(classifier)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of the adversarial images; ``batch.inputs`` are uint8 images."""
@@ -61,5 +78,5 @@ class RobustProbe(Objective):
         draws = generators(batch.seeds, "attack", images.device)
         adversarial = self.attack.perturb(self.attacked.current(images), images, batch.labels, draws)
         with torch.no_grad():
-            features = self.classifier.features(adversarial)
-        return _measured(self.classifier.head(features), batch.labels)
+            features = self.exported.features(adversarial)
+        return self.measured(features, batch.labels)

@@ -169,7 +169,7 @@ class _Loop:
             try:
                 if self.at.due:
                     epoch = (self.at.step - 1) // self.per_epoch
-                    self.after_step(epoch, self.rate(epoch), save=True)  # or a way back to this checkpoint would do it once more
+                    self.after_step(epoch, self.rate(self.at.step - 1), save=True)  # or a way back to this checkpoint would do it once more
                 self.judge()
                 while self.at.step < self.last:
                     self.run_epoch(bar)
@@ -190,16 +190,18 @@ class _Loop:
             self.write_checkpoint()
         return f"the same command goes on from {self.checkpoints.folder / f'step-{self.at.step}'}"
 
-    def rate(self, epoch: int) -> float:
-        return self.schedule(epoch) * self.recovery.lowering ** len(self.at.rollbacks)
+    def rate(self, step: int) -> float:
+        epoch, inner = divmod(step, self.per_epoch)
+        return self.schedule(epoch, inner, self.per_epoch) * self.recovery.lowering ** len(self.at.rollbacks)
 
     def run_epoch(self, bar: Any) -> None:
         """One epoch, or what is left of it."""
         epoch, inner = divmod(self.at.step, self.per_epoch)
-        rate = self.rate(epoch)
-        self.update.begin_epoch(rate)
+        self.update.prepared.train()
         mark = time.perf_counter()
         for batch in self.batches.epoch(epoch, inner):
+            rate = self.rate(self.at.step)
+            self.update.learn_at(rate)
             self.steps.take(self.at, batch, self.account.is_read(self.at.step + 1))
             took = time.perf_counter() - mark
             self.at.seconds += took

@@ -1,16 +1,25 @@
-"""timm's optimisers as the papers use them, and learning rates that are a pure function of the epoch."""
+"""timm's optimisers as the papers use them, and learning rates that are a pure function of the step."""
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import timm.optim
 from torch import nn
 from torch.optim import Optimizer
 
+from rocl_transfer.errors import did_you_mean
+from rocl_transfer.objectives import Objective
+from rocl_transfer.options import Number, require, require_untouched
+
+# Of the optimisers that recipes use unless told otherwise: so --help need not import timm, which takes 2.5 s.
+HAS_MOMENTUM = {"lars": True, "momentum": True, "adamw": False}
+
 
 def create_optimizer(
-    objective: nn.Module, name: str, lr: float, weight_decay: float, momentum: float = 0.9, layers: nn.Module | None = None, layer_decay: float = 1.0
+    objective: nn.Module, name: str, lr: float, weight_decay: float, momentum: float = 0.9, layers: nn.Module | None = None, layer_decay: float = 1.0,
+    own_rates: Mapping[nn.Module, float] | None = None,
 ) -> Optimizer:  # fmt: skip
     """Timm's optimiser ``name`` on every trained parameter alike.
 
@@ -25,13 +34,18 @@ def create_optimizer(
         momentum: For the optimisers that have one.
         layers: A timm network within the objective whose layers learn the more slowly the farther they are from the head.
         layer_decay: By this factor a layer; the rest of the objective learns at the full rate.
+        own_rates: Parts of the objective that learn at another peak rate.
     """
-    parameters: Any = objective
+    import timm.optim
+
+    groups: list[dict[str, Any]] = []
     if layers is not None and layer_decay < 1:
-        parameters = timm.optim.param_groups_layer_decay(layers, weight_decay, weight_decay_exclude_1d=False, layer_decay=layer_decay)
-        grouped = {id(parameter) for group in parameters for parameter in group["params"]}
-        if rest := [p for p in objective.parameters() if p.requires_grad and id(p) not in grouped]:
-            parameters.append({"params": rest, "weight_decay": weight_decay})
+        groups = timm.optim.param_groups_layer_decay(layers, weight_decay, weight_decay_exclude_1d=False, layer_decay=layer_decay)
+    for part, rate in (own_rates or {}).items():
+        groups.append({"params": list(part.parameters()), "weight_decay": weight_decay, "lr_scale": rate / lr})
+    grouped = {id(parameter) for group in groups for parameter in group["params"]}
+    rest = [p for p in objective.parameters() if p.requires_grad and id(p) not in grouped]
+    parameters: Any = [*groups, {"params": rest, "weight_decay": weight_decay}] if groups and rest else groups or objective
     extra = {"always_adapt": True} if name == "lars" and weight_decay == 0 else {}
     optimizer: Optimizer = timm.optim.create_optimizer_v2(
         parameters, opt=name, lr=lr, weight_decay=weight_decay, momentum=momentum, filter_bias_and_bn=False, **extra
@@ -41,13 +55,13 @@ def create_optimizer(
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate of an epoch, constant within it (official code).
+    """The learning rate of a step: constant within an epoch (official code of RoCL), or falling with every step, for trainings of an epoch or two.
 
     Args:
         lr: Peak.
         epochs: What ``cosine`` and ``milestones`` are stretched over.
-        shape: cosine (after the warm-up), or steps (times 0.1 at each milestone).
-        warmup_epochs: Linear from ``warmup_lr`` to the peak, reached in the last of them.
+        shape: cosine (after the warm-up), steps (times 0.1 at each milestone), or cosine_per_step.
+        warmup_epochs: Linear from ``warmup_lr`` to the peak, reached in the last of them; with ``cosine_per_step`` also a part of an epoch.
         warmup_lr: Where the warm-up starts.
         milestones: Shares of ``epochs``.
     """
@@ -55,15 +69,151 @@ class Schedule:
     lr: float
     epochs: int
     shape: str = "cosine"
-    warmup_epochs: int = 0
+    warmup_epochs: float = 0
     warmup_lr: float = 0.0
     milestones: tuple[float, ...] = ()
 
-    def __call__(self, epoch: int) -> float:
-        """Learning rate of epoch ``epoch``, from 0."""
-        if epoch < self.warmup_epochs:
-            return self.warmup_lr + (self.lr - self.warmup_lr) * (epoch + 1) / self.warmup_epochs
+    def __call__(self, epoch: int, step: int = 0, per_epoch: int = 1) -> float:
+        """Learning rate of step ``step``, from 0, of epoch ``epoch``, from 0, which has ``per_epoch`` steps."""
+        done, warmup, whole = epoch, self.warmup_epochs, self.epochs
+        if self.shape == "cosine_per_step":
+            done, warmup, whole = epoch * per_epoch + step, round(self.warmup_epochs * per_epoch), self.epochs * per_epoch
+        if done < warmup:
+            return self.warmup_lr + (self.lr - self.warmup_lr) * (done + 1) / warmup
         if self.shape == "steps":
             passed = sum(epoch >= share * self.epochs - 1e-9 for share in self.milestones)
             return float(self.lr * 0.1**passed)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (epoch - self.warmup_epochs) / self.epochs))
+        # The official code's cosine is stretched over all epochs, warm-up included, and so does not reach 0; per step it is FARE's, which does.
+        length = whole - warmup if self.shape == "cosine_per_step" else whole
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(length, 1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """Optimiser and learning rate.
+
+    Args:
+        name: timm's name of an optimiser: lars, momentum (SGD), adamw, ... (timm's ``sgd`` is Nesterov's).
+        lr: Peak learning rate.
+        weight_decay: On every parameter, biases and norms included, as in the paper.
+        momentum: For the optimisers that have one.
+        schedule: cosine (after the warm-up; constant within an epoch), cosine_per_step, or steps (times 0.1 at each milestone).
+        warmup_epochs: Epochs of linear warm-up from ``warmup_lr``; with cosine_per_step also a part of one.
+        warmup_lr: Where the warm-up starts.
+        milestones: Shares of all epochs after which ``steps`` lowers the rate.
+    """
+
+    name: str = "lars"
+    lr: Number = Number(1.5)
+    weight_decay: Number = Number(1e-6)
+    momentum: Number = Number(0.9)
+    schedule: Literal["cosine", "cosine_per_step", "steps"] = "cosine"
+    warmup_epochs: Number = Number(10)
+    warmup_lr: Number = Number(0.1)
+    milestones: tuple[Number, ...] = (Number(1 / 5), Number(1 / 3), Number(2 / 3))
+
+    def __post_init__(self) -> None:
+        _check_optimizer(self)
+        for name in ("weight_decay", "warmup_epochs", "warmup_lr"):
+            require(getattr(self, name) >= 0, f"--optimizer.{name} is {getattr(self, name)}: give 0 or more")
+        if self.warmup_epochs == 0:
+            require_untouched(self, ("warmup_lr",), "without a warm-up (--optimizer.warmup_epochs 0)", "optimizer.", neutral=0)
+
+    def create(self, objective: Objective) -> Optimizer:
+        """The optimiser of the objective's trained parameters."""
+        return create_optimizer(objective, self.name, self.lr, self.weight_decay, self.momentum, own_rates=objective.own_rates())
+
+    def over(self, epochs: int) -> Schedule:
+        """The learning rate over so many epochs."""
+        return Schedule(self.lr, epochs, self.schedule, self.warmup_epochs, self.warmup_lr, self.milestones)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationOptimizerOptions:
+    """Optimiser and learning rate of fine-tuning; what is left out is chosen by the network's family (BatchNorm, transformer, other).
+
+    Args:
+        name: timm's name of an optimiser; give ``lr`` with it.
+        lr: Peak learning rate.
+        weight_decay: On every parameter, biases and norms included.
+        layer_decay: Factor on the learning rate for each layer farther from the head; 1 for none (default: none where the backbone is untrained).
+        clip_grad: Largest norm of the gradient of all parameters together; 0 for no limit.
+        momentum: For the optimisers that have one.
+        schedule: cosine (after the warm-up; constant within an epoch), cosine_per_step, or steps (times 0.1 at each milestone).
+        warmup_epochs: Epochs of linear warm-up from 0; with cosine_per_step also a part of one (default: a quarter of them, 3 at most).
+        milestones: Shares of all epochs after which ``steps`` lowers the rate.
+    """
+
+    name: str | None = None
+    lr: Number | None = None
+    weight_decay: Number | None = None
+    layer_decay: Number | None = None
+    clip_grad: Number = Number(1)
+    momentum: Number = Number(0.9)
+    schedule: Literal["cosine", "cosine_per_step", "steps"] = "cosine"
+    warmup_epochs: Number | None = None
+    milestones: tuple[Number, ...] = OptimizerOptions.milestones
+
+    def __post_init__(self) -> None:
+        require(self.name is None or self.lr is not None, f"--optimizer.lr is missing: a rate made for another optimiser is not for {self.name}")
+        require(self.layer_decay is None or 0 < self.layer_decay <= 1, f"--optimizer.layer_decay is {self.layer_decay}: give a factor in (0, 1]")
+        require(self.clip_grad >= 0, f"--optimizer.clip_grad is {self.clip_grad}: give a norm above 0, or 0 for no limit")
+        _check_optimizer(self)
+        for name in ("weight_decay", "warmup_epochs"):
+            require((getattr(self, name) or 0) >= 0, f"--optimizer.{name} is {getattr(self, name)}: give 0 or more")
+
+    def resolved(self, chosen: dict[str, Any], epochs: int, trained: bool) -> "AdaptationOptimizerOptions":
+        """With nothing left out.
+
+        Args:
+            chosen: What the network's family is trained with unless told otherwise.
+            epochs: Of the training.
+            trained: Whether the backbone is: layers learn at different rates only where there is something to be kept.
+        """
+        defaults = {**chosen, "warmup_epochs": min(3, epochs // 4), **({} if trained else {"layer_decay": Number(1)})}
+        return dataclasses.replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
+
+    def create(self, objective: Objective, layers: nn.Module) -> Optimizer:
+        """The optimiser of the objective's trained parameters; the ``layers`` of its network learn at their own rates. Once :meth:`resolved`."""
+        assert self.name is not None
+        assert self.lr is not None
+        assert self.weight_decay is not None
+        assert self.layer_decay is not None
+        return create_optimizer(objective, self.name, self.lr, self.weight_decay, self.momentum, layers, self.layer_decay, objective.own_rates())
+
+    def over(self, epochs: int) -> Schedule:
+        """The learning rate over so many epochs. Once :meth:`resolved`."""
+        assert self.lr is not None
+        assert self.warmup_epochs is not None
+        return Schedule(self.lr, epochs, self.schedule, self.warmup_epochs, 0.0, self.milestones)
+
+
+def _check_optimizer(options: OptimizerOptions | AdaptationOptimizerOptions) -> None:
+    """What both kinds of options check alike."""
+    if options.name is not None and not _has_momentum(options.name):
+        require_untouched(options, ("momentum",), f"with {options.name}", "optimizer.")
+    require(options.lr is None or 0 < options.lr < math.inf, f"--optimizer.lr is {options.lr}: give a number above 0")
+    require(0 <= options.momentum < 1, f"--optimizer.momentum is {options.momentum}: give a number in [0, 1)")
+    rising = all(a < b for a, b in zip(options.milestones, options.milestones[1:], strict=False))
+    require(rising and all(0 < m < 1 for m in options.milestones), "--optimizer.milestones must be rising shares of the epochs in (0, 1)")
+    if options.schedule != "steps":
+        require_untouched(options, ("milestones",), f"with --optimizer.schedule {options.schedule}", "optimizer.")
+    whole = options.schedule == "cosine_per_step" or (options.warmup_epochs or 0) % 1 == 0
+    require(whole, f"--optimizer.warmup_epochs is {options.warmup_epochs}: give whole epochs, or --optimizer.schedule cosine_per_step")
+
+
+def _has_momentum(name: str) -> bool:
+    """Whether timm's optimiser ``name`` takes a momentum.
+
+    Raises:
+        UserError: timm has no such optimiser, or it cannot be used here.
+    """
+    if name in HAS_MOMENTUM:
+        return HAS_MOMENTUM[name]
+    import timm.optim
+
+    known = timm.optim.list_optimizers()
+    require(name in known, f"--optimizer.name {name} is none of timm's optimisers{did_you_mean(name, known)}")
+    special = name.startswith(("adahessian", "bnb", "fused", "kron"))
+    require(not special, f"--optimizer.name {name} needs more than plain gradients, or state that no checkpoint holds: choose another")
+    return bool(timm.optim.get_optimizer_info(name).has_momentum)

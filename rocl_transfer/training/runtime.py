@@ -16,7 +16,6 @@ from typing import Any, TextIO
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, LoggerType, set_seed
-from timm.layers import convert_sync_batchnorm
 from torch import nn
 
 from rocl_transfer.errors import UserError, did_you_mean
@@ -86,6 +85,8 @@ def synchronised(objective: Objective) -> Objective:
 
     By timm's conversion: torch's own drops the activation inside timm's norms, and so does timm's if it sees them a second time.
     """
+    from timm.layers import convert_sync_batchnorm
+
     done = any(isinstance(part, nn.SyncBatchNorm) for part in objective.modules())
     result: Objective = objective if done else convert_sync_batchnorm(objective)
     return result

@@ -38,12 +38,11 @@ class Update:
         self.rate = 0.0
         self.open = False
 
-    def begin_epoch(self, rate: float) -> None:
-        """Learn at ``rate``, layers at their own share of it."""
+    def learn_at(self, rate: float) -> None:
+        """Take the next steps at ``rate``, layers at their own share of it."""
         self.rate = rate
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
-        self.prepared.train()
 
     def compute(self, batch: Batch, step: int, total: int, seed: tuple[int, int]) -> tuple[tuple[str, ...], Tensor]:
         """The gradient of step ``step`` of ``total``.

@@ -61,7 +61,7 @@ def test_pgd_against_a_plain_loop_over_single_images(norm):
     model, epsilon, step, steps = small_net().eval(), 0.1, 0.02, 5
     images, labels = torch.rand(3, 3, 8, 8, generator=one()[0]), torch.tensor([0, 1, 2])
     seeds = [torch.Generator().manual_seed(i) for i in range(3)]
-    ours = PGD(epsilon, steps, step, norm)(model, images, labels, seeds)
+    ours = PGD(epsilon, norm=norm, step_size=step, steps=steps)(model, images, labels, seeds)
     for i in range(3):
         x, generator = images[i : i + 1], torch.Generator().manual_seed(i)
         if norm == "linf":
@@ -85,7 +85,7 @@ def test_pgd_against_a_plain_loop_over_single_images(norm):
 
 def test_one_seed_a_sample_makes_the_batch_irrelevant():
     model, images, labels = small_net(), torch.rand(6, 3, 8, 8, generator=one()[0]), torch.arange(6) % 4
-    attack = PGD(0.1, 5)
+    attack = PGD(0.1, steps=5)
     whole = attack(model, images, labels, [torch.Generator().manual_seed(i) for i in range(6)])
     parts = torch.cat(
         [attack(model, images[i : i + 2], labels[i : i + 2], [torch.Generator().manual_seed(j) for j in (i, i + 1)]) for i in (0, 2, 4)]
@@ -98,7 +98,7 @@ def test_the_default_start_follows_torchs_seed():
     results = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        results.append(PGD(0.1, 2)(model, images, labels))
+        results.append(PGD(0.1, steps=2)(model, images, labels))
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
 
@@ -126,9 +126,11 @@ def test_images_in_other_units_are_refused(images):
 def test_a_radius_for_each_image_is_an_attack_for_each_image(norm):
     model, images, labels = small_net(), torch.rand(3, 3, 8, 8, generator=one()[0]), torch.tensor([0, 1, 2])
     radii = [0.01, 0.1, 0.4]
-    together = PGD(torch.tensor(radii).view(-1, 1, 1, 1), 5, norm=norm)(model, images, labels, [torch.Generator().manual_seed(i) for i in range(3)])
+    together = PGD(torch.tensor(radii).view(-1, 1, 1, 1), steps=5, norm=norm)(
+        model, images, labels, [torch.Generator().manual_seed(i) for i in range(3)]
+    )
     for i, radius in enumerate(radii):
-        alone = PGD(radius, 5, norm=norm)(model, images[i : i + 1], labels[i : i + 1], one(i))
+        alone = PGD(radius, steps=5, norm=norm)(model, images[i : i + 1], labels[i : i + 1], one(i))
         assert torch.allclose(together[i : i + 1], alone, atol=1e-6)
     with pytest.raises(UserError, match="give a radius above 0"):
         threat_model(norm, torch.tensor([0.1, 0.0]).view(-1, 1, 1, 1))

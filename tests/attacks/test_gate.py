@@ -11,7 +11,7 @@ from rocl_transfer.attacks import APGD, FAB, Square, untouched
 from rocl_transfer.evaluation import inspect_model, smallest_epsilon
 
 K = 4
-GRADIENT, QUERIES = PGD(8 / 255, 3), Square(8 / 255, queries=20)
+GRADIENT, QUERIES = PGD(8 / 255, steps=3), Square(8 / 255, queries=20)
 
 
 def call_pgd(model, images, labels):
@@ -343,7 +343,7 @@ def test_a_surrogate_that_writes_into_its_input_changes_nobodys_images():
     model = network()
     images, labels = data(model)
     before = images.clone()
-    evaluate(model, images, labels, attacks=[Transfer(Scribbler(network()), PGD(0.05, 3), "transfer")])
+    evaluate(model, images, labels, attacks=[Transfer(Scribbler(network()), PGD(0.05, steps=3), "transfer")])
     assert torch.equal(images, before)
 
 

@@ -194,8 +194,8 @@ def test_square_that_looks_ahead_finds_what_it_finds_one_by_one(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("kind", [lambda e, n: PGD(e, 5, norm=n, restarts=2), lambda e, n: APGD(e, n, 10, targets=2), lambda e, n: FAB(e, n, 10, 2),
-                                  lambda e, n: Square(e, n, 30)])  # fmt: skip
+@pytest.mark.parametrize("kind", [lambda e, n: PGD(e, norm=n, steps=5, restarts=2), lambda e, n: APGD(e, n, 10, targets=2),
+                                  lambda e, n: FAB(e, n, 10, 2), lambda e, n: Square(e, n, 30)])  # fmt: skip
 def test_results_are_images_of_the_ball_and_do_not_depend_on_the_batch(norm, kind):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)).requires_grad_(False)

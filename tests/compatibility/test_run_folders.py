@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import rocl_transfer as rt
-from rocl_transfer.config import PretrainConfig
-from rocl_transfer.config.data import PretrainDataConfig
-from rocl_transfer.config.parts import ModelConfig
-from rocl_transfer.config.recipes import YOUNG
+from pretrain import PretrainConfig
+from rocl_transfer.config import ModelConfig
+from rocl_transfer.data import PretrainImageOptions
+from rocl_transfer.training.run import defaults
 
 HERE = Path(__file__).parent
 RUNS = sorted(path.name for path in HERE.glob("run-*"))
@@ -56,6 +56,10 @@ def test_it_is_published(command, run_folder):
 
 def test_a_pretraining_of_the_first_version_may_go_on():
     """An option that is new, or has another default, must not stand between such a run and its checkpoints."""
-    config = PretrainConfig(output_dir="runs/pre", data=PretrainDataConfig(name="digits"), model=ModelConfig(name="resnet18_cifar"))
+    config = PretrainConfig(output_dir="runs/pre", data=PretrainImageOptions(name="digits"), model=ModelConfig(name="resnet18_cifar"))
     found = json.loads(json.dumps(config.identity(1)))
-    assert found == {**YOUNG, **json.loads((HERE / "pretraining-0.1.0.json").read_text())}
+    before = json.loads((HERE / "pretraining-0.1.0.json").read_text())
+    added = {name: found[name] for name in found.keys() - before.keys()}
+    at_first = defaults(config)
+    assert added == {name: at_first[name] for name in added}
+    assert {name: found[name] for name in before} == before

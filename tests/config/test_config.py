@@ -4,8 +4,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from linear_probe import ProbeConfig
+from pretrain import PretrainConfig
+from quickstart import QuickstartConfig
 from rocl_transfer import UserError
-from rocl_transfer.config import PredictConfig, PretrainConfig, ProbeConfig, QuickstartConfig, parse, write_config
+from rocl_transfer.config import PredictConfig, parse
+from rocl_transfer.options import write_options
 
 BASE = ["--output_dir", "runs/x", "--data.name", "digits", "--model.name", "resnet18_cifar"]
 
@@ -54,7 +58,7 @@ def test_overrides_win_and_a_radius_moves_its_step(tmp_path):
 )
 def test_a_resolved_configuration_is_fed_back_as_it_is(tmp_path, words):
     config = pretrain(*words)
-    write_config(config, tmp_path / "config.yaml")
+    write_options(config, tmp_path / "config.yaml")
     assert parse(PretrainConfig, ["--config", str(tmp_path / "config.yaml")]) == config
     assert set(yaml.safe_load((tmp_path / "config.yaml").read_text())) == {f.name for f in dataclasses.fields(config)}
 
@@ -173,7 +177,7 @@ def test_words_without_an_option(tmp_path, capsys):
     config = parse(PredictConfig, ["a.png", "b", *PREDICT])
     assert config.images == ("a.png", "b")
     assert parse(PredictConfig, [*PREDICT, "--steps", "3", "a.png"]).images == ("a.png",)
-    write_config(config, tmp_path / "config.yaml")
+    write_options(config, tmp_path / "config.yaml")
     assert parse(PredictConfig, ["--config", str(tmp_path / "config.yaml")]) == config
     assert parse(PredictConfig, ["--config", str(tmp_path / "config.yaml"), "c"]).images == ("c",)
     with pytest.raises(SystemExit):

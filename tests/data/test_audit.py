@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 
 from rocl_transfer import UserError
-from rocl_transfer.config.data import DataConfig
-from rocl_transfer.data import load_images, store_splits
+from rocl_transfer.data import ImageOptions, load_images, store_splits
 from rocl_transfer.data import stores as stores_module
 
 CPU = torch.device("cpu")
@@ -286,11 +285,11 @@ def test_parquet_rows_without_an_image(tmp_path, noise_image, in_memory, monkeyp
 )
 def test_options_that_are_wrong_or_do_nothing_are_refused(options, sentence):
     with pytest.raises(UserError, match=sentence):
-        DataConfig(**{"name": "x", **options})
+        ImageOptions(**{"name": "x", **options})
 
 
 def test_options_say_which_images_or_how_they_are_held(folder):
-    config = DataConfig(name=str(folder))
+    config = ImageOptions(name=str(folder))
     data, stores = store_splits(load_images(**config.selection), ALL, CPU, **config.storage)
     assert len(stores["train"]) == len(data.train) == 40
     assert not set(config.selection) & set(config.storage)

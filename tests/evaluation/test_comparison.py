@@ -254,7 +254,7 @@ def test_what_evaluate_writes_is_what_is_read(tmp_path):
     levels = torch.linspace(0.2, 0.8, 31)
     images, labels = levels.view(-1, 1, 1, 1).expand(-1, 3, 4, 4), (levels > 0.51).long()
     for name, level in (("true", 0.51), ("off", 0.61)):
-        results = evaluate(Line(level), images, labels, attacks=[PGD(0.03, 3), PGD(0.05, 3)])
+        results = evaluate(Line(level), images, labels, attacks=[PGD(0.03, steps=3), PGD(0.05, steps=3)])
         (tmp_path / name).mkdir()
         described = {"name": name, "sha256": name}
         results.write(tmp_path / name, model=described, dataset={"name": "d", "revision": None, "split": "s"}, training={}, config={})

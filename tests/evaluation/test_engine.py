@@ -75,7 +75,7 @@ def test_verdicts_do_not_depend_on_batches_order_or_processes(norm, epsilon):
     model = load_classifier(str(ROOT / "model_cards" / "resnet8_cifar.r_le_digits"))
     data = load_images("digits", image_size=16)
     images, labels = store_images(data.test, 16, torch.device("cpu")).inputs[::12], data.test.labels[::12]
-    attacks = [short(epsilon, 10, norm), PGD(epsilon, 5, norm=norm, restarts=2)]
+    attacks = [short(epsilon, 10, norm), PGD(epsilon, steps=5, norm=norm, restarts=2)]
     whole = evaluate(model, images, labels, attacks=attacks, batch_size=64)
     assert 0.2 < whole["autoattack"].accuracy < 0.9
     sure = [line["index"] for line in whole.verdicts if line["index"] not in borderline(whole)["indices"]]

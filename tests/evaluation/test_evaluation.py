@@ -26,7 +26,7 @@ def grey_levels():
 
 def test_a_model_whose_robustness_is_known():
     images, labels = grey_levels()
-    results = evaluate(Half(), images, labels, attacks=[PGD(epsilon, 20) for epsilon in (0.01, 0.03, 0.07, 0.2)])
+    results = evaluate(Half(), images, labels, attacks=[PGD(epsilon, steps=20) for epsilon in (0.01, 0.03, 0.07, 0.2)])
     assert [e.accuracy for e in results.evaluations] == pytest.approx([1, 1, 4 / 6, 2 / 6, 0])
     assert [line["pgd-20 linf 0.07"] for line in results.verdicts] == [True, False, False, False, False, True]
     assert results["clean"].n == 6
@@ -46,7 +46,7 @@ def test_verdicts_do_not_depend_on_the_batch_size(batch_size):
     model.net.reset_classifier(3)
     images = torch.rand(20, 3, 16, 16)
     labels = model.eval()(images).argmax(1)
-    attacks = [PGD(0.002, 5), PGD(0.02, 5, norm="l2")]
+    attacks = [PGD(0.002, steps=5), PGD(0.02, steps=5, norm="l2")]
     found, expected = (evaluate(model, images, labels, attacks=attacks, batch_size=size).verdicts for size in (batch_size, 256))
     for mine, other in zip(found, expected, strict=True):
         assert mine.pop("margin") == pytest.approx(other.pop("margin"), abs=1e-5)  # other kernels round otherwise
@@ -143,7 +143,7 @@ def test_a_radius_comes_back_as_it_was_given(radius, words):
 
 def test_equal_radii_are_measured_once(caplog):
     caplog.set_level("INFO", "rocl_transfer")
-    attacks = [PGD(0.0314), PGD(8 / 255), PGD(16 / 255), PGD(8 / 255, 50), PGD(16 / 255, norm="l2"), PGD(16 / 255)]
+    attacks = [PGD(0.0314), PGD(8 / 255), PGD(16 / 255), PGD(8 / 255, steps=50), PGD(16 / 255, norm="l2"), PGD(16 / 255)]
     assert [(a.name, a.norm, a.epsilon) for a in distinct(attacks)] == [
         ("pgd-20", "linf", 8 / 255), ("pgd-50", "linf", 8 / 255), ("pgd-20", "l2", 16 / 255), ("pgd-20", "linf", 16 / 255),
     ]  # fmt: skip

@@ -90,7 +90,7 @@ def test_the_attack_succeeds_at_what_is_returned_and_evaluate_agrees():
     found = smallest_epsilon(model, images, labels, steps=10, seed=3)
     assert ((found > 0) & found.isfinite()).any()
     for index in torch.nonzero(found.isfinite()).flatten().tolist():
-        attacks = [PGD(found[index].item(), 10), PGD(found[index].item() * (1 - 1.1 * PRECISION), 10)]
+        attacks = [PGD(found[index].item(), steps=10), PGD(found[index].item() * (1 - 1.1 * PRECISION), steps=10)]
         verdicts = evaluate(model, images, labels, attacks=attacks, seed=3).verdicts[index]
         assert [value for value in verdicts.values() if isinstance(value, bool)] == [True, False, True]
 

@@ -3,7 +3,6 @@
 import json
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from rocl_transfer.evaluation import figures
 from rocl_transfer.evaluation.figures import svg_classes
 from rocl_transfer.hub.page import render_page
 
-TEMPLATE = Path(__file__).parents[2] / "model_cards" / "report.html"
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$\\frac{", "</text></svg>", "金魚"]
 LINF = {"norm": "linf", "epsilon": 0.1}
 VOID = {"meta", "img", "br", "wbr", "link", "input", "hr"}
@@ -81,7 +79,7 @@ def write(folder, report=None, broken=("clean", *["apgd-ce linf 0.1"] * 2, "apgd
     clean = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     answers = {"labels": torch.tensor([0, 1]), "clean_answers": torch.tensor([0, 1]), "adversarial_answers": torch.tensor([2, 7])}
     save_file({"clean": clean, "adversarial": (clean + 0.05).clamp(0, 1), **answers}, folder / "pictures.safetensors")
-    return render_page(folder, TEMPLATE).read_text(encoding="utf-8")
+    return render_page(folder).read_text(encoding="utf-8")
 
 
 class Page(HTMLParser):
@@ -174,7 +172,7 @@ def test_the_numbers_are_the_records(tmp_path, plots):
 
 def test_what_is_missing_reads_not_evaluated(tmp_path):
     (tmp_path / "results.json").write_text('{"model": {"name": "m"}, "dataset": {"name": "d"}, "evaluations": []}')
-    sections = Page(render_page(tmp_path, TEMPLATE).read_text()).sections
+    sections = Page(render_page(tmp_path).read_text()).sections
     assert sections.pop("head").count("not evaluated") == 4  # n, both accuracies, masking
     assert sections.pop("measured").count("not evaluated") == 7
     assert all(text.split()[-2:] == ["not", "evaluated"] and len(text.split()) < 9 for text in sections.values())

@@ -19,7 +19,6 @@ from tests.stand_in_hub import OWNER, READER, Fault
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "model_cards" / "resnet8_cifar.r_le_digits"
-TEMPLATE = ROOT / "model_cards" / "template.md"
 FILES = {"README.md", "config.json", "model.safetensors", "probe.safetensors", "results.json", "config.yaml"}
 # The client's part that sends large files tries for minutes, at a pace of its own.
 QUICK = {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2", "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms", "OMP_NUM_THREADS": "2"}
@@ -47,7 +46,7 @@ def plain(name):
 
 def send(repo="user/digits", run="run", token="{OWNER}", **more):
     os.environ["HF_TOKEN"] = token
-    return vars(publish(prepare(run, "{TEMPLATE}", repo, "mit", more.get("revision")), repo, **more))
+    return vars(publish(prepare(run, repo, "mit", more.get("revision")), repo, **more))
 
 for line in sys.stdin:
     try:
@@ -227,9 +226,9 @@ def run(tmp_path):
 def test_what_does_not_fit_together_is_not_published(run):
     def refuse(sentence):
         with pytest.raises(UserError, match=sentence):
-            prepare(run, TEMPLATE, "user/digits")
+            prepare(run, "user/digits")
 
-    publication = prepare(run, TEMPLATE, "user/digits")
+    publication = prepare(run, "user/digits")
     assert set(publication.files) >= FILES
     assert sum(publication.sizes().values()) < 2_000_000
     # A number that was typed.
@@ -244,15 +243,15 @@ def test_what_does_not_fit_together_is_not_published(run):
     (run / "results.json").write_text(json.dumps(changed))
     refuse("is not what")
     (run / "verdicts.jsonl").write_text("".join(json.dumps({"index": i, "clean": i < 351}) + "\n" for i in range(360)))
-    render_card(run, TEMPLATE)
+    render_card(run)
     refuse(r"results\.json says 0\.99 of 360 for clean, the 360 samples in verdicts\.jsonl say 0\.975")
     (run / "results.json").write_text(json.dumps(results))
-    render_card(run, TEMPLATE)
+    render_card(run)
     refuse(r"verdicts\.jsonl does not belong to results\.json or is damaged \(KeyError: 'pgd-20 linf 0.025'\)")
     entries = {"clean": 0.975, "pgd-20 linf 0.025": 0.9444, "pgd-20 linf 0.05": 0.8972, "pgd-20 linf 0.1": 0.6611, "pgd-20 linf 0.15": 0.3194}
     lines = [{"index": i, **{name: i < round(360 * share) for name, share in entries.items()}} for i in range(360)]
     (run / "verdicts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert prepare(run, TEMPLATE, "user/digits")
+    assert prepare(run, "user/digits")
     (run / "verdicts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines)[:-9])
     refuse(r"is damaged \(JSONDecodeError")
     (run / "verdicts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:-1]))
@@ -271,7 +270,7 @@ def test_nothing_else_leaves_the_folder(run):
     for name in ("secret.txt", "weights.pt", "verdicts.jsonl.bak", ".env", "figures/notes.txt"):
         (run / name).write_text("token")
     (run / "checkpoints" / "step-1").mkdir(parents=True)
-    assert not {"secret.txt", "weights.pt", ".env", "figures/notes.txt", "verdicts.jsonl.bak"} & set(prepare(run, TEMPLATE, "user/digits").files)
+    assert not {"secret.txt", "weights.pt", ".env", "figures/notes.txt", "verdicts.jsonl.bak"} & set(prepare(run, "user/digits").files)
 
 
 def test_a_card_does_not_depend_on_where_it_is_rendered(run, tmp_path, monkeypatch):
@@ -280,14 +279,14 @@ def test_a_card_does_not_depend_on_where_it_is_rendered(run, tmp_path, monkeypat
     (run / "results.json").write_text(json.dumps(results))
     (tmp_path / "data" / "birds").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    render_card(run, TEMPLATE)
+    render_card(run)
     monkeypatch.chdir("/")
-    publication = prepare(run, TEMPLATE, "user/birds")
+    publication = prepare(run, "user/birds")
     assert "datasets:" not in publication.card
     assert "type: birds" in publication.card
     assert "--data.name DATA --attacks standard" in publication.card
     assert any("figures/adversarial.png shows" in warning for warning in publication.warnings)
     results["dataset"]["revision"] = "0" * 40
     (run / "results.json").write_text(json.dumps(results))
-    render_card(run, TEMPLATE)
-    assert "datasets:\n- data/birds" in prepare(run, TEMPLATE, "user/birds").card
+    render_card(run)
+    assert "datasets:\n- data/birds" in prepare(run, "user/birds").card

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rocl_transfer.attacks import AttackOptions, share_of_radius
 from rocl_transfer.data import Augmentation, Batch
 from rocl_transfer.models import add_head, create_backbone, select_trainable
-from rocl_transfer.objectives import AdversarialTraining, Adversary, Contrast, class_weights, nt_xent
+from rocl_transfer.objectives import AdversarialTraining, ContrastiveTerm, class_weights, nt_xent
 from rocl_transfer.objectives.robust_losses import divergence, mart, trades
 from rocl_transfer.objectives.weight_perturbation import perturbed
 
@@ -27,10 +28,13 @@ def batch(n=8, classes=3, size=32):
     return Batch(torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8), torch.arange(n) % classes, (5,))
 
 
-def objective(method="trades", adversary=None, **options):
-    if adversary is None and method != "standard":
-        adversary = Adversary("linf", 8 / 255, 2 / 255, 3)
-    return AdversarialTraining(options.pop("model", None) or classifier(), method, adversary, options.pop("views", AS_IT_IS), **options).train()
+def against(norm="linf", epsilon=8 / 255, step_size=2 / 255, steps=3):
+    return AttackOptions(norm=norm, epsilon=epsilon, step_size=step_size, steps=steps)
+
+
+def objective(method="trades", attack=None, *, model=None, counts=None, projector=None, **options):
+    own = AdversarialTraining.Options(method=method, attack=attack or against(), **{"augmentation": AS_IT_IS, **options})
+    return AdversarialTraining(model or classifier(), own, counts=counts, projector=projector).train()
 
 
 def logits(n=6, classes=4):
@@ -78,7 +82,7 @@ def test_class_weights_are_cuis_with_mean_one_over_the_images():
 @pytest.mark.parametrize("method", ["at", "trades", "mart"])
 def test_the_adversary_stays_in_its_ball_and_does_harm(norm, method):
     epsilon = {"linf": 8 / 255, "l2": 1.0}[norm]
-    training = objective(method, Adversary(norm, epsilon, epsilon / 4, 5))
+    training = objective(method, against(norm, epsilon, epsilon / 4, 5))
     given = batch()
     images = given.inputs.float() / 255
     adversarial = training.perturb(images, given.labels, given.seeds)
@@ -102,12 +106,12 @@ def test_the_adversary_stays_in_its_ball_and_does_harm(norm, method):
 
 
 def test_the_ramp_is_zero_then_linear_then_whole():
-    adversary = Adversary("linf", 0.1, 0.02, 3, ramp=(0.2, 0.6))
-    assert [adversary.scale(x) for x in (0, 0.1, 0.2, 0.4, 0.6, 1)] == pytest.approx([0, 0, 0, 0.5, 1, 1])
-    assert adversary.ascent(0.5).threat.epsilon == pytest.approx(0.05)
-    assert Adversary("linf", 0.1, 0.02, 3).scale(0) == 1
-    assert [Adversary("linf", 0.1, 0.02, 3, ramp=(0.3, 0.3)).scale(x) for x in (0, 0.29, 0.3)] == [0, 0, 1]
-    training = objective("trades", adversary)
+    assert [share_of_radius((0.2, 0.6), x) for x in (0, 0.1, 0.2, 0.4, 0.6, 1)] == pytest.approx([0, 0, 0, 0.5, 1, 1])
+    assert against(epsilon=0.1, step_size=0.02).ascent(0.5).threat.epsilon == pytest.approx(0.05)
+    assert against(epsilon=0.1, step_size=0.02).ascent(0.5).step_size == pytest.approx(0.01)
+    assert share_of_radius((0.0, 0.0), 0) == 1
+    assert [share_of_radius((0.3, 0.3), x) for x in (0, 0.29, 0.3)] == [0, 0, 1]
+    training = objective("trades", against(epsilon=0.1, step_size=0.02), ramp=(0.2, 0.6))
     given = batch()
     images = given.inputs.float() / 255
     training.begin_step(0, 10)
@@ -142,7 +146,8 @@ def test_methods_are_the_formulas_on_their_own_adversarial_images():
 
 
 def test_class_weights_weigh_each_images_term():
-    plain, weighted = objective("standard"), objective("standard", weights=torch.tensor([2.0, 0.0, 1.0]))
+    plain, weighted = objective("standard"), objective("standard")
+    weighted.weights = torch.tensor([2.0, 0.0, 1.0])
     given = batch()
     terms = F.cross_entropy(plain.classifier(given.inputs.float() / 255), given.labels, reduction="none")
     expected = (terms * torch.tensor([2.0, 0.0, 1.0])[given.labels]).mean()
@@ -184,18 +189,18 @@ def test_weight_perturbation_counts_batchnorm_statistics_once():
 
 def test_the_average_follows_the_weights_and_is_what_is_deployed():
     training = objective("standard", ema_decay=0.9)
-    assert training.deployed is not training.classifier
+    assert training.exported is not training.classifier
     before = training.classifier.head.weight.detach().clone()
     for step in range(200):
         training.begin_step(step, 200)
         with torch.no_grad():
             training.classifier.head.weight.fill_(step)
         training.end_step()
-    average = training.deployed.head.weight[0, 0].item()
+    average = training.exported.head.weight[0, 0].item()
     assert average == pytest.approx(199 - 9, abs=0.1)  # of 0, 1, ... 199 with factor 0.9
-    assert not torch.equal(before, training.deployed.head.weight)
-    assert not any(p.requires_grad for p in training.deployed.parameters())
-    assert not training.train().deployed.training
+    assert not torch.equal(before, training.exported.head.weight)
+    assert not any(p.requires_grad for p in training.exported.parameters())
+    assert not training.train().exported.training
 
 
 def test_the_self_supervised_loss_pairs_an_adversarial_image_with_another_view_of_itself():
@@ -205,7 +210,7 @@ def test_the_self_supervised_loss_pairs_an_adversarial_image_with_another_view_o
 
     given = batch(n=4)
     pixels = given.inputs.float() / 255
-    contrast = Contrast(Ids(), lambda images, draws: images, weight=1.0)
+    contrast = ContrastiveTerm(Ids(), lambda images, draws: images, weight=1.0)
 
     def encode(images):
         return images.flatten(1)
@@ -216,7 +221,7 @@ def test_the_self_supervised_loss_pairs_an_adversarial_image_with_another_view_o
     wrong = torch.roll(pixels, 1, 0)  # the official code's pairs: higher, as another image's view is no positive
     assert contrast(encode, adversarial, wrong, []).item() > contrast(encode, adversarial, pixels, []).item()
 
-    training = objective("at", contrast=Contrast(nn.Linear(64, 16), AS_IT_IS, weight=0.5))
+    training = objective("at", projector=nn.Linear(64, 16), ss_weight=0.5, ss_views=AS_IT_IS)
     values = training(given)
     values["loss"].backward()
     assert training.contrast.projector.weight.grad.abs().max() > 0

@@ -23,7 +23,7 @@ def batch(n=12):
 
 def test_robust_probe_leaves_the_backbone_bit_for_bit():
     model = classifier()
-    probe = RobustProbe(model, PGD(8 / 255, 3)).train()
+    probe = RobustProbe(model, PGD(8 / 255, steps=3)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = SGD([p for p in probe.parameters() if p.requires_grad], 0.1)
     for _ in range(3):
@@ -36,7 +36,7 @@ def test_robust_probe_leaves_the_backbone_bit_for_bit():
 
 def test_robust_probe_sees_the_attack_on_the_current_head():
     model = classifier()
-    attack = PGD(16 / 255, 5)
+    attack = PGD(16 / 255, steps=5)
     probe = RobustProbe(model, attack)
     sample = batch()
     clean = torch.nn.functional.cross_entropy(model.eval()(sample.inputs / 255), sample.labels)
@@ -47,5 +47,5 @@ def test_cached_features_train_the_head_that_passes_through_the_encoder_would():
     model = classifier().eval()
     sample = batch()
     features = compute_features(model, Resident(sample.inputs))
-    torch.testing.assert_close(LinearProbe(model.head)(sample._replace(inputs=features))["loss"],
+    torch.testing.assert_close(LinearProbe(model)(sample._replace(inputs=features))["loss"],
                                torch.nn.functional.cross_entropy(model(sample.inputs / 255), sample.labels))  # fmt: skip

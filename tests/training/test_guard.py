@@ -16,6 +16,8 @@ from rocl_transfer.training.chance import images_needed, worth
 
 
 class Toy(Objective):
+    exported = None  # nothing leaves
+
     """Six steps an epoch; ``nan_at`` are steps whose loss or gradient is planted."""
 
     def __init__(self, nan_at=(), gradient=False):

@@ -23,6 +23,8 @@ from tests.conftest import ROOT
 
 
 class Toy(Objective):
+    exported = None  # nothing leaves
+
     """Five steps an epoch; ``harm`` maps a step to what happens in it, once."""
 
     def __init__(self, harm=None):
@@ -360,8 +362,8 @@ def test_more_of_them_go_back_to_the_last_good_checkpoint_and_learn_more_slowly(
     from rocl_transfer.training.update import Update
 
     rates = [0.0]
-    begin = Update.begin_epoch
-    monkeypatch.setattr(Update, "begin_epoch", lambda self, rate: [rates.append(rate), begin(self, rate)][1])
+    learn_at = Update.learn_at
+    monkeypatch.setattr(Update, "learn_at", lambda self, rate: [rates.append(rate), learn_at(self, rate)][1])
     _, trained = run(tmp_path, TooFast(0.05, lambda: rates[-1]))
     (back,) = trained.rollbacks
     assert back["at"] == 9  # steps done, the three that were left out included

@@ -18,6 +18,8 @@ from rocl_transfer.training.runtime import synchronised
 
 
 class Toy(Objective):
+    exported = None  # nothing leaves
+
     """Regression with dropout and BatchNorm: state in weights, buffers, optimiser and random draws."""
 
     def __init__(self):
@@ -232,3 +234,13 @@ def test_batchnorm_is_made_one_over_processes_once_and_keeps_its_activation():
     norms = [part for part in twice.modules() if isinstance(part, nn.SyncBatchNorm)]
     assert norms
     assert all(isinstance(part, SyncBatchNormAct) for part in norms)
+
+
+def test_the_rate_per_step_is_fares():
+    """FARE's command: 1,400 of 20,000 steps of warm-up, then half a cosine to 0 (open_clip's schedule, which sets the rate after an update)."""
+    schedule = Schedule(1e-5, 2, "cosine_per_step", 0.14)
+    rates = {update: schedule(*divmod(update, 10_000), 10_000) * 1e5 for update in (1, 1399, 10_700, 19_999)}
+    assert rates[1] == pytest.approx(0.0014286, abs=1e-7)
+    assert rates[1399] == pytest.approx(1.0)
+    assert rates[10_700] == pytest.approx(0.5)
+    assert rates[19_999] == pytest.approx(7e-9, abs=1e-9)

@@ -7,7 +7,6 @@ from typing import Any
 from rocl_transfer.hub.conversion.families import NONE
 from rocl_transfer.hub.conversion.reading import Checkpoint
 from rocl_transfer.models import PixelModel
-from rocl_transfer.models.resnet_cifar import PaddedShortcut
 
 
 def left_out(checkpoint: Checkpoint, names: Mapping[str, str], dropped: Counter[str]) -> dict[str, int | str]:
@@ -20,6 +19,8 @@ def left_out(checkpoint: Checkpoint, names: Mapping[str, str], dropped: Counter[
 
 def notes(facts: Mapping[str, Any], model: PixelModel, kind: str) -> list[str]:
     """A sentence for each thing that was chosen or assumed."""
+    from rocl_transfer.models.resnet_cifar import PaddedShortcut
+
     place = facts["copy"] or "its outermost dictionary"
     said = [f"{facts['file']}: {model.architecture} of {kind}, from {place}"]
     if facts["other_copies"]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import timm
 from torch import Tensor
 
 from rocl_transfer.errors import UserError
@@ -33,6 +32,8 @@ def build(
     Raises:
         UserError: The network cannot take such images, or a weight is not finite.
     """
+    import timm
+
     if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         raise UserError(f"{broken[0]} holds values that are not finite: the training had died, take an earlier file")
     try:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import timm
 from torch import Tensor, nn
 
 from rocl_transfer.errors import UserError, did_you_mean
@@ -159,6 +158,8 @@ def _convert(checkpoint: Checkpoint, wishes: Wishes, other_head: Checkpoint | No
 
 
 def _build(net: _Network, image_size: int | None, head: around.Linear | None, normalization: Normalization, classes: Sequence[str]) -> PixelModel:
+    import timm
+
     weights = {name: net.tensors[source] for name, source in net.fit.sources.items()}
     if head is not None:
         weights |= {f"{net.head}.weight": head.weight, f"{net.head}.bias": head.bias}
@@ -169,6 +170,8 @@ def _build(net: _Network, image_size: int | None, head: around.Linear | None, no
 
 def _fixed_size(wishes: Wishes) -> int | None:
     """The image size, for a named architecture that is made for one."""
+    import timm
+
     if wishes.architecture is None:
         return None
     if not timm.is_model(wishes.architecture) or "." in wishes.architecture:
@@ -180,6 +183,8 @@ def _fixed_size(wishes: Wishes) -> int | None:
 
 def _with_stem(fit: Fit, kind: str, asked: str) -> str:
     """The architecture, once it is sure by how much its stem pads, which shapes do not tell."""
+    import timm
+
     if not fit.architecture.endswith("_cifar") or any(".shortcut." in source for source in fit.sources.values()):
         return fit.architecture
     if FAMILIES[kind].stem_padding == 2:
@@ -208,6 +213,8 @@ def _projector(other: Checkpoint | None, beside: Mapping[str, Tensor], width: in
 
 
 def _assumed(net: _Network, classes: int) -> Normalization:
+    import timm
+
     cfg = timm.get_pretrained_cfg(net.architecture)
     return assumed(net.kind, cfg.input_size[-1] == 32, classes, (tuple(cfg.mean), tuple(cfg.std)))
 

@@ -7,21 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from rocl_transfer.errors import UserError
 from rocl_transfer.hub.conversion.families import AVERAGED, Family
-from rocl_transfer.models.resnet_cifar import DEPTHS
 
 Shapes = Mapping[str, tuple[int, ...]]
-# Tried where no architecture is named; a network fits one of them or none.
-_KNOWN = (
-    "resnet8_cifar", "resnet18_cifar", "resnet34_cifar", "resnet50_cifar", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
-    "wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d", "resnext101_32x8d",
-    *(f"resnet{depth}{option}_cifar" for depth in DEPTHS for option in ("", "b")),
-)  # fmt: skip
 _COUNTER = "num_batches_tracked"  # of BatchNorm; of no use once training has ended, and absent before PyTorch 0.4.1
 
 
@@ -50,7 +42,20 @@ def shapes_of(architecture: str, image_size: int | None) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in _empty(architecture, 0, image_size).state_dict().items()}
 
 
+def _known() -> tuple[str, ...]:
+    """Tried where no architecture is named; a network fits one of them or none."""
+    from rocl_transfer.models.resnet_cifar import DEPTHS
+
+    return (
+        "resnet8_cifar", "resnet18_cifar", "resnet34_cifar", "resnet50_cifar", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+        "wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d", "resnext101_32x8d",
+        *(f"resnet{depth}{option}_cifar" for depth in DEPTHS for option in ("", "b")),
+    )  # fmt: skip
+
+
 def _empty(architecture: str, classes: int, image_size: int | None) -> Any:
+    import timm
+
     options: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     try:
         with torch.device("meta"):
@@ -80,7 +85,7 @@ def find(tensors: Mapping[str, Tensor], names: Mapping[str, str], architecture: 
         UserError: Nothing in the file is like the network.
     """
     best: list[Fit] = []
-    for candidate in _KNOWN if architecture is None else (architecture,):
+    for candidate in _known() if architecture is None else (architecture,):
         fits = _fits(tensors, names, candidate, image_size)
         if fits and (not best or _cost(fits) < _cost(best)):
             best = fits

@@ -4,15 +4,14 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from rocl_transfer.config.checks import require, require_untouched
-from rocl_transfer.config.number import Number
 from rocl_transfer.errors import one_line
+from rocl_transfer.options import Number, require, require_untouched
 
 _STREAMED = ("name", "title", "config", "revision", "image_column", "train_split", "image_size", "images", "value_range")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class ImageOptions:
     """Which images.
 
     Args:
@@ -84,7 +83,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainDataConfig(DataConfig):
+class PretrainImageOptions(ImageOptions):
     """Which images, for pre-training.
 
     Args:
@@ -108,7 +107,7 @@ class PretrainDataConfig(DataConfig):
 
     @property
     def selection(self) -> dict[str, Any]:
-        """See :class:`DataConfig`."""
+        """See :class:`ImageOptions`."""
         return {name: value for name, value in super().selection.items() if name not in ("streaming", "images")}
 
     @property

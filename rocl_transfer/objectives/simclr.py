@@ -1,0 +1,44 @@
+"""SimCLR (Chen et al. 2020): two views of each image attract; the control for RoCL, which adds an adversary."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from rocl_transfer.data import Batch, generators
+from rocl_transfer.models import PixelModel
+from rocl_transfer.objectives.objective import Views
+from rocl_transfer.objectives.view_contrast import ContrastOptions, ViewContrast
+
+
+class SimCLR(ViewContrast):
+    """Contrastive pre-training without an adversary.
+
+    Args:
+        encoder: Images (N, 3, H, W) in [0, 1] -> features (N, D).
+        projector: Features -> the space in which views are compared.
+        views: Draws a view of each image, in pixel space.
+        options: See :class:`SimCLR.Options`.
+    """
+
+    title = "pre-trained without labels by SimCLR (contrastive learning without an adversary; the control for RoCL)"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(ContrastOptions):
+        """SimCLR: contrastive learning without an adversary."""
+
+        method: str = "simclr"
+
+    def __init__(self, encoder: PixelModel, projector: nn.Module, views: Views, options: Options | None = None) -> None:
+        super().__init__(encoder, projector, views, options or self.Options())
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss of one step.
+
+        Args:
+            batch: uint8 images; the labels are not looked at.
+        """
+        self.compile_once()
+        images = batch.inputs.float() / 255
+        draws = generators(batch.seeds, "views")
+        loss = self.contrast(self.embed(self.views(images, draws), self.views(images, draws)))
+        return {"loss": loss, "main": loss.detach()}

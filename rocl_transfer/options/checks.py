@@ -1,0 +1,43 @@
+"""How options refuse what is wrong or would do nothing."""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from rocl_transfer.errors import UserError
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Raise :class:`UserError` with ``sentence`` unless ``condition``."""
+    if not condition:
+        raise UserError(sentence)
+
+
+def require_sha256(digest: str | None) -> None:
+    """Refuse what is no SHA-256."""
+    whole = digest is None or re.fullmatch(r"[0-9a-fA-F]{64}", digest) is not None
+    require(whole, f"--model.sha256 is {digest}: give the 64 hexadecimal digits that the model's card has")
+
+
+def default_of(option: "dataclasses.Field[Any]") -> Any:
+    """The default of a field of a dataclass; ``dataclasses.MISSING`` where it has none."""
+    return option.default_factory() if option.default_factory is not dataclasses.MISSING else option.default
+
+
+def require_untouched(options: Any, names: Iterable[str], because: str, prefix: str = "", neutral: Any = dataclasses.MISSING) -> None:
+    """Refuse options that would do nothing.
+
+    An option counts as given where it differs from its default, so that a resolved configuration can be fed back as it is.
+
+    Args:
+        options: A dataclass.
+        names: Of its fields that have no effect.
+        because: Why, as the sentence goes on after "has no effect".
+        prefix: Of the options' names on the command line.
+        neutral: A value that says the same as leaving the option out.
+    """
+    for option in dataclasses.fields(options):
+        if option.name in names:
+            value = getattr(options, option.name)
+            require(value in (default_of(option), neutral), f"--{prefix}{option.name} has no effect {because}: leave it out")
