@@ -27,7 +27,7 @@ from rocl_transfer.evaluation import (
     Results,
     assemble,
     borderline,
-    draw_pictures,
+    choose_pictures,
     evaluate,
     inspect_model,
     measure_corruptions,
@@ -107,7 +107,8 @@ def main(config: EvaluateConfig) -> Path:
             "config": dataclasses.asdict(config),
         }
         record = results.write(folder, **what, report=report)
-        draw_pictures(model, samples.store, samples.labels, samples.chosen, headline, folder / "pictures.safetensors")
+        if (pictures := choose_pictures(samples.store, results)) is not None:
+            pictures.write(folder / "pictures.safetensors")
         page = render_page(folder)
         say(results, report)
         log.info("results: %s, page: %s", record, page)

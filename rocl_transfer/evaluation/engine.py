@@ -4,6 +4,7 @@ import datetime
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ log = logging.getLogger("rocl_transfer")
 
 CLEAN = "clean"
 _HELD = 1024  # samples at once: as some leave, batches can still be filled
+_PICTURES = 128  # adversarial images kept to be shown, of all classes
 _SAME = 0.01  # of the spread of an image's logits: another batch size or machine moves a clean margin by far less
 
 
@@ -41,6 +43,7 @@ class Verdicts:
         broken_by: Which part of it broke the sample, or ``clean``.
         refuted: Successes of a search that the judge did not share.
         seconds: Spent on each attack, earlier parts of the run counted in.
+        found: For a few samples that the pictured attack broke, the image that did and the answer to it.
         answers: (N,): the class given to each clean image.
         classes: K.
     """
@@ -51,6 +54,7 @@ class Verdicts:
     broken_by: list[str | None] = field(default_factory=list)
     refuted: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    found: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
     answers: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     classes: int = 0
 
@@ -69,23 +73,29 @@ class Engine:
         compiled: Compile the network that is searched on.
         precision: fp32, or bf16: of the search.
         plain: Search on the model as it is.
+        pictured: Which of the attacks keeps a few of the images that it finds.
         progress: Show a bar.
     """
 
     def __init__(
         self, model: nn.Module, images: Store, labels: Tensor, samples: Tensor, *, seed: int, journal: Journal, batch_size: int | None = None,
-        compiled: bool = False, precision: str = "fp32", plain: bool = False, progress: bool = False,
+        compiled: bool = False, precision: str = "fp32", plain: bool = False, pictured: int = 0,
+        progress: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.images, self.labels, self.samples = model, images, labels, samples
         self.seed, self.journal, self.batch_size = seed, journal, batch_size
-        self.compiled, self.precision, self.plain = compiled, precision, plain
+        self.compiled, self.precision, self.plain, self.pictured = compiled, precision, plain, pictured
         self.bar = tqdm(total=1, unit="pass", unit_scale=True, disable=not progress, dynamic_ncols=True)
         self.network: Network | None = None
         self.verdicts = Verdicts(samples)
+        self.kept: Counter[int] = Counter()
 
     def run(self, attacks: Sequence[Attack | Ensemble]) -> Verdicts:
         """Clean answers, then every attack on the samples that were right."""
         parts: list[Verdicts] = []
+        if attacks:
+            self.verdicts.found = self.journal.found(key(attacks[self.pictured]))
+            self.kept.update(int(self.labels[sample]) for sample in self.verdicts.found)
         plan = self.samples.split(_HELD)
         for number, (chunk, batch) in enumerate(zip(plan, self.images.stream(plan), strict=True)):
             pixels = pixels_of(batch)
@@ -122,10 +132,11 @@ class Engine:
         broken_by: list[str | None] = [None if r else CLEAN for r in right.tolist()]
         ahead = [self.cost(part) * part.runs for attack in attacks for part in parts_of(attack)]
         self._foresee(ahead, int(right.sum()), len(right), later)
+        pictured = attacks[self.pictured] if attacks else None
         for attack in attacks:
             standing = right
             for part in parts_of(attack):
-                lowest = self._attack(part, samples, images, standing)
+                lowest = self._attack(part, samples, images, standing, key(attack) if attack is pictured else None)
                 standing = standing & ~(lowest < 0)
                 verdicts.standing[key(part)] = standing
                 if attack is attacks[0]:
@@ -185,7 +196,7 @@ class Engine:
             self.journal.write(CLEAN, [0] * len(samples), samples.tolist(), margins.tolist(), 0.0)
         return margins, spreads
 
-    def _attack(self, attack: Attack, samples: Tensor, images: Tensor, standing: Tensor) -> Tensor:
+    def _attack(self, attack: Attack, samples: Tensor, images: Tensor, standing: Tensor, keep: str | None) -> Tensor:
         """(N,): lowest margins found; inf where there was no search. Runs of one sample wait for each other only as far as batches go."""
         assert self.batch_size is not None
         name, lowest = f"{key(attack)} {json.dumps(attack.conditions())}", torch.full((len(samples),), torch.inf)
@@ -199,7 +210,7 @@ class Engine:
             began = time.perf_counter()
             runs, rows = pending[:, : self.batch_size]
             try:
-                margins = self._search(attack, samples[rows], images, rows, runs)
+                margins = self._search(attack, samples[rows], images, rows, runs, keep)
             except torch.OutOfMemoryError:
                 self._shrink()
                 continue
@@ -219,7 +230,7 @@ class Engine:
         torch.cuda.empty_cache()
         log.warning("out of memory: going on with %d images at once", self.batch_size)
 
-    def _search(self, attack: Attack, samples: Tensor, images: Tensor, rows: Tensor, runs: Tensor) -> Tensor:
+    def _search(self, attack: Attack, samples: Tensor, images: Tensor, rows: Tensor, runs: Tensor, keep: str | None) -> Tensor:
         """(n,): lowest margins of one volley, successes as the judge sees them."""
         assert self.network is not None
         device = self.labels.device
@@ -236,8 +247,21 @@ class Engine:
             judged = margin(logits, truth[broken])
             wrong = logits.argmax(1) != truth[broken]
             self.verdicts.refuted += int((~wrong).sum())
+            if keep is not None:
+                self._keep(keep, samples[broken.cpu()][wrong.cpu()].tolist(), found[wrong], logits[wrong])
             margins[broken] = torch.where(wrong, judged.clamp_max(-1e-30), judged.clamp_min(0))
         return margins.cpu()
+
+    def _keep(self, attack: str, samples: Sequence[int], found: Tensor, logits: Tensor) -> None:
+        """Put a few of the images that broke a sample aside, of every class two or more."""
+        each = max(2, min(8, _PICTURES // logits.shape[1]))
+        for row, sample in enumerate(samples):
+            label = int(self.labels[sample])
+            if sample not in self.verdicts.found and self.kept[label] < each and len(self.verdicts.found) < _PICTURES:
+                kept = found[row].detach().cpu().clone(), int(logits[row].argmax())
+                self.verdicts.found[sample] = kept
+                self.kept[label] += 1
+                self.journal.keep(attack, sample, *kept)
 
 
 def pixels_of(batch: Tensor) -> Tensor:

@@ -10,11 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from rocl_transfer.attacks import PGD
-from rocl_transfer.data import generators
+from rocl_transfer.attacks import Attack
+from rocl_transfer.evaluation.pictures import Pictures
 from rocl_transfer.evaluation.results import Results
 
 log = logging.getLogger("rocl_transfer")
@@ -52,7 +49,7 @@ def draw_training(metrics: Path, target: Path) -> None:
         axis.plot(*zip(*points, strict=True), marker="." if len(points) < 20 else "", color="tab:blue")
         axis.set(xlabel="step", title=name.replace("_", " "))
         axis.grid(alpha=0.3)
-    figure.savefig(target)
+    _save(figure, target)
 
 
 def draw_robustness(results: Results, target: Path) -> None:
@@ -66,36 +63,44 @@ def draw_robustness(results: Results, target: Path) -> None:
     axis.plot(epsilon, accuracy, marker="o", color="tab:blue")
     axis.set(xlabel=f"epsilon ({attack.norm}, pixels in [0, 1])", ylabel="accuracy", ylim=(0, 1), title=f"{attack.name}, n = {attack.n}")
     axis.grid(alpha=0.3)
-    figure.savefig(target)
+    _save(figure, target)
 
 
-def draw_adversarial(model: nn.Module, images: Tensor, labels: Tensor, attack: PGD, class_names: Sequence[str], target: Path) -> None:
-    """A column an image: clean, perturbation, adversarial, with what the model says of it.
+def draw_adversarial(pictures: Pictures, attack: Attack, class_names: Sequence[str], target: Path) -> None:
+    """A column a sample: clean, perturbation, adversarial, with what the model said of it in the evaluation.
 
     Args:
-        model: Images (N, 3, H, W) in [0, 1] -> logits.
-        images: The few to be shown, float in [0, 1].
-        labels: (N,).
-        attack: What perturbs them.
+        pictures: What is shown.
+        attack: What found them.
         class_names: One a logit.
         target: The picture's file.
     """
-    adversarial = attack(model, images, labels, generators(range(len(images)), "figure", images.device))
-    with torch.no_grad():
-        says = [[class_names[int(i)] for i in model(x).argmax(1)] for x in (images, adversarial)]
-    delta = adversarial - images
-    shown = delta / (2 * delta.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)) + 0.5
-    n = len(images)
+    says = [[class_names[int(i)] for i in answers] for answers in (pictures.clean_answers, pictures.adversarial_answers)]
+    delta = pictures.adversarial - pictures.clean
+    scaled = delta / (2 * delta.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)) + 0.5
+    n = len(pictures.clean)
     figure, axes = _axes(3, n, figsize=(1.15 * n, 4.1))
     for column in range(n):
-        rows = zip((images, shown, adversarial), (says[0][column], "", says[1][column]), strict=True)
-        for row, (pictures, title) in enumerate(rows):
+        rows = zip((pictures.clean, scaled, pictures.adversarial), (says[0][column], "", says[1][column]), strict=True)
+        for row, (images, title) in enumerate(rows):
             axis = axes[row, column]
-            axis.imshow(pictures[column].permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
-            axis.set_title(title, fontsize=8, color="black" if not title or title == class_names[int(labels[column])] else "tab:red")
+            axis.imshow(images[column].permute(1, 2, 0).numpy(), interpolation="nearest")
+            axis.set_title(title, fontsize=8, color="black" if not title or title == class_names[int(pictures.labels[column])] else "tab:red")
             axis.axis("off")
-    figure.suptitle(f"{attack.norm} {attack.epsilon:.3g}, {attack.steps} steps; wrong answers in red", fontsize=8)
-    figure.savefig(target)
+    figure.suptitle(f"{attack.name}, {attack.norm} {float(attack.epsilon):.3g}; wrong answers in red, grey where nothing was found", fontsize=8)
+    _save(figure, target)
+
+
+def _save(figure: Any, target: Path) -> None:
+    """Letters that matplotlib's font lacks are boxes in the picture; that is said once, not for each letter."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(target)
+    others = [warning for warning in caught if "lyph" not in str(warning.message)]
+    if len(others) < len(caught):
+        log.info("%s: the font lacks letters of the class names, boxes stand for them", target.name)
+    for warning in others:
+        log.info("%s: %s", target.name, warning.message)
 
 
 def svg_broken(rows: Sequence[tuple[str, int]], n: int) -> str:

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from rocl_transfer.errors import UserError
 
 
@@ -26,7 +29,7 @@ class Journal:
     def __init__(self, folder: Path | None = None, identity: Mapping[str, Any] | None = None, rank: int = 0) -> None:
         self._margins: dict[tuple[str, int], dict[int, float]] = defaultdict(dict)
         self.seconds: dict[str, float] = defaultdict(float)
-        self._file = None
+        self._file, self._folder = None, folder
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,6 +74,23 @@ class Journal:
         if self._file is not None:
             finite = [None if math.isinf(margin) else margin for margin in margins]
             self._append({"attack": attack, "runs": list(runs), "samples": list(samples), "margins": finite, "seconds": round(seconds, 4)})
+
+    def keep(self, attack: str, sample: int, image: Tensor, answer: int) -> None:
+        """Put aside an image (C, H, W) with which an attack broke a sample, and the answer to it, whole or not at all."""
+        if self._folder is not None:
+            folder = self._folder / "found" / attack.replace(" ", "_")
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{sample}.safetensors"
+            save_file({f"answer {answer}": image.contiguous()}, folder / f".{path.name}")
+            (folder / f".{path.name}").replace(path)
+
+    def found(self, attack: str) -> dict[int, tuple[Tensor, int]]:
+        """The images put aside of an attack, by any process, with the answers to them."""
+        kept: dict[int, tuple[Tensor, int]] = {}
+        for path in () if self._folder is None else sorted((self._folder / "found" / attack.replace(" ", "_")).glob("[!.]*.safetensors")):
+            ((name, image),) = load_file(path).items()
+            kept[int(path.stem)] = image, int(name.split()[1])
+        return kept
 
     def close(self) -> None:
         """No more lines."""

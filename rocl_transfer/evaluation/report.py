@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -177,17 +176,3 @@ def measure_smoothed(
         "draws": DRAWS, "transformations": described, "n": len(few), "attack": key(attack), "clean": share(results["clean"]),
         "ordinary": share(results["ordinary"]), "eot": share(results[attack.name]), "doubts": results.doubts,
     }  # fmt: skip
-
-
-@torch.no_grad()
-def draw_pictures(model: nn.Module, images: Store, labels: Tensor, samples: Tensor, headline: Attack | Ensemble, target: Path) -> None:
-    """Write a few images, what APGD made of them, and the model's answers to both, as safetensors."""
-    few = samples[torch.linspace(0, len(samples) - 1, min(8, len(samples))).long()]
-    with full_precision(), frozen(model):
-        clean, truth = pixels_of(next(iter(images.stream([few])))), labels[few.to(labels.device)]
-        attack = APGD(float(headline.epsilon), headline.norm)
-        runs, seeds = torch.zeros(len(few), dtype=torch.long, device=clean.device), few.to(clean.device)
-        found = attack.search(lambda x: model(x).float(), clean, truth, runs, seeds).adversarial
-        answers = [model(x).argmax(1) for x in (clean, found)]
-    tensors = {"clean": clean, "adversarial": found, "labels": truth, "clean_answers": answers[0], "adversarial_answers": answers[1]}
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, target)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rocl_transfer.attacks import PGD
 from rocl_transfer.evaluation.privacy import places, scrub
@@ -75,6 +76,8 @@ class Results:
         seed: Of everything random.
         refuted: Successes of a search that the model itself, asked again, did not share.
         doubts: Why the accuracies do not mean what they seem to, a sentence each.
+        pictured: What verdicts call the attack whose images ``found`` holds.
+        found: For a few samples that it broke, the image (C, H, W) that did and the answer to it.
         warnings: What is wrong with the model, one sentence each.
         precision: What it computes in.
     """
@@ -87,6 +90,8 @@ class Results:
     doubts: list[str] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
     precision: str = "float32"
+    pictured: str | None = None
+    found: dict[int, tuple[Tensor, int]] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, key: str | tuple[str, float]) -> Evaluation:
         """By name, or by name and epsilon."""

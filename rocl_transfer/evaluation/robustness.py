@@ -49,6 +49,7 @@ def evaluate(
     say_doubts: bool = True,
     seen: Inspection | None = None,
     one_at_a_time: bool = False,
+    pictured: int = 0,
 ) -> Results:
     """Clean accuracy, then accuracy under each attack; a sample counts as robust where the model is right on it before and after.
 
@@ -77,6 +78,7 @@ def evaluate(
         say_doubts: Log what makes the accuracies doubtful; ``Results.doubts`` has it in any case.
         seen: What :func:`~rocl_transfer.evaluation.checks.inspect_model` saw of the model (default: it is called here, its warnings are logged).
         one_at_a_time: Show the model one image a pass: slow, and the only way to one answer of a model that mixes the images of a batch.
+        pictured: Which of the attacks keeps a few of the images that it finds, to be shown (``Results.found``).
 
     Raises:
         UserError: Pixels lie outside [0, 1] or are not finite, there are no images, labels do not fit, the model gives no logits (N, K), an argument
@@ -104,7 +106,7 @@ def evaluate(
             attacks = named_attacks(attacks, epsilon, norm, seen.classes, engine)
         runner = Engine(
             network, store, labels, samples[rank::world], seed=seed, journal=notes, batch_size=batch_size, compiled=compiled,
-            precision=search_precision, plain=engine == "reference", progress=progress and rank == 0,
+            precision=search_precision, plain=engine == "reference", pictured=pictured, progress=progress and rank == 0,
         )  # fmt: skip
         mine = runner.run(attacks)
     notes.close()
@@ -112,6 +114,8 @@ def evaluate(
     described = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     results = _results(shares, attacks, labels.cpu(), described, seed, search_precision, getattr(network.model, "class_names", ()))
     results.warnings, results.precision = seen.warnings, seen.precision
+    if attacks:
+        results.pictured, results.found = key(attacks[pictured]), {sample: kept for share in shares for sample, kept in share.found.items()}
     if say_doubts and rank == 0:
         for doubt in results.doubts:
             log.warning("doubt: %s", doubt)

@@ -42,7 +42,7 @@ def render_page(folder: str | Path) -> Path:
         results=results, report=report, evaluations=evaluations, headline=headline, broken=broken, worst=worst, best=best,
         clean=next((e for e in evaluations if e["name"] == "clean"), {}),
         other_balls=_other_balls(evaluations, headline),
-        pictures=_pictures(folder / "pictures.safetensors", results.get("dataset", {}).get("class_names") or []),
+        pictures=_pictures(folder, results.get("dataset", {}).get("class_names") or []),
         config=yaml.safe_dump(results["config"], sort_keys=False, allow_unicode=True) if results.get("config") else "",
         can_draw=plots, figures=_figures(report, broken, worst, best) if plots else {},
     )  # fmt: skip
@@ -90,8 +90,7 @@ def _broken(path: Path, evaluations: Sequence[dict[str, Any]], headline: dict[st
     parts = [name for name in dict.fromkeys(named) if name in _PARTS]
     ball = f"{headline['norm']} {headline['epsilon']:.6g}"
     columns = {"clean": "clean", **{name: f"{name} {ball}" for name in parts}}
-    with path.open(encoding="utf-8") as file:
-        lines = [json.loads(line) for line in file if line.strip()]
+    lines = _lines(path)
     counts = Counter(next((name for name, column in columns.items() if not line.get(column, True)), "") for line in lines)
     if not lines:
         return None
@@ -102,6 +101,13 @@ def _broken(path: Path, evaluations: Sequence[dict[str, Any]], headline: dict[st
     ]
     n = len(lines)
     return {"rows": rows, "n": n, "agrees": n == headline["n"] and abs(counts[""] / n - headline["accuracy"]) < 0.5 / n}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.strip()]
 
 
 def _extremes(classes: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -130,10 +136,12 @@ def _figures(
     return drawn
 
 
-def _pictures(path: Path, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """For each picture its three images as data URIs, its label and the answers."""
+def _pictures(folder: Path, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """For each picture its three images as data URIs, its label, the answers, and which attack found it."""
+    path = folder / "pictures.safetensors"
     if not path.is_file():
         return []
+    broken_by = {line["index"]: line.get("broken_by") for line in _lines(folder / "verdicts.jsonl")}
 
     def name(index: Tensor) -> str:
         return class_names[int(index)] if int(index) < len(class_names) else str(int(index))
@@ -141,13 +149,15 @@ def _pictures(path: Path, class_names: Sequence[str]) -> list[dict[str, Any]]:
     tensors = load_file(path)
     columns = []
     rows = (tensors[key] for key in ("clean", "adversarial", "labels", "clean_answers", "adversarial_answers"))
-    for clean, adversarial, label, before, after in zip(*rows, strict=True):
+    samples = tensors["samples"].tolist() if "samples" in tensors else [None] * len(tensors["labels"])
+    for sample, clean, adversarial, label, before, after in zip(samples, *rows, strict=True):
         delta = adversarial.float() - clean.float()
         largest = float(delta.abs().max())
         scaled = delta / (2 * max(largest, 1e-12)) + 0.5
         images = {"clean": _png(clean), "perturbation": _png(scaled), "adversarial": _png(adversarial)}
         said = {"label": name(label), "before": name(before), "after": name(after), "held": bool(before == label), "fooled": bool(after != label)}
-        columns.append({"images": images, "largest": largest, "small": clean.shape[-1] <= 96, **said})
+        by = str(broken_by.get(sample) or "").partition(" ")[0] if largest else ""
+        columns.append({"images": images, "largest": largest, "small": clean.shape[-1] <= 96, "by": by, "sample": sample, **said})
     return columns
 
 

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rocl_transfer.attacks import PGD
+from rocl_transfer.attacks import PGD, Attack
 from rocl_transfer.data import ImageData, Store
-from rocl_transfer.evaluation import Results, evaluate
+from rocl_transfer.evaluation import Results, choose_pictures, evaluate
 from rocl_transfer.evaluation.doubts import against_the_start
 from rocl_transfer.evaluation.figures import can_draw, draw_adversarial, draw_robustness, draw_training
+from rocl_transfer.evaluation.pictures import Pictures
 from rocl_transfer.evaluation.results import distinct
 from rocl_transfer.hub.card import render_card
 from rocl_transfer.hub.evaluated import code_digest
@@ -37,7 +37,7 @@ def complete_run(
     facts: Mapping[str, Any],
     dataset: Mapping[str, Any],
     training: Mapping[str, Any],
-    pictures: tuple[Tensor, Tensor, PGD] | None = None,
+    pictures: tuple[Pictures, Attack] | None = None,
     projector: nn.Module | None = None,
 ) -> None:
     """Complete a run folder that holds ``config.yaml`` and, where something was trained, ``metrics.jsonl``.
@@ -51,7 +51,7 @@ def complete_run(
         facts: What ``config.json`` and the record's ``model`` say of the model's making.
         dataset: What was measured on.
         training: What the training cost.
-        pictures: A few images (N, 3, H, W) in [0, 1], their labels, and the attack that the card shows on them.
+        pictures: What the card shows of an attack, and the attack.
         projector: Pre-training's.
     """
     sha = export(model, folder, {**facts, **({"doubts": results.doubts} if results.doubts else {})}, projector)
@@ -65,7 +65,7 @@ def complete_run(
         if any(entry.epsilon for entry in results.evaluations):
             draw_robustness(results, figures / "robustness.png")
         if pictures is not None:
-            draw_adversarial(model, *pictures, model.class_names, figures / "adversarial.png")
+            draw_adversarial(*pictures, model.class_names, figures / "adversarial.png")
     render_card(folder)
     if spare := _spare(folder):
         log.info("%s", spare)
@@ -110,12 +110,13 @@ def complete_classifier(
     classifier.eval()
     attacks = distinct(attacks)
     log.info("evaluating on %d test images: clean, and PGD-%d at %d epsilons", len(test), attacks[-1].steps, len(attacks))
-    results = evaluate(classifier, test, data.test.labels, attacks=attacks, batch_size=batch_size, seed=config.seed, progress=True, say_doubts=False)
+    results = evaluate(
+        classifier, test, data.test.labels, attacks=attacks, batch_size=batch_size, seed=config.seed, pictured=-1, progress=True, say_doubts=False
+    )
     results.doubts += against_the_start(rest["facts"].get("start") or {}, rest["training"])
-    few = torch.linspace(0, len(test) - 1, min(8, len(test))).long()
-    images = next(iter(test.stream([few]))).float() / 255
-    pictures = (images, data.test.labels[few].to(images.device), attacks[-1])
-    complete_run(folder, classifier, results, config=config, dataset=data.facts(data.test, data.test_split), pictures=pictures, **rest)
+    pictures = choose_pictures(test, results)
+    shown = None if pictures is None else (pictures, attacks[-1])
+    complete_run(folder, classifier, results, config=config, dataset=data.facts(data.test, data.test_split), pictures=shown, **rest)
     results.say()
 
 
