@@ -68,7 +68,7 @@ def agree(model, images, results, pictures, epsilon):
 def test_pictures_say_what_the_verdicts_say(epsilon):
     model = network()
     images, labels = data(model)
-    results = evaluate(model, images, labels, attacks=[ensemble(epsilon), PGD(2 * epsilon, 3)])
+    results = evaluate(model, images, labels, attacks=[ensemble(epsilon), PGD(2 * epsilon, steps=3)])
     assert results.pictured == key(ensemble(epsilon))
     pictures = choose_pictures(Resident(images), results)
     kinds = agree(model, images, results, pictures, epsilon)
@@ -127,7 +127,7 @@ def test_a_run_that_went_on_shows_the_same_and_another_radius_its_own(tmp_path, 
 def test_few_are_kept_of_each_class():
     model = network()
     images, labels = data(model, 300)
-    found = evaluate(model, images, labels, attacks=[PGD(0.3, 3)]).found
+    found = evaluate(model, images, labels, attacks=[PGD(0.3, steps=3)]).found
     assert 0 < len(found) <= 8 * K
 
 
@@ -140,6 +140,6 @@ def test_clean_accuracy_alone_has_no_pictures():
 def test_pictured_chooses_the_attack():
     model = network()
     images, labels = data(model)
-    results = evaluate(model, images, labels, attacks=[PGD(1e-5, 3), PGD(0.2, 3)], pictured=-1)
+    results = evaluate(model, images, labels, attacks=[PGD(1e-5, steps=3), PGD(0.2, steps=3)], pictured=-1)
     assert results.pictured == "pgd-3 linf 0.2"
     assert 0 in agree(model, images, results, choose_pictures(Resident(images), results), 0.2)
