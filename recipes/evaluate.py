@@ -131,9 +131,9 @@ def open_samples(config: EvaluateConfig, model: nn.Module, device: torch.device)
     if config.split == "test" and not len(data.test):
         raise UserError(f"{data.name} has no test images: give --split validation, or name the split with --data.test_split")
     split: Literal["validation", "test"] = "validation" if config.split == "validation" else "test"
-    data, stores = store_splits(data, (split,), device, **config.data.storage)
     for line in data.notes:
         log.info("data: %s", line)
+    data, stores = store_splits(data, (split,), device, **config.data.storage)
     held = data.validation if split == "validation" else None
     images, words = (data.test, str(data.test_split)) if held is None else (held, "validation")
     truth = labels_of(images)

@@ -78,7 +78,7 @@ def store_splits(
     notes = [_left_out(split, len(wanted[split]), read[split].found.unreadable) for split in wanted if read[split].found.unreadable]
     notes += [note for split in wanted for note in (*_oddities(split, read[split]), *_contradictions(split, read[split], data.class_names, size))]
     if "train" in wanted:
-        notes += [note for split in wanted if split != "train" for note in _copies(split, read[split], read["train"], size)]
+        notes += [note for split in wanted if split != "train" for note in _copies(split, read[split], read["train"], data.class_names, size)]
     readable: dict[str, Any] = {split: read[split].images for split in wanted}
     unreadable = tuple(f"{split}: {entry}" for split in wanted for entry in read[split].found.unreadable)
     return _noted(replace(data, **readable, unreadable=unreadable), notes), {split: read[split].store for split in wanted}
@@ -247,12 +247,17 @@ def _contradictions(split: str, read: _Read, class_names: Sequence[str], size: i
     pairs = np.flatnonzero((digests[order][1:] == digests[order][:-1]) & (labels[order][1:] != labels[order][:-1]))
     if not len(pairs):
         return []
-    one, other = (f"{read.images.where(at)} ({class_names[labels[at]]})" for at in sorted((order[pairs[0]], order[pairs[0] + 1])))
+    one, other = (_labelled(read.images, at, class_names) for at in sorted((int(order[pairs[0]]), int(order[pairs[0] + 1]))))
     which = "image of {} is there under two labels" if len(pairs) == 1 else "images of {} are there under two labels"
     return [f"{len(pairs):,} {which.format(split)}, the same at {size} px pixel for pixel, such as {one} and {other}"]
 
 
-def _copies(split: str, held: _Read, train: _Read, size: int) -> list[str]:
+def _labelled(images: ImageSet, position: int, class_names: Sequence[str]) -> str:
+    assert images.labels is not None
+    return f"{images.where(position)} ({class_names[int(images.labels[position])]})"
+
+
+def _copies(split: str, held: _Read, train: _Read, class_names: Sequence[str], size: int) -> list[str]:
     found = np.flatnonzero(np.isin(held.found.digests, train.found.digests))
     if not len(found):
         return []
@@ -260,7 +265,27 @@ def _copies(split: str, held: _Read, train: _Read, size: int) -> list[str]:
     pair = f"{held.images.where(found[0])} and {train.images.where(twin)}"
     share = f"{len(found):,} of {len(held.images):,} images of {split} ({len(found) / len(held.images):.1%})"
     which = "is also an image of train" if len(found) == 1 else "are also images of train"
-    return [f"{share} {which}, the same at {size} px pixel for pixel, such as {pair}"]
+    other = _labelled_otherwise(found, held, train)
+    notes = [f"{share} {which}, the same at {size} px pixel for pixel, such as {pair}"]
+    if len(other):
+        pair = " and ".join(_labelled(read.images, at, class_names) for read, at in zip((held, train), other[0], strict=True))
+        notes.append(f"{len(other):,} of them {'has' if len(other) == 1 else 'have'} another label there, such as {pair}")
+    return notes
+
+
+def _labelled_otherwise(found: np.ndarray, held: _Read, train: _Read) -> list[tuple[int, int]]:
+    """Positions of held-out images, and of a copy in train that has another label."""
+    if held.images.labels is None or train.images.labels is None:
+        return []
+    labels = dict[int, dict[int, int]]()
+    for at in np.flatnonzero(np.isin(train.found.digests, held.found.digests[found])).tolist():
+        labels.setdefault(int(train.found.digests[at]), {}).setdefault(int(train.images.labels[at]), at)
+    pairs = []
+    for at in found.tolist():
+        mine = int(held.images.labels[at])
+        if others := [twin for label, twin in labels[int(held.found.digests[at])].items() if label != mine]:
+            pairs.append((at, others[0]))
+    return pairs
 
 
 def _noted(data: ImageData, notes: list[str]) -> ImageData:

@@ -7,8 +7,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rocl_transfer.data.inventory import counted, image_extensions, is_hidden, same_place
+from rocl_transfer.data.listing import candidates, list_files
 from rocl_transfer.data.sources import ArrayRows, FileRows, RawSplit, Source
-from rocl_transfer.data.tables import Table, candidates, columns_of_files, list_files, no_column_of_files, read_csv
+from rocl_transfer.data.tables import Table, columns_of_files, no_column_of_files, read_csv
 from rocl_transfer.errors import UserError
 
 

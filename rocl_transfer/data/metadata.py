@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rocl_transfer.data.inventory import counted, same_place
+from rocl_transfer.data.listing import candidates, list_files
 from rocl_transfer.data.sources import FileRows, RawSplit
-from rocl_transfer.data.tables import Table, candidates, columns_of_files, list_files, read_csv, read_jsonl, read_parquet
+from rocl_transfer.data.tables import Table, columns_of_files, read_csv, read_jsonl, read_parquet
 from rocl_transfer.errors import UserError, one_line
 
 _READERS = {"metadata.csv": read_csv, "metadata.jsonl": read_jsonl, "metadata.parquet": read_parquet}

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from rocl_transfer.data.inventory import counted, files_below, image_extensions
+from rocl_transfer.data.listing import value_of
 from rocl_transfer.data.local import group_by_split
 from rocl_transfer.data.sources import RawSplit, Source
-from rocl_transfer.data.tables import value_of
 from rocl_transfer.errors import UserError, did_you_mean, one_line
 
 _NAME = re.compile(r"(?P<key>(.*/)?[^./][^./]*)\.(?P<extension>[^/]*)", re.DOTALL)  # webdataset's rule: the extension begins at the first dot

@@ -151,7 +151,7 @@ def choose_range(seen: Seen, given: ValueRange) -> tuple[ValueRange, list[str]]:
         bits = "floats" if name == "floats" else "integers of more than 8 bits"
         low, high = ranges[name]
         where = f"{count:,} of {seen.looked_at:,} images looked at hold {bits}, from {least:g} to {most:g}"
-        how = "as was asked for" if wanted else "--data.value_range sets it"
+        how = "as given" if wanted else "--data.value_range sets it"
         notes.append(f"{where}: {low:g} is read as black and {high:g} as white in all splits; {how}")
     if (given.integers or given.floats) and not ranges:
         notes.append(f"none of {seen.looked_at:,} images looked at has more than 8 bits: the value range has no effect on them")

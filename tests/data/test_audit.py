@@ -207,6 +207,8 @@ def test_held_out_images_that_are_in_train_are_counted(folder, in_memory):
         f"{folder}/test/r/52.png and {folder}/train/b/02.png"
     )
     assert in_validation.startswith("1 of 9 images of validation (11.1%) is also an image of train")
+    under_another = f"1 of them has another label there, such as {folder}/test/r/52.png (r) and {folder}/train/b/02.png (b)"
+    assert [note for note in data.notes if "another label" in note] == [under_another]
     # What is the same depends on the size they are used at.
     data, _ = store_splits(load_images(str(folder), image_size=1), ALL, CPU, in_memory)
     assert any("images of test" in note and "at 1 px" in note for note in data.notes)

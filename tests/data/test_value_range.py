@@ -98,7 +98,7 @@ def test_it_can_be_given_and_values_beyond_are_counted(tmp_path):
     data, pixels = read(folder, value_range=(0, 2000))
     assert data.value_range == {"integers": [0, 2000], "floats": [0, 2000]}  # floats too, should any come
     assert (pixels["train"].amax((1, 2, 3)) == 255).all()
-    assert said(data, "0 is read as black and 2000 as white in all splits; as was asked for")
+    assert said(data, "0 is read as black and 2000 as white in all splits; as given")
     assert said(data, "15 of 20 images of train are clipped: values beyond the value range; such as ")
     assert read(folder, value_range={"integers": [0, 4095]})[0].value_range == {"integers": [0, 4095]}
     with pytest.raises(UserError, match=r"the value range \[5, 5\] is none"):
