@@ -2,10 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rocl_transfer.data.decode import Encoded, UnreadableImageError
+from rocl_transfer.data.inventory import image_extensions
 from rocl_transfer.data.local import parquet_splits
 from rocl_transfer.data.sources import RawSplit, Source
 from rocl_transfer.errors import UserError, did_you_mean
@@ -60,7 +61,10 @@ def open_dataset(name: str, config: str | None, revision: str | None, image_colu
     for split, dataset in opened.items():
         undecoded = dataset.select_columns([image]).cast_column(image, datasets.Image(decode=False))
         found[split] = RawSplit(ColumnRows(undecoded, image, split), list(dataset[label]) if label else None, _remedy(label, first.features, image))
-    return Source(found, names, None if Path(name).is_dir() else _opened(name, revision, asked, first), tuple(notes))
+    if Path(name).is_dir():
+        return Source(found, names, notes=tuple(notes))
+    commit = _opened(name, revision, asked, first)
+    return Source(found, names, commit, tuple(_left_out(name, commit if asked else None, sum(len(split.rows) for split in found.values()))))
 
 
 def _remedy(label: str | None, features: Any, image: str) -> str:
@@ -146,6 +150,26 @@ def _commit(name: str, revision: str | None) -> str | None:
     except Exception:  # HTTP clients of several kinds raise here; what there is to say, load_dataset says
         return None
     return sha
+
+
+def _left_out(name: str, commit: str | None, rows: int) -> list[str]:
+    """What is said where a repository of image files has more of them than rows came of it: ``datasets`` chooses files by their names."""
+    from huggingface_hub import HfApi
+
+    if commit is None:  # the Hub cannot be asked
+        return []
+    try:
+        files = HfApi().list_repo_files(name, revision=commit, repo_type="dataset")
+    except Exception:  # see _commit
+        return []
+    suffixes = [PurePosixPath(file).suffix.lower() for file in files]
+    images = sum(suffix in image_extensions() for suffix in suffixes)
+    if images <= rows or any(suffix in (".parquet", ".arrow", ".tar", ".zip", ".gz") for suffix in suffixes):
+        return []
+    return [
+        f"{name} holds {images:,} image files, of which {rows:,} are used: datasets chooses them by names of files and folders and by metadata; "
+        f"download it and give its folder to have all"
+    ]
 
 
 def _opened(name: str, revision: str | None, asked: str | None, dataset: Any) -> str | None:

@@ -55,6 +55,31 @@ def test_the_revision_that_was_read_is_recorded(hub, tmp_path):
         assert f"revision {wanted} of user/pictures cannot be had, since the Hub cannot be asked, and the cache has {new}" in answer
 
 
+SAY = """
+from rocl_transfer.data import load_images
+data = load_images("user/pictures", validation_fraction=0)
+print(len(data.train) + len(data.test), [note for note in data.notes if "image files" in note])
+"""
+
+
+@pytest.mark.parametrize("case", ["plain", "names", "metadata", "folders"])
+def test_images_of_a_repository_that_datasets_passes_over_are_counted(hub, tmp_path, case):
+    content = list(pictures(40).values())
+    prefix = "test_" if case == "names" else ""
+    files = {f"{number % 2}/{prefix if number < 8 else ''}{number}.png": data for number, data in enumerate(content)}
+    if case == "folders":
+        files = {f"{'train' if number < 30 else 'extra'}/{name}": data for number, (name, data) in enumerate(files.items())}
+    if case == "metadata":
+        files["metadata.csv"] = ("file_name,label\n" + "".join(f"{name},{name[0]}\n" for name in list(files)[:20])).encode()
+    hub.add_repo("user/pictures", files, type="dataset")
+    environment = {**os.environ, **hub.environment(tmp_path / "home")}
+    done = subprocess.run([sys.executable, "-c", SAY], env=environment, capture_output=True, text=True, check=True)
+    used = int(done.stdout.split()[0])
+    assert used == {"plain": 40, "names": 8, "metadata": 20, "folders": 30}[case]
+    assert ("user/pictures holds 40 image files, of which" in done.stdout) == (used < 40)
+    assert (f"of which {used} are used" in done.stdout) == (used < 40)
+
+
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_webdataset_shards_with_labels(tmp_path, monkeypatch, noise_image, in_memory):
     import datasets
