@@ -17,12 +17,12 @@ def left_out(checkpoint: Checkpoint, names: Mapping[str, str], dropped: Counter[
     return left | dict.fromkeys(checkpoint.set_aside, "training state")
 
 
-def notes(facts: Mapping[str, Any], model: PixelModel, kind: str) -> list[str]:
-    """A sentence for each thing that was chosen or assumed."""
+def notes(facts: Mapping[str, Any], model: PixelModel, kind: str, taken: int, held: int) -> list[str]:
+    """A sentence for each thing that was done, chosen or assumed; ``taken`` of the ``held`` tensors in the file are in the export."""
     from rocl_transfer.models.resnet_cifar import PaddedShortcut
 
     place = facts["copy"] or "its outermost dictionary"
-    said = [f"{facts['file']}: {model.architecture} of {kind}, from {place}"]
+    said = [f"{facts['file']}: {model.architecture} of {kind}, from {place}: {taken} of the {held} tensors in the file were taken"]
     if facts["other_copies"]:
         which = ", which is averaged" if facts["averaged"] else ""
         said.append(

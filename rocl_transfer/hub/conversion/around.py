@@ -188,10 +188,21 @@ def check_leftovers(fit: Fit, others: Iterable[Fit], tensors: Mapping[str, Tenso
         else:
             strange.append(name)
     if fit.missing:
-        raise UserError(f"{fit.architecture} lacks {_some(fit.missing)} in the file: it is another network (give --architecture), or incomplete")
+        raise UserError(_lacking(fit))
     if strange:
         raise UserError(f"{fit.architecture} has no place for {_some(strange)}: give --architecture, or --drop [{_start(strange)}] if it needs none")
     return dropped
+
+
+def _lacking(fit: Fit) -> str:
+    """What was found of the network, and what was not."""
+    found = f"{len(fit.sources)} tensors of {fit.architecture} are in the file" + (f" at {fit.place}" if fit.place else "")
+    if all(".downsample." in name for name in fit.missing):
+        return (
+            f"{found}, but its shortcuts have no weights, as where they are padded with zeros (option A): this package has such networks of 16, 32 "
+            f"and 64 channels (resnet20_cifar to resnet110_cifar), and of this shape none; it lacks {_some(fit.missing)}"
+        )
+    return f"{found}, but {fit.architecture} lacks {_some(fit.missing)} in the file: it is another network (give --architecture), or incomplete"
 
 
 def _module(name: str, known: re.Match[str] | None, inner: str | None, places: Iterable[str]) -> str:

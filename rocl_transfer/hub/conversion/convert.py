@@ -154,7 +154,7 @@ def _convert(checkpoint: Checkpoint, wishes: Wishes, other_head: Checkpoint | No
     mapping = {source: name for name, source in net.fit.sources.items()}
     if head is not None:
         mapping |= dict(zip(head.names, (f"{net.head}.weight", f"{net.head}.bias"), strict=False))
-    return Conversion(model, projector, mapping, facts, tuple(notes(facts, model, net.kind)))
+    return Conversion(model, projector, mapping, facts, tuple(notes(facts, model, net.kind, len(mapping), len(checkpoint.tensors))))
 
 
 def _build(net: _Network, image_size: int | None, head: around.Linear | None, normalization: Normalization, classes: Sequence[str]) -> PixelModel:

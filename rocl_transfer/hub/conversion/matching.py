@@ -93,7 +93,8 @@ def find(tensors: Mapping[str, Tensor], names: Mapping[str, str], architecture: 
         what = (
             f"like {architecture}" if architecture else "like a ResNet that timm or this package has: name its timm architecture with --architecture"
         )
-        raise UserError(f"there is nothing in the file {what}")
+        first = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in list(tensors.items())[:3])
+        raise UserError(f"there is nothing in the file {what} (it holds {len(tensors)} tensors: {first}{', ...' if len(tensors) > 3 else ''})")
     return best
 
 

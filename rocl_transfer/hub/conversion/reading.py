@@ -5,7 +5,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,11 @@ def read_checkpoint(name: str | Path) -> Checkpoint:
     set_aside: list[str] = []
     _flatten(content, "", 0, tensors, set_aside)
     if not tensors:
-        raise UserError(f"{path} holds no named tensors: name a file that was written with torch.save(model.state_dict(), ...) or the like")
+        aside = f", beside training state ({', '.join(set_aside[:3])})" if set_aside else ""
+        raise UserError(
+            f"{path} holds no named tensors; what it holds is {held(content)}{aside}: name a file that was written with "
+            "torch.save(model.state_dict(), ...) or the like"
+        )
     return Checkpoint(path, sha256(path), tensors, tuple(set_aside))
 
 
@@ -79,6 +83,30 @@ def _flatten(content: Any, place: str, depth: int, tensors: dict[str, Tensor], s
                 set_aside.append(inner)
             else:
                 _flatten(value, inner, depth + 1, tensors, set_aside)
+    elif isinstance(content, list | tuple) and depth < _DEEPEST:
+        if pairs := _pairs(content):
+            _flatten(pairs, place, depth, tensors, set_aside)
+        elif all(isinstance(part, Mapping) for part in content):  # networks; a list of tensors is a buffer or a statistic, and names none
+            _flatten({str(i): part for i, part in enumerate(content)}, place, depth, tensors, set_aside)
+
+
+def _pairs(content: Sequence[Any]) -> dict[str, Tensor] | None:
+    """A dictionary written as its items."""
+    plain = all(isinstance(part, list | tuple) and len(part) == 2 and isinstance(part[0], str) and isinstance(part[1], Tensor) for part in content)
+    return dict(content) if content and plain else None
+
+
+def held(content: Any) -> str:
+    """What a file holds, in a few words."""
+    if isinstance(content, Tensor):
+        return f"one tensor {tuple(content.shape)} without a name"
+    if isinstance(content, Mapping):
+        inside = ", ".join(f"{str(key)[:40]} ({type(value).__name__})" for key, value in list(content.items())[:4])
+        return f"a dictionary of {len(content)}: {inside}{', ...' if len(content) > 4 else ''}" if content else "an empty dictionary"
+    if isinstance(content, list | tuple):
+        kinds = sorted({type(part).__name__ for part in content})
+        return f"a list of {len(content)} without names ({', '.join(kinds)})" if content else "an empty list"
+    return f"one value of type {type(content).__name__}"
 
 
 @contextmanager
@@ -99,6 +127,8 @@ def _load(path: Path) -> Any:
         raise UserError(f"{path} is empty: download or copy it again")
     if start[:1] == b"<":
         raise UserError(f"{path} is a web page, not a checkpoint: the download got the page instead of the file")
+    if foreign := _foreign(path, start):
+        raise UserError(f"{path} {foreign}")
     try:
         with _nothing_allowed(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch announces pickle protocols that it then refuses
@@ -113,6 +143,51 @@ def _load(path: Path) -> Any:
             raise UserError(f"{path} is refused, for loading it may run any code: {refused} {_remedy(path)}") from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0][:150]
         raise UserError(f"{path} is damaged or incomplete ({reason}): download or copy it again") from error
+
+
+_ELSEWHERE = "save the weights there as names and tensors (torch.save or safetensors), and convert that"
+# First bytes -> what the file is.
+_FORMATS = (
+    (b"\x89HDF\r\n", f"is an HDF5 file, as Keras writes it: {_ELSEWHERE}"),
+    (b"\x93NUMPY", f"is a NumPy array: {_ELSEWHERE}"),
+    (b"GGUF", f"is a GGUF file of a language model: {_ELSEWHERE}"),
+    (b"\x1f\x8b", "is packed with gzip: unpack it first"),
+    (b"BZh", "is packed with bzip2: unpack it first"),
+    (b"\xfd7zXZ", "is packed with xz: unpack it first"),
+    (b"7z\xbc\xaf", "is packed with 7-Zip: unpack it first"),
+    (b"version https://git-lfs", "is a pointer of Git LFS, not the file: fetch it with git lfs pull"),
+)
+_ONNX = (
+    "is an ONNX file, a graph whose weights have lost their modules: save the network it was exported from (torch.save(model.state_dict(), ...)), "
+    "and convert that"
+)
+
+
+def _foreign(path: Path, start: bytes) -> str | None:
+    """What a file is that torch did not write, and what to do; None where it may be torch's."""
+    if told := next((told for magic, told in _FORMATS if start.startswith(magic)), None):
+        return told
+    if start[4:8] == b"TFL3":
+        return f"is a TensorFlow Lite file: {_ELSEWHERE}"
+    # An ONNX model is a protobuf that begins with its version (field 1) and who made it (field 2), or its graph (field 7).
+    if path.suffix.lower() == ".onnx" or (start[:1] == b"\x08" and 0 < start[1] < 32 and start[2:3] in (b"\x12", b"\x3a")):
+        return _ONNX
+    if start[:2] == b"PK":
+        try:
+            names = zipfile.ZipFile(path).namelist()
+        except (zipfile.BadZipFile, OSError):
+            return None  # torch says what is wrong with it
+        if names and all(name.endswith(".npy") for name in names):
+            return f"is a file of NumPy arrays: {_ELSEWHERE}"
+        if "model.weights.h5" in names:
+            return f"is a Keras file: {_ELSEWHERE}"
+        if not any(name.endswith(("data.pkl", "constants.pkl")) for name in names):
+            return (
+                f"is a zip archive without a checkpoint of torch's (it holds {', '.join(names[:3]) or 'nothing'}): unpack it, and name the checkpoint"
+            )
+    if start[257:262] == b"ustar":
+        return "is a tar archive: unpack it, and name the checkpoint in it"
+    return None
 
 
 def _refused(path: Path, message: str) -> str | None:
