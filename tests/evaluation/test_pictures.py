@@ -1,5 +1,7 @@
 """Pictures are what the evaluation found: none says something else than the verdict on its sample."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -143,3 +145,19 @@ def test_pictured_chooses_the_attack():
     results = evaluate(model, images, labels, attacks=[PGD(1e-5, steps=3), PGD(0.2, steps=3)], pictured=-1)
     assert results.pictured == "pgd-3 linf 0.2"
     assert 0 in agree(model, images, results, choose_pictures(Resident(images), results), 0.2)
+
+
+def test_letters_that_the_font_lacks_are_one_line_of_the_log(tmp_path, caplog):
+    pytest.importorskip("matplotlib")
+    from rocl_transfer.evaluation.figures import draw_adversarial
+
+    caplog.set_level("INFO", "rocl_transfer")
+    model = network()
+    images, labels = data(model)
+    results = evaluate(model, images, labels, attacks=[PGD(0.2, steps=3)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name, letters in (("plain", "abcd"), ("fish", "金魚魚金")):
+            draw_adversarial(choose_pictures(Resident(images), results), PGD(0.2, steps=3), list(letters), tmp_path / f"{name}.png")
+    said = [record.getMessage() for record in caplog.records if ".png" in record.getMessage()]
+    assert said == ["fish.png: the font lacks letters of the class names, boxes stand for them"]

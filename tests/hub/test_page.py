@@ -218,3 +218,36 @@ def test_plots_are_the_same_each_time():
     rows = [{"name": 'id="x" $a$', "clean": 1.0, "robust": 0.5}]
     assert svg_classes(rows) == svg_classes(rows)
     assert 'id="x" $a$' in svg_classes(rows)
+
+
+class Tables(HTMLParser):
+    """What stands around each table."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.found = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "table":
+            self.found.append([classes for classes in self.open if classes])
+        if tag not in VOID:
+            self.open.append(dict(attrs).get("class"))
+
+    def handle_endtag(self, tag):
+        self.open.pop()
+
+
+def test_on_a_narrow_screen_every_table_scrolls_and_the_wide_ones_say_so(tmp_path, plots):
+    text = write(tmp_path, full_report())
+    found = Tables(text).found
+    assert len(found) == 8
+    assert all("scroll" in around for around in found)
+    assert text.count('<p class="quiet swipe">') == 4  # all evaluations, unseen balls, transfer, corruptions
+    assert ".swipe { display: block; }" in text
+
+
+def test_passes_are_named_where_they_were_counted_and_nowhere_else(tmp_path):
+    report = full_report()
+    assert "passes" not in Page(write(tmp_path, report)).sections["measured"]
+    assert "passes123" in "".join(Page(write(tmp_path, {**report, "passes": 123})).sections["measured"].split())
