@@ -1,9 +1,10 @@
 """Folders of webdataset shards: tar files whose members share a key a sample. They are indexed once and read where they lie, never unpacked."""
 
+import logging
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from rocl_transfer.data.local import group_by_split
 from rocl_transfer.data.sources import RawSplit, Source
 from rocl_transfer.errors import UserError, did_you_mean, one_line
 
+log = logging.getLogger("rocl_transfer")
 _NAME = re.compile(r"(?P<key>(.*/)?[^./][^./]*)\.(?P<extension>[^/]*)", re.DOTALL)  # webdataset's rule: the extension begins at the first dot
 _INCOMPLETE = 0.05  # largest share of samples without an image that is left out; one always may be
 _LONGEST = 65536  # bytes of a label
+IMAGE = "image"  # what the column is called where datasets streams shards
 Place = tuple[int, int]  # offset and size
 
 
@@ -110,6 +113,20 @@ def open_shards(folder: Path, image_column: str | None = None, label_column: str
         rows = TarRows((path, sample.key, place) for path, sample, place in chosen)
         splits[split] = RawSplit(rows, labels, _remedy(folder, shards.values(), label, extensions))
     return Source(splits, notes=tuple(notes))
+
+
+def images_of(paths: Sequence[str], image_column: str | None) -> Iterator[dict[str, dict[str, Any]]]:
+    """Rows for ``datasets``: the image of each sample, one shard after another.
+
+    Raises:
+        UserError: See :func:`open_shards`.
+    """
+    for path in paths:
+        found, left = _images([_index(Path(path))], image_column)
+        for note in left:
+            log.warning("data: %s", note)
+        for shard, sample, place in found:
+            yield {IMAGE: {"bytes": _read(shard, place), "path": f"sample {sample.key} of {shard}"}}
 
 
 def _index(path: Path) -> _Shard:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -19,6 +20,9 @@ from rocl_transfer.data.batches import Batch, Sampler, derive_seed
 from rocl_transfer.data.decode import Encoded, UnreadableImageError, decode
 from rocl_transfer.data.hub import image_column_of, load_with_datasets
 from rocl_transfer.data.images import ImageData, ImageSet
+from rocl_transfer.data.inventory import files_below
+from rocl_transfer.data.local import group_by_split, holds_shards, parquet_splits
+from rocl_transfer.data.shards import IMAGE, images_of
 from rocl_transfer.data.stores import from_worker, outlive_signals
 from rocl_transfer.data.value_range import ValueRange
 from rocl_transfer.errors import UserError, did_you_mean, one_line
@@ -75,7 +79,7 @@ def open_stream(
     Raises:
         UserError: It cannot be opened, or a column, the split or the number of images is not known.
     """
-    splits, commit = load_with_datasets(name, config, revision, streaming=True)
+    splits, commit, notes = _splits(name, config, revision, image_column)
     split = train_split or ("train" if "train" in splits or len(splits) > 1 else next(iter(splits)))
     if split not in splits:
         raise UserError(f"there is no split {split!r}{did_you_mean(split, splits)}: name one of {', '.join(splits)} with --data.train_split")
@@ -86,14 +90,39 @@ def open_stream(
         raise UserError(f"{name} does not say how many images its split {split!r} has: give their number with --data.images")
     import datasets
 
-    column = image_column_of(opened.features, image_column)
-    # By row groups, where the shards are parquet's: with two workers and 15,000 images 1.0 GB each, by files (220 MB) up to 1.8 GB.
-    rows = opened.select_columns([column]).cast_column(column, datasets.Image(decode=False)).reshard()
+    if holds_shards(Path(name)):
+        column, rows = IMAGE, opened
+    else:
+        column = image_column_of(opened.features, image_column)
+        # By row groups, where the shards are parquet's: with two workers and 15,000 images 1.0 GB each, by files (220 MB) up to 1.8 GB.
+        rows = opened.select_columns([column]).cast_column(column, datasets.Image(decode=False)).reshard()
     values = ValueRange.given(value_range)
     stream = Stream(rows, column, number, values)
     train = ImageSet(stream, np.arange(number), None, values)
     note = "the images are streamed: none was read before training, an epoch is as many as there are, and a few may come twice or not at all in one"
-    return ImageData(name, commit, (), image_size, train, None, train.subset(np.arange(0)), "none", None, (note,), title=title), stream
+    return ImageData(name, commit, (), image_size, train, None, train.subset(np.arange(0)), "none", None, (*notes, note), title=title), stream
+
+
+def _splits(name: str, config: str | None, revision: str | None, image_column: str | None) -> tuple[dict[str, Any], str | None, list[str]]:
+    """The splits of ``name``, as rows that come one by one; of a local folder, every shard is of one of them."""
+    folder = Path(name)
+    if not folder.is_dir() or config is not None:
+        splits, commit = load_with_datasets(name, config, revision, streaming=True)
+        return splits, commit, []
+    if not holds_shards(folder):
+        files, notes = parquet_splits(folder)
+        splits, commit = load_with_datasets(name, config, revision, streaming=True, files=files)
+        return splits, commit, notes
+    import datasets
+
+    if revision is not None:
+        raise UserError(f"--data.revision has no effect with the folder {name}: leave it out")
+    paths = [path for path in files_below(folder) if path.suffix.lower() == ".tar"]
+    features = datasets.Features({IMAGE: datasets.Image(decode=False)})
+    return {
+        split: datasets.IterableDataset.from_generator(images_of, features=features, gen_kwargs={"paths": names, "image_column": image_column})
+        for split, names in group_by_split(folder, paths).items()
+    }, None, []  # fmt: skip
 
 
 @dataclass(frozen=True)
