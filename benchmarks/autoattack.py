@@ -59,7 +59,7 @@ def recipe(options, processes):
     """Seconds of the whole command, from nothing to its report; seconds of its attacks alone; and which samples stand."""
     size = ["--data.image_size", str(options.image_size)] if options.image_size else []
     samples = ["--samples", str(options.samples)] if options.samples else []
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "recipes/evaluate.py"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "recipes/evaluate.py"]
     what = ["--model.name", options.model, "--data.name", options.data, *size, *samples, "--norm", options.norm]
     threads = max((os.cpu_count() or 1) // processes, 1)
     with tempfile.TemporaryDirectory() as folder:

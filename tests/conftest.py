@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from tests.stand_in_hub import StandInHub
 
@@ -21,7 +22,26 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
 
+# Two processes that meet at a port which the launcher finds free: two runs of these tests on one machine do not fight for one.
+TORCHRUN = (str(Path(sys.executable).with_name("torchrun")), "--standalone", "--local_addr", "localhost", "--nproc_per_node", "2")
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+
+
+class Precise(nn.Module):
+    """A network that computes in float64 between float32 images and outputs.
+
+    The number of images chooses a network's kernels, kernels round, and the sign of a gradient turns a rounding into a whole step: what has to be the
+    same for any batch is compared where rounding cannot decide it, on any CPU.
+    """
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network.double()
+
+    def forward(self, images):
+        return self.network(images.double()).float()
+
+
 # What a recipe's process does that was forked from one with the imports done: they take 5 of the 8 seconds of a short run.
 FORKED = """
 import os, runpy, sys

@@ -36,6 +36,16 @@ def test_every_room_is_on_the_map():
     assert not missing
 
 
+def test_no_test_or_benchmark_meets_at_a_port_of_its_own():
+    """Two runs on one machine would fight for it: launchers choose one that is free, servers bind port 0."""
+    word = "master" + "_port"
+    files = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py"), *(ROOT / ".ci").iterdir()]
+    assert not [path.name for path in files if word in path.read_text().lower()]
+    launches = [line for path in files for line in path.read_text().splitlines() if '"--nproc' + '_per_node"' in line]
+    assert launches
+    assert all('"--standalone"' in line for line in launches)
+
+
 def test_the_library_works_without_datasets_jsonargparse_and_the_extras():
     absent = ["datasets", "jsonargparse", "sklearn", "matplotlib", "tensorboard"]
     code = (

@@ -7,6 +7,7 @@ from torch import nn
 
 from rocl_transfer import PGD, UserError
 from rocl_transfer.attacks import L2, Linf, frozen, threat_model
+from tests.conftest import Precise
 
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))
 
@@ -58,7 +59,7 @@ def small_net():
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_pgd_against_a_plain_loop_over_single_images(norm):
-    model, epsilon, step, steps = small_net().eval(), 0.1, 0.02, 5
+    model, epsilon, step, steps = Precise(small_net()).eval(), 0.1, 0.02, 5
     images, labels = torch.rand(3, 3, 8, 8, generator=one()[0]), torch.tensor([0, 1, 2])
     seeds = [torch.Generator().manual_seed(i) for i in range(3)]
     ours = PGD(epsilon, norm=norm, step_size=step, steps=steps)(model, images, labels, seeds)
@@ -84,7 +85,7 @@ def test_pgd_against_a_plain_loop_over_single_images(norm):
 
 
 def test_one_seed_a_sample_makes_the_batch_irrelevant():
-    model, images, labels = small_net(), torch.rand(6, 3, 8, 8, generator=one()[0]), torch.arange(6) % 4
+    model, images, labels = Precise(small_net()), torch.rand(6, 3, 8, 8, generator=one()[0]), torch.arange(6) % 4
     attack = PGD(0.1, steps=5)
     whole = attack(model, images, labels, [torch.Generator().manual_seed(i) for i in range(6)])
     parts = torch.cat(
@@ -124,7 +125,7 @@ def test_images_in_other_units_are_refused(images):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_a_radius_for_each_image_is_an_attack_for_each_image(norm):
-    model, images, labels = small_net(), torch.rand(3, 3, 8, 8, generator=one()[0]), torch.tensor([0, 1, 2])
+    model, images, labels = Precise(small_net()), torch.rand(3, 3, 8, 8, generator=one()[0]), torch.tensor([0, 1, 2])
     radii = [0.01, 0.1, 0.4]
     together = PGD(torch.tensor(radii).view(-1, 1, 1, 1), steps=5, norm=norm)(
         model, images, labels, [torch.Generator().manual_seed(i) for i in range(3)]

@@ -7,6 +7,7 @@ from torch import nn
 from rocl_transfer import PGD, UserError, evaluate
 from rocl_transfer.evaluation import smallest_epsilon
 from rocl_transfer.models import create_backbone
+from tests.conftest import Precise
 
 PRECISION = 1 / 32
 
@@ -47,7 +48,8 @@ def weak_net():
     model = create_backbone("resnet8_cifar", 16)
     model.net.reset_classifier(3)
     images = torch.rand(10, 3, 16, 16)
-    return model, images, model.eval()(images).argmax(1)
+    model = Precise(model).eval()
+    return model, images, model(images).argmax(1)
 
 
 @pytest.mark.parametrize(("norm", "steps", "upper"), [("linf", 20, 64 / 255), ("l2", 60, 4.0)])

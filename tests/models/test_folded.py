@@ -26,8 +26,8 @@ def lived_in(name: str) -> PixelModel:
     return model
 
 
-def gradient(network: nn.Module) -> torch.Tensor:
-    leaf = IMAGES.clone().requires_grad_(True)
+def gradient(network: nn.Module, images: torch.Tensor = IMAGES) -> torch.Tensor:
+    leaf = images.clone().requires_grad_(True)
     return torch.autograd.grad(network(leaf).square().sum(), leaf)[0]
 
 
@@ -37,11 +37,11 @@ def norms(network: nn.Module) -> int:
 
 @pytest.mark.parametrize("name", ["resnet8_cifar", "test_resnet", "test_efficientnet", "test_nfnet"])
 def test_outputs_and_gradients_are_the_models(name):
-    model = lived_in(name)
-    twin = Folded(model).current(IMAGES)
+    model, images = lived_in(name).double(), IMAGES.double()
+    twin = Folded(model).current(images)
     model.eval()
-    for mine, theirs in ((twin(IMAGES), model(IMAGES)), (gradient(twin), gradient(model))):
-        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item())
+    for mine, theirs in ((twin(images), model(images)), (gradient(twin, images), gradient(model, images))):
+        torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-10 * theirs.abs().max().item())
     if norms(model):
         assert norms(twin) == 0
 

@@ -50,11 +50,11 @@ def test_target_encoded_once_is_bit_for_bit_the_reencoding_attack(objective):
 
 
 def test_on_the_folded_network_few_signs_turn(objective):
-    first, second = two_views(32)
+    objective.double()  # in float32 folding rounds by 1e-7: no pixel differed on one processor, 0.5 % on another
+    first, second = two_views(32).double()
     adversarial = objective.perturb(first, second, (5,))
     assert objective.attacked.twin is not None
-    # Folding rounds by 1e-7: no pixel differed on one processor, 0.5 % on another.
-    assert (adversarial != reencoding_attack(objective, first, second, (5,))).float().mean() < 0.02
+    assert (adversarial != reencoding_attack(objective, first, second, (5,))).float().mean() < 1e-5
 
 
 @pytest.mark.parametrize("threat", [Linf(0.0314), L2(0.5)])
@@ -74,11 +74,12 @@ def test_attack_raises_the_contrastive_loss_inside_the_ball(objective, threat):
 
 
 def test_groups_are_attacked_as_if_alone(objective):
-    # Batch size chooses convolution kernels, so this is close, not equal: a sign may flip where the gradient is rounding.
-    first, second = two_views(32)
+    # Batch size chooses convolution kernels, and a sign flips where the gradient is rounding: in float64 next to none is.
+    objective.double()
+    first, second = two_views(32).double()
     together = objective.perturb(first, second, (5, 6))
     apart = torch.cat([objective.perturb(first[:16], second[:16], (5,)), objective.perturb(first[16:], second[16:], (6,))])
-    assert ((together - apart).abs() > 1e-6).float().mean() < 1e-3
+    assert ((together - apart).abs() > 1e-6).float().mean() < 1e-5
 
 
 def test_regularizer_is_the_mean_over_groups_with_their_own_negatives(objective):

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT, TORCHRUN
+
 CARD = ROOT / "model_cards" / "resnet8_cifar.r_le_digits"
 DIGITS = ("--data.name", "digits", "--data.image_size", 16)
 
@@ -158,8 +158,7 @@ def test_sigkill_at_any_moment_loses_nothing(command, tmp_path):
 def test_two_processes_are_one(command, tmp_path):
     words = ("--model.name", CARD, *DIGITS, "--attacks", "fast", "--epsilon", 0.1, "--samples", 15, "--batch_size", 8, "--update_card", "false")
     command("evaluate.py", *words, "--output_dir", "one", check=0)
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617")
-    command("evaluate.py", *words, "--output_dir", "two", launcher=launcher, check=0)
+    command("evaluate.py", *words, "--output_dir", "two", launcher=TORCHRUN, check=0)
     one, two = (booleans(tmp_path / name) for name in ("one", "two"))
     unsure = json.loads((tmp_path / "one" / "results.json").read_text())["report"]["borderline"]["indices"]
     assert [line["index"] for line in two] == [line["index"] for line in one]

@@ -1,8 +1,6 @@
 """Fine-tuning as a user runs it: every family from one path, every start, deaths planted from outside, resuming."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import timm
@@ -10,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 import rocl_transfer as rt
+from tests.conftest import TORCHRUN
 
-BIN = Path(sys.executable).parent
 SHORT = ["--data.image_size", "32", "--epochs", "6", "--batch_size", "4", "--optimizer.lr", "2e-3", "--evaluation.steps", "2", "--log_every", "1"]
 QUICK = ["--attack.steps", "2", "--ramp", "[0, 0]"]
 
@@ -113,8 +111,7 @@ def test_two_processes_train_one_classifier(command, class_folder, tmp_path):
         "--awp_gamma",
         "0.005",
     ]
-    torchrun = (str(BIN / "torchrun"), "--nproc_per_node", "2", "--master_port", "29715")
-    command("finetune.py", *words, "--output_dir", "two", launcher=torchrun, check=0)
+    command("finetune.py", *words, "--output_dir", "two", launcher=TORCHRUN, check=0)
     assert record(tmp_path / "two")["training"]["processes"] == 2
     assert record(tmp_path / "two")["evaluations"][0]["accuracy"] >= 0.7
 

@@ -13,18 +13,37 @@ from safetensors.torch import load_file
 
 import rocl_transfer as rt
 from rocl_transfer.data import load_images
+from tests.conftest import ROOT, TORCHRUN
 
-ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 TINY = [
     "--model.name", "resnet8_cifar", "--data.image_size", "16", "--batch_size", "8", "--objective.attack.steps", "2", "--optimizer.name", "adamw",
     "--optimizer.lr", "1e-3", "--epochs", "2", "--log_every", "1", "--optimizer.warmup_epochs", "1", "--monitor_every", "1",
 ]  # fmt: skip
+EVERY_STEP = ["--checkpoint_every", "1", "--keep_checkpoints", "9"]
 
 
 def metrics(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in ("images_per_second", "memory_bytes")} for line in lines]
+
+
+def assert_same_course(one, two, steps):
+    """Two runs took the same steps, as far as rounding lets them be compared; both with ``EVERY_STEP``.
+
+    Shapes choose kernels, kernels round, and a sign step turns a rounding of a pixel's gradient into twice its length. So the first step, which
+    begins with equal weights, is compared closely, and later ones loosely: relative differences on CPUs with AVX-512, AVX2 and neither were at most
+    2e-7 in the first step's numbers, 2e-4 in the later ones', and 5e-5 in what three steps did to the weights.
+    """
+    first, *later = zip(metrics(one), metrics(two), strict=True)
+    assert first[0] == pytest.approx(first[1], rel=1e-5)
+    for mine, other in later:
+        assert mine == pytest.approx(other, rel=1e-2)
+    moved = []
+    for run in (one, two):
+        begun, ended = (load_file(run / "checkpoints" / f"step-{step}" / "objective.safetensors") for step in (0, steps))
+        moved.append(torch.cat([(ended[key] - value).double().flatten() for key, value in begun.items() if value.is_floating_point()]))
+    assert (moved[0] - moved[1]).norm() < 1e-2 * moved[0].norm()
 
 
 def test_a_flat_folder_of_images_is_pretrained_on_without_labels(command, flat_folder, tmp_path):
@@ -172,14 +191,10 @@ def test_its_own_config_repeats_a_run(command, class_folder, tmp_path):
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
 def test_two_processes_equal_one_with_the_whole_batch(command, class_folder, tmp_path, name):
     words = ["--model.name", name, "--data.name", class_folder, "--data.image_size", "32", "--data.validation_fraction", "0", "--max_steps", "3",
-             "--objective.group_size", "8", "--objective.attack.steps", "3", "--log_every", "1"]  # fmt: skip
+             "--objective.group_size", "8", "--objective.attack.steps", "3", "--log_every", "1", *EVERY_STEP]  # fmt: skip
     command("pretrain.py", *words, "--batch_size", "16", "--output_dir", "one", check=0)
-    torchrun = (str(BIN / "torchrun"), "--nproc_per_node", "2", "--master_port", "29713" if name == "test_vit" else "29714")
-    command("pretrain.py", *words, "--batch_size", "8", "--output_dir", "two", launcher=torchrun, check=0)
-    a, b = (load_file(tmp_path / folder / "model.safetensors") for folder in ("one", "two"))
-    assert max((value - b[key]).abs().max().item() for key, value in a.items()) < 1e-5
-    for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
-        assert one == pytest.approx(two, abs=1e-4)
+    command("pretrain.py", *words, "--batch_size", "8", "--output_dir", "two", launcher=TORCHRUN, check=0)
+    assert_same_course(tmp_path / "one", tmp_path / "two", 3)
     # and the one can go on where the two stood
     command("pretrain.py", *words, "--batch_size", "16", "--output_dir", "two", "--max_steps", "4", check=0)
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import ENVIRONMENT, ROOT
-from tests.recipes.test_recipes import BIN, TINY, metrics
+from tests.conftest import ENVIRONMENT, ROOT, TORCHRUN
+from tests.recipes.test_recipes import BIN, EVERY_STEP, TINY, assert_same_course, metrics
 
 SLOW = [*TINY, "--epochs", "12", "--optimizer.warmup_epochs", "1", "--checkpoint_every", "1", "--objective.group_size", "4"]
 
@@ -112,16 +112,15 @@ def test_a_recipe_ends_with_its_launcher_and_saves(command, begin, class_folder,
 
 def test_a_process_whose_neighbour_is_killed_ends_with_a_sentence(command, begin, class_folder, tmp_path):
     words = [*SLOW, "--batch_size", "4", "--data.name", class_folder]
-    launcher = (str(BIN / "torchrun"), "--nproc_per_node", "2", "--master_port", "29721")
-    command("pretrain.py", *words, "--output_dir", "whole", launcher=launcher, check=0)
-    process = begin("parts", *words, launcher=launcher)
+    command("pretrain.py", *words, "--output_dir", "whole", launcher=TORCHRUN, check=0)
+    process = begin("parts", *words, launcher=TORCHRUN)
     ranks = {int(Path(f"/proc/{pid}/environ").read_text().split("\0RANK=")[1].split("\0")[0]): pid for pid in children(process.pid)}
     os.kill(ranks[1], signal.SIGKILL)
     _, text = process.communicate(timeout=90)
     assert process.returncode != 0
     assert re.search(r"(another process of this run is gone, at step|interrupted by SIGTERM at step) \d+.*the same command goes on from", text)
     assert not (tmp_path / "parts" / "model.safetensors").exists()
-    done = command("pretrain.py", *words, "--output_dir", "parts", launcher=launcher, check=0)
+    done = command("pretrain.py", *words, "--output_dir", "parts", launcher=TORCHRUN, check=0)
     assert "resumed from parts/checkpoints/step-" in done.stderr
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
@@ -177,11 +176,9 @@ def test_another_run_is_only_overwritten_where_that_is_said(command, class_folde
 
 def test_another_number_of_processes_goes_on_with_the_same_batches(command, class_folder, tmp_path):
     words = ["--model.name", "test_vit", "--data.name", class_folder, "--data.image_size", "32", "--data.validation_fraction", "0",
-             "--log_every", "1", "--objective.group_size", "8", "--objective.attack.steps", "3"]  # fmt: skip
-    launcher = (str(BIN / "torchrun"), "--nproc_per_node", "2", "--master_port", "29722")
+             "--log_every", "1", "--objective.group_size", "8", "--objective.attack.steps", "3", *EVERY_STEP]  # fmt: skip
     command("pretrain.py", *words, "--batch_size", "16", "--output_dir", "one", "--max_steps", "4", check=0)
-    command("pretrain.py", *words, "--batch_size", "8", "--output_dir", "two", "--max_steps", "2", launcher=launcher, check=0)
+    command("pretrain.py", *words, "--batch_size", "8", "--output_dir", "two", "--max_steps", "2", launcher=TORCHRUN, check=0)
     done = command("pretrain.py", *words, "--batch_size", "16", "--output_dir", "two", "--max_steps", "4", check=0)
     assert "goes on with 1 process(es) instead of 2" in done.stderr
-    a, b = (load_file(tmp_path / folder / "model.safetensors") for folder in ("one", "two"))
-    assert max((value - b[key]).abs().max().item() for key, value in a.items()) < 1e-5
+    assert_same_course(tmp_path / "one", tmp_path / "two", 4)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from rocl_transfer.errors import Interrupted
 from rocl_transfer.objectives import Objective
 from rocl_transfer.training import Cadence, Checkpoints, Recovery, Schedule, create_optimizer, train
 from rocl_transfer.training.interruption import listen
-from tests.conftest import ROOT
+from tests.conftest import ROOT, TORCHRUN
 
 
 class Toy(Objective):
@@ -451,8 +450,7 @@ def test_several_processes_that_wait_for_devices_of_their_own_stop_at_one_step(t
 
     def start(folder, step):
         folder.mkdir(exist_ok=True)
-        launcher = (Path(sys.executable).with_name("torchrun"), "--nproc_per_node", "2", "--master_port", "29731")
-        words = (*launcher, tmp_path / "several.py", folder, str(step))
+        words = (*TORCHRUN, tmp_path / "several.py", folder, str(step))
         done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         return [(folder / f"said-{rank}").read_text() for rank in (0, 1)]
