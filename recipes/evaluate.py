@@ -1,6 +1,6 @@
 """Measure a classifier's robustness so that it can be believed: AutoAttack for any number of classes, with a full report around it if wanted.
 
-    accelerate launch recipes/evaluate.py --model.name runs/ft --data.name DATA --attacks standard --report full --output_dir runs/eval
+    python recipes/evaluate.py --model.name runs/ft --data.name DATA --attacks standard --report full --output_dir runs/eval
 
 Ours, a timm model, a model on the Hub, or your own network (--model.callable module:function). A killed run goes on where it was. Leaves
 config.yaml, results.json, verdicts.jsonl (a line a sample), report.html; and the results on the card of the run that was evaluated.
@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rocl_transfer.attacks import untouched
-from rocl_transfer.config import EvaluateConfig, command_line
+from rocl_transfer.config import EvaluateConfig, command_line, note_radius
 from rocl_transfer.data import Augmentation, ImageData, Store, labels_of, load_images, store_splits, stratified_sample
 from rocl_transfer.errors import UserError, path_of
 from rocl_transfer.evaluation import (
@@ -35,7 +35,6 @@ from rocl_transfer.evaluation import (
     named_attacks,
     report_attacks,
 )  # fmt: skip
-from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.checks import Inspection
 from rocl_transfer.evaluation.engine import pixels_of
 from rocl_transfer.hub import add_to_card, code_digest, find_model, import_model, load_classifier, match_labels, render_page, weights_digest
@@ -78,6 +77,7 @@ def main(config: EvaluateConfig) -> Path:
 
     attacks = named_attacks(config.attacks, config.epsilon, config.norm, seen.classes, config.engine)
     headline, size = attacks[0], samples.data.image_size
+    note_radius(config, size)
     if isinstance(headline, Ensemble) and config.report == "full":
         attacks = report_attacks(headline, size, seen.classes, surrogates)
     journal = folder / "journal"
@@ -180,9 +180,7 @@ def beyond(
 ) -> dict[str, Any]:  # fmt: skip
     """Corruptions and smoothed inference."""
     log.info("common corruptions")
-    size, device = samples.data.image_size, accelerator.device
-    at_once = config.batch_size or images_at_once((size, size), device)
-    found = measure_corruptions(model, samples.store, samples.labels, samples.chosen, config.seed, at_once, accelerator.state)
+    found = measure_corruptions(model, samples.store, samples.labels, samples.chosen, config.seed, config.batch_size or 256, accelerator.state)
     mean = sum(sum(row) for row in found.values()) / sum(len(row) for row in found.values())
     log.info("smoothed inference")
     words = "RoCL's views: colour jitter, grey, mirror, crops of half the image or more"

@@ -1,6 +1,6 @@
 """Fine-tune a backbone on labelled images so that the classifier resists an adversary, and measure it.
 
-    accelerate launch recipes/finetune.py --model.name runs/pre --data.name DATA --method trades --output_dir runs/ft
+    python recipes/finetune.py --model.name runs/pre --data.name DATA --method trades --output_dir runs/ft
 
 The new head is trained first, then everything; training that dies goes back to its last good checkpoint, or ends in a sentence and status 2. Leaves a
 run folder: config.yaml, metrics.jsonl, checkpoints/, head/ (the head's own training), model.safetensors + config.json (the best epoch by validation,
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from rocl_transfer.config import ModelConfig, command_line
+from rocl_transfer.config import ModelConfig, command_line, sized
 from rocl_transfer.data import Batches, ImageData, ImageOptions, Store, labels_of, store_splits
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import AdaptationPGDOptions, ClassifierMonitor, compute_features
@@ -81,6 +81,7 @@ def main(config: FinetuneConfig) -> Path:
     with Run(config) as run:
         data = open_images_for(config.model.name, config.data)
         run.note(data.notes)
+        config = sized(config, data.image_size)
         classifier, kept = load_classifier(config, data)
         config = resolved(config, classifier)
         run.check(config)

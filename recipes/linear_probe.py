@@ -1,6 +1,6 @@
 """Train a linear head on a frozen backbone and measure the classifier: LE (clean images) or, with --robust true, r-LE (adversarial images).
 
-    accelerate launch recipes/linear_probe.py --model.name runs/pre --data.name DATA --robust true --output_dir runs/probe
+    python recipes/linear_probe.py --model.name runs/pre --data.name DATA --robust true --output_dir runs/probe
 
 Leaves a run folder: config.yaml, metrics.jsonl, checkpoints/, model.safetensors + config.json (timm layout), results.json, verdicts.jsonl,
 README.md, figures/.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rocl_transfer.attacks import AttackOptions
-from rocl_transfer.config import ModelConfig, command_line
+from rocl_transfer.config import ModelConfig, command_line, sized
 from rocl_transfer.data import Batches, ImageData, ImageOptions, Resident, Store, store_splits
 from rocl_transfer.evaluation import HeadMonitor, PGDOptions, compute_features
 from rocl_transfer.hub import complete_classifier, load_backbone, made_from, open_images_for
@@ -66,10 +66,11 @@ def main(config: ProbeConfig) -> Path:
     with Run(config) as run:
         data = open_images_for(config.model.name, config.data)
         run.note(data.notes)
+        config = sized(config, data.image_size)
         backbone = load_backbone(config.model.name, data.image_size, config.model.pretrained, config.model.sha256)
         classifier = add_head(backbone, data.class_names).to(run.device)
         log.info("a new linear head is trained for the %d classes %s", len(data.class_names), ", ".join(data.class_names[:10]))
-        run.check()
+        run.check(config)
         data, stores = store_splits(data, ("train", "validation", "test"), run.device, **config.data.storage)
         run.begin()
         objective, batches = build(config, run, classifier, data, stores["train"])

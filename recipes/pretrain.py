@@ -1,6 +1,6 @@
 """Pre-train a backbone without labels, by RoCL, by SimCLR (the control), or by an objective of your own.
 
-    accelerate launch recipes/pretrain.py --config recipes/configs/<row>.yaml --output_dir runs/pre --data.name DATA --model.name MODEL
+    python recipes/pretrain.py --config recipes/configs/<row>.yaml --output_dir runs/pre --data.name DATA --model.name MODEL
 
 Leaves a run folder: config.yaml, metrics.jsonl, checkpoints/, model.safetensors + config.json (timm layout), results.json, README.md, figures/.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from rocl_transfer.config import ModelConfig, by_method, command_line, find_method
+from rocl_transfer.config import ModelConfig, by_method, command_line, find_method, sized
 from rocl_transfer.data import (
     Augmentation,
     Batches,
@@ -77,10 +77,11 @@ def main(config: PretrainConfig) -> Path:
     with Run(config) as run:
         data, stream = open_data(config)
         run.note(data.notes)
+        config = sized(config, data.image_size)
         run.require_batch(len(data.train))  # refuse before anything is decoded
         encoder, projector, begun = load_networks(config, data)
         objective = find_method(PRETRAINING, config.objective.method)(encoder, projector, config.views, config.objective)
-        run.check()
+        run.check(config)
         data, batches, monitor = prepare(config, run, objective, data, stream)
         run.begin()
         optimizer, schedule = config.optimizer.create(objective), config.optimizer.over(config.epochs)

@@ -15,7 +15,8 @@ from jsonargparse.typing import register_type
 from safetensors import SafetensorError
 
 from rocl_transfer.config.methods import find_method, given_method
-from rocl_transfer.errors import Interrupted, UserError, did_you_mean, one_line
+from rocl_transfer.config.presets import remember
+from rocl_transfer.errors import Interrupted, UserError, did_you_mean, one_line, tell_launcher
 from rocl_transfer.options import Number, default_of, require
 
 Config = TypeVar("Config")
@@ -181,7 +182,8 @@ def parse(config_class: Callable[..., Config], words: Sequence[str] | None = Non
     parser, words = _parser_of(config_class, words)
     names = set(parser.positional[:1] if parser.positional else ())
     try:
-        parsed = parser.parse_args(_spelled_out(parser, words))
+        words = _spelled_out(parser, words)
+        parsed, given = parser.parse_args(words), parser.parse_args(words, defaults=False).keys()
         parser.drop_foreign(parsed)
         values = vars(parser.instantiate(parsed))
     except UnicodeDecodeError as error:
@@ -200,6 +202,7 @@ def parse(config_class: Callable[..., Config], words: Sequence[str] | None = Non
     written = [value for name, value in vars(config).items() if name not in names]  # into config.yaml
     bytes_only = next((text for text in _texts(written) if re.search("[\ud800-\udfff]", text)), "")
     require(not bytes_only, f"{bytes_only!r} is no UTF-8, so config.yaml cannot name it: rename it")
+    remember(config, given)
     return config
 
 
@@ -239,7 +242,9 @@ _STORAGE = re.compile("No space left on device|Disk quota exceeded|File too larg
 
 def _end(sentence: str, status: int) -> NoReturn:
     sys.stdout.flush()  # tqdm and loggers write to stderr as well: this keeps the sentence last
-    print(one_line(sentence), file=sys.stderr, flush=True)
+    sentence = one_line(sentence)
+    print(sentence, file=sys.stderr, flush=True)
+    tell_launcher(sentence)
     sys.exit(status)
 
 

@@ -1,0 +1,131 @@
+"""What nobody gave follows the images' size: the literature's numbers for 32 px are not those for photographs."""
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from rocl_transfer.options import Number, spelled
+
+log = logging.getLogger("rocl_transfer")
+Config = TypeVar("Config")
+
+SMALL, LARGE = 32, 224  # px: the sizes that have presets
+BORDER = round((SMALL * LARGE) ** 0.5)  # px: from here on the larger one is the nearer, by ratio
+_AT_ONCE = 64  # large images that one process computes at once; 128 of 224 px took 9 GB in a network of 77 k parameters
+
+
+def remember(config: Any, given: Iterable[str]) -> None:
+    """Note which options of ``config`` were given, by their dotted names."""
+    object.__setattr__(config, "_given", frozenset(given))
+
+
+def sized(config: Config, image_size: int) -> Config:
+    """``config`` with the preset for images of ``image_size`` px in place of what was not given; the log says which.
+
+    A run that goes on keeps what it began with. A configuration that was not read from a command line counts as given throughout.
+
+    Raises:
+        UserError: What was given does not go with it.
+    """
+    given: frozenset[str] | None = getattr(config, "_given", None)
+    if given is None:
+        return config
+    large = image_size >= BORDER
+    known = _preset(config, given)
+    values = {name: value for name, value in known.items() if name not in given} if large else {}
+    values |= {name: value for name, value in _begun_with(config).items() if name in known and name not in given}
+    chosen: Config = _replaced(config, values)
+    remember(chosen, given)
+    own = [name for name in known if name not in given]
+    if own:
+        shown = ", ".join(f"{name} {_shown(_get(chosen, name))}" for name in own)
+        log.info("images of %d px: the preset for %d px is taken (%s), where nothing else is given", image_size, LARGE if large else SMALL, shown)
+    return chosen
+
+
+def note_radius(config: Any, image_size: int) -> None:
+    """Say that an evaluation's radius, where it was not given, is that for 32 px, and ``image_size`` is not near that."""
+    unsaid = config.norm == "linf" and "epsilon" not in getattr(config, "_given", {"epsilon"})
+    if unsaid and image_size >= BORDER:
+        log.info("images of %d px: epsilon 8/255 is usual at %d px, 4/255 for photographs of %d px: --epsilon sets it", image_size, SMALL, LARGE)
+
+
+def _preset(config: Any, given: frozenset[str]) -> dict[str, Any]:
+    """What differs at 224 px, by dotted names, as far as what is ``given`` leaves it open."""
+    if hasattr(config, "augmentation"):
+        return _fine_tuning(config, given)
+    place = "objective.attack" if hasattr(config, "objective") else "attack"
+    through = getattr(config, "robust", True)  # images go through the network, rather than features that are kept
+    preset: dict[str, Any] = {}
+    if through and (attack := _get(config, place)) is not None:
+        preset[f"{place}.epsilon"] = Number(4 / 255) if attack.norm == "linf" else attack.epsilon
+    if hasattr(config, "evaluation") and config.evaluation.norm == "linf":
+        preset["evaluation.epsilons"] = (Number(4 / 255), Number(8 / 255))
+    if through and not {"batch_size", "objective.group_size"} & given:
+        preset["gradient_accumulation_steps"] = config.batch_size // _AT_ONCE  # learning rates are made for the whole batch
+    return preset
+
+
+def _fine_tuning(config: Any, given: frozenset[str]) -> dict[str, Any]:
+    """``recipes/configs/finetune_224px.yaml``, but for its length."""
+    preset: dict[str, Any] = {"attack.epsilon": Number(4 / 255) if config.attack.norm == "linf" else config.attack.epsilon}
+    if not {"attack.step_size", "attack.steps"} & given:
+        epsilon = config.attack.epsilon if "attack.epsilon" in given else preset["attack.epsilon"]
+        preset |= {"attack.step_size": Number(epsilon / 2), "attack.steps": 3}
+    preset["augmentation.crop_area"] = (Number(0.25), Number(1))
+    return preset if "gradient_accumulation_steps" in given else {**preset, "batch_size": _AT_ONCE}
+
+
+def _begun_with(config: Any) -> Mapping[str, Any]:
+    """The options of the run that stands in the run folder and would be gone on with, by dotted names."""
+    folder = Path(config.output_dir)
+    if config.overwrite or config.resume == "none" or not (folder / "checkpoints").is_dir():
+        return {}
+    try:
+        written = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return _dotted(written) if isinstance(written, Mapping) else {}
+
+
+def _dotted(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        flat |= _dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _get(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part, None)
+    return config
+
+
+def _replaced(config: Any, values: Mapping[str, Any]) -> Any:
+    """``config`` with ``values`` by their dotted names; each part is checked as it is built."""
+    own, parts = {}, dict[str, dict[str, Any]]()
+    for name, value in values.items():
+        head, dot, rest = name.partition(".")
+        if dot:
+            parts.setdefault(head, {})[rest] = value
+        else:
+            own[name] = value
+    built = {head: _replaced(getattr(config, head), inner) for head, inner in parts.items()}
+    return dataclasses.replace(config, **{name: _like(getattr(config, name), value) for name, value in own.items()}, **built)
+
+
+def _like(default: Any, value: Any) -> Any:
+    """A value of a YAML file as the option holds it."""
+    if isinstance(value, (list, tuple)):
+        return tuple(Number(item) for item in value)
+    return Number(value) if isinstance(value, float) else value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_shown, value))}]"
+    return "0.223 of it" if value is None else spelled(value) if isinstance(value, float) else str(value)
