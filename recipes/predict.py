@@ -18,15 +18,14 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from tqdm import tqdm
 
+from rocl_transfer.bars import Bar
 from rocl_transfer.config import PredictConfig, command_line
 from rocl_transfer.data.decode import examine
 from rocl_transfer.data.inventory import image_extensions, take_inventory
 from rocl_transfer.data.value_range import ValueRange
 from rocl_transfer.errors import UserError, path_of
 from rocl_transfer.evaluation import smallest_epsilon
-from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.hub import load_classifier
 from rocl_transfer.models import PixelModel
@@ -56,7 +55,11 @@ def main(config: PredictConfig) -> list[Row]:
     model = load_classifier(config.model.name, config.model.sha256).to(state.device)
     log.info("images: %d, classes: %d, size: %d px, on %s", len(paths), len(model.class_names), model.input_size, state.device.type)
 
-    rows = list(tqdm(predict(model, paths, state.device, config), total=len(paths), unit="image", dynamic_ncols=True, disable=None))
+    rows: list[Row] = []
+    with Bar(len(paths), "predicting") as bar:
+        for row in predict(model, paths, state.device, config):
+            rows.append(row)
+            bar.update()
     if output is None:
         print(table(rows, config))
     else:
@@ -134,9 +137,8 @@ def answer(model: PixelModel, images: Tensor, config: PredictConfig) -> list[tup
         probability, label = model(images).softmax(1).max(1)
     epsilons: list[float | None] = [None] * len(images)
     if config.robustness:
-        at_once = min(config.batch_size, images_at_once(images.shape, images.device))  # with its gradient a pass holds far more
         found = smallest_epsilon(
-            model, images, label, norm=config.norm, steps=config.steps, upper=config.max_epsilon, batch_size=at_once,
+            model, images, label, norm=config.norm, steps=config.steps, upper=config.max_epsilon, batch_size=config.batch_size,
             seed=[config.seed] * len(images),
         )  # fmt: skip
         epsilons = found.tolist()

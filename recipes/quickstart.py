@@ -1,6 +1,6 @@
 """See robustness appear without labels: RoCL beside SimCLR on real scans of digits, on two CPU cores, without network.
 
-    accelerate launch recipes/quickstart.py
+    python recipes/quickstart.py
 
 Both methods get the same backbone, data, views and number of epochs; then each gets a linear head on clean images (LE) and one on adversarial
 images (r-LE). Leaves the run folders {rocl,simclr}/{pretrain,le,r-le} and prints one table of what was measured.

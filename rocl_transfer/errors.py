@@ -1,8 +1,12 @@
 """What a user can mend: one sentence that names the thing and the remedy."""
 
+import json
+import os
 import re
 import signal
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -39,6 +43,17 @@ class Interrupted(KeyboardInterrupt):
 def one_line(text: str) -> str:
     """``text`` as it can be printed and listed whatever a file is called: what would break or forge a line is written as its code."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def tell_launcher(sentence: str) -> None:
+    """Leave ``sentence`` where torchrun and ``accelerate launch`` over several processes look for what ended one: it stands in their last lines.
+
+    They otherwise end with a page of their own, in which the cause is a link to their manual.
+    """
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        message = {"message": sentence, "extraInfo": {"py_callstack": sentence, "timestamp": str(int(time.time()))}}
+        with suppress(OSError):
+            Path(file).write_text(json.dumps({"message": message}), encoding="utf-8")
 
 
 def path_of(name: str | Path) -> Path:

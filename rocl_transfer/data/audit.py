@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
+from rocl_transfer.bars import Bar
 from rocl_transfer.data.decode import UnreadableImageError, examine
 from rocl_transfer.data.images import ImageData, ImageSet
 from rocl_transfer.data.stores import Decoded, Resident, Store, Streamed, fits_in_memory, outlive_signals
@@ -113,7 +113,7 @@ class _Reader:
         share = range(len(images)) if self.resident else _share(len(images))
         pixels = torch.empty(len(images) if self.resident else 0, 3, self.size, self.size, dtype=torch.uint8)
         kept, digests, unreadable, odd = array("q"), array("Q"), list[str](), dict[str, tuple[int, str]]()
-        bar = tqdm(total=len(share), desc=split, unit="image", delay=5, disable=not log.isEnabledFor(logging.INFO), dynamic_ncols=True)
+        bar = Bar(len(share), f"reading {split}", shown=log.isEnabledFor(logging.INFO), delay=5)
         with bar, closing(self._examined(images, share)) as examined:
             for position, found in zip(share, examined, strict=False):
                 bar.update()

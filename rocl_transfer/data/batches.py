@@ -110,6 +110,12 @@ class Sampler:
         whole = self.num_images // self.global_batch
         return whole + bool(self._size(whole))
 
+    def images(self, steps: int) -> int:
+        """Images over all processes in the first ``steps`` steps of a training."""
+        epochs, rest = divmod(steps, self.steps_per_epoch)
+        sizes = [self._size(step) for step in range(self.steps_per_epoch)]
+        return epochs * sum(sizes) + sum(sizes[:rest])
+
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
         """Positions and group seeds of this process's batches, from the epoch's step ``first_step`` on."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from rocl_transfer.data.decode import Encoded, UnreadableImageError, open_image
-from rocl_transfer.data.labels import encode_labels, near_names, order_note, rare_note, unlabelled
+from rocl_transfer.data.labels import encode_labels, near_names, order_note, unlabelled
 from rocl_transfer.data.opening import open_source
 from rocl_transfer.data.quiet import listening
 from rocl_transfer.data.sources import FileRows, RawSplit, Rows, Source
@@ -193,7 +193,7 @@ def load_images(
     class_names, labels = encode_labels(source, used, labels_needed)
     gaps = [] if labels_needed else [unlabelled(split, source.splits[split], source.class_names) for split in used]
     notes += [f"the labels are not used: {gap}" for gap in gaps if gap]
-    notes += [*near_names(class_names), *order_note(class_names), *(rare_note(class_names, labels.values()) if labels_needed else [])]
+    notes += [*near_names(class_names), *order_note(class_names)]
     sets = {split: ImageSet(source.splits[split].rows, np.arange(len(source.splits[split].rows)), labels.get(split)) for split in used}
     values, said = choose_range(Seen.of(image for images in sets.values() for image in _sample(images)), given)
     notes += said
@@ -268,8 +268,7 @@ def _require_classes(name: str, train: ImageSet | None, class_names: list[str], 
         return
     counts = torch.bincount(train.labels, minlength=len(class_names))
     if missing := [class_names[i] for i in torch.nonzero(counts == 0).flatten().tolist()]:
-        near = [note for note in near_names(class_names) if repr(missing[0]) in note]
-        raise UserError(f"class {missing[0]!r} has no image to train on: {near[0] if near else 'add images or remove the class'}")
+        raise UserError(f"class {missing[0]!r} has no image to train on: add images or remove the class")
 
 
 def _places(images: ImageSet) -> list[int]:

@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from rocl_transfer.attacks import Attack, Network, margin, threat_model
+from rocl_transfer.bars import Bar
 from rocl_transfer.data import Store, derive_seed
 from rocl_transfer.errors import UserError
-from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.journal import Journal
 from rocl_transfer.evaluation.network import Metered, measure, search_network
 from rocl_transfer.evaluation.protocols import Ensemble, parts_of
@@ -24,7 +23,6 @@ log = logging.getLogger("rocl_transfer")
 
 CLEAN = "clean"
 _HELD = 1024  # samples at once: as some leave, batches can still be filled
-_HELD_BYTES = 2**28  # of their pixels
 _PICTURES = 128  # adversarial images kept to be shown, of all classes
 _SAME = 0.01  # of the spread of an image's logits: another batch size or machine moves a clean margin by far less
 
@@ -87,7 +85,7 @@ class Engine:
         self.model, self.images, self.labels, self.samples = model, images, labels, samples
         self.seed, self.journal, self.batch_size = seed, journal, batch_size
         self.compiled, self.precision, self.plain, self.pictured = compiled, precision, plain, pictured
-        self.bar = tqdm(total=1, unit="pass", unit_scale=True, disable=not progress, dynamic_ncols=True)
+        self.bar = Bar(len(samples), "evaluating", shown=progress)
         self.network: Network | None = None
         self.verdicts = Verdicts(samples)
         self.kept: Counter[int] = Counter()
@@ -98,13 +96,11 @@ class Engine:
         if attacks:
             self.verdicts.found = self.journal.found(key(attacks[self.pictured]))
             self.kept.update(int(self.labels[sample]) for sample in self.verdicts.found)
-        # Images of 224 px fill 0.6 GB by the thousand, beside what the attacks hold.
-        first = next(iter(self.images.stream([self.samples[:1]])))
-        plan = self.samples.split(max(16, min(_HELD, _HELD_BYTES // (4 * first.numel()))))
+        plan = self.samples.split(_HELD)
         for number, (chunk, batch) in enumerate(zip(plan, self.images.stream(plan), strict=True)):
             pixels = pixels_of(batch)
             if self.network is None:
-                self._prepare(pixels, [part for attack in attacks for part in parts_of(attack)])
+                self._prepare(pixels)
             parts.append(self._chunk(chunk, pixels, attacks, sum(map(len, plan[number + 1 :]))))
         self.bar.close()
         self.verdicts.standing = {name: torch.cat([part.standing[name] for part in parts]) for name in parts[0].standing}
@@ -112,18 +108,16 @@ class Engine:
         self.verdicts.broken_by = [name for part in parts for name in part.broken_by]
         return self.verdicts
 
-    def _prepare(self, images: Tensor, parts: Sequence[Attack]) -> None:
-        """Arrange and measure the network, as far as what follows is worth it."""
-        few = images[: min(16, images_at_once(images.shape, images.device))]
-        foreseen = len(self.samples) * sum((forward + 3 * gradient) * part.runs for part in parts for forward, gradient in [part.passes])
-        together = min(_HELD, len(images) * max((part.runs for part in parts), default=1))
-        network = self.model if self.plain else search_network(self.model, few, self.compiled, self.precision, foreseen)
+    def _prepare(self, images: Tensor) -> None:
+        """Arrange and measure the network."""
+        few = images[:16]
+        network = self.model if self.plain else search_network(self.model, few, self.compiled, self.precision)
         with torch.no_grad():
-            rates = measure(network, images[:4096], self.batch_size, together, foreseen)
+            rates = measure(network, images[:4096], self.batch_size)
         self.batch_size, self.enough = rates.size, rates.enough
         self.forward, self.backward = rates.forward, rates.gradient / rates.forward
-        self.network = Metered(network, self.bar, self.backward)
-        self.later, self.foretold = 0.0, False
+        self.network = Metered(network, lambda passes: self.bar.update(passes / self.whole), self.backward)
+        self.whole, self.foretold = 1.0, False  # passes that an image costs which no attack breaks
 
     def cost(self, attack: Attack) -> float:
         """Passes forward of one run on one sample that stands."""
@@ -136,12 +130,15 @@ class Engine:
         right = margins >= 0
         verdicts.margin, verdicts.standing[CLEAN] = margins.clone(), right
         broken_by: list[str | None] = [None if r else CLEAN for r in right.tolist()]
-        ahead = [self.cost(part) * part.runs for attack in attacks for part in parts_of(attack)]
-        self._foresee(ahead, int(right.sum()), len(right), later)
+        costs = [[self.cost(part) * part.runs for part in parts_of(attack)] for attack in attacks]
+        self.whole = max(sum(map(sum, costs)), 1.0)
+        self._foresee(self.whole, int(right.sum()), len(right), later)
+        begun = len(self.samples) - later - len(samples)
+        self._done(begun + len(samples) - int(right.sum()))
         pictured = attacks[self.pictured] if attacks else None
-        for attack in attacks:
-            standing = right
-            for part in parts_of(attack):
+        for number, attack in enumerate(attacks):
+            standing, afterwards = right, int(right.sum()) * sum(map(sum, costs[number + 1 :]))
+            for place, part in enumerate(parts_of(attack)):
                 lowest = self._attack(part, samples, images, standing, key(attack) if attack is pictured else None)
                 standing = standing & ~(lowest < 0)
                 verdicts.standing[key(part)] = standing
@@ -149,16 +146,15 @@ class Engine:
                     verdicts.margin = torch.where(right, torch.minimum(verdicts.margin, lowest), verdicts.margin)
                     for position in torch.nonzero(lowest < 0).flatten().tolist():
                         broken_by[position] = broken_by[position] or key(part)
-                ahead = ahead[1:]
-                self._expect(sum(ahead) * int(standing.sum()) + self.later)
+                ahead = int(standing.sum()) * sum(costs[number][place + 1 :]) + afterwards
+                self._done(begun + len(samples) - ahead / self.whole)
             verdicts.standing[key(attack)] = standing
         verdicts.margin, verdicts.broken_by = verdicts.margin / spread, broken_by
         return verdicts
 
-    def _foresee(self, ahead: Sequence[float], right: int, seen: int, later: int) -> None:
+    def _foresee(self, ahead: float, right: int, seen: int, later: int) -> None:
         """Say, once, how long it will take if no attack breaks anything."""
-        self.later = sum(ahead) * later * right / seen
-        passes = sum(ahead) * right + self.later
+        passes = ahead * right * (1 + later / seen)
         if not self.foretold:
             self.foretold = True
             minutes = datetime.timedelta(seconds=round(passes * self.forward))
@@ -166,11 +162,10 @@ class Engine:
                 "at most %s if every image stood: %d of the first %d are right, a pass takes %.2g ms an image, %.2g ms with its gradient, %d at once",
                 minutes, right, seen, 1e3 * self.forward, 1e3 * self.forward * self.backward, self.batch_size,
             )  # fmt: skip
-        self._expect(passes)
 
-    def _expect(self, passes: float) -> None:
-        self.bar.total = max(self.bar.n + passes, 1)
-        self.bar.refresh()
+    def _done(self, images: float) -> None:
+        """So many images are done: what was broken, or found before, needs no passes any more."""
+        self.bar.to(max(images, self.bar.done))
 
     def _clean(self, samples: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """(N,) each: margins on clean images, and the spread of their logits."""

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from rocl_transfer.attacks import APGD, PGD, Attack, frozen
 from rocl_transfer.attacks.transfer import Transfer
+from rocl_transfer.bars import Bar
 from rocl_transfer.data import Store
 from rocl_transfer.evaluation.checks import Inspection
 from rocl_transfer.evaluation.corruptions import CORRUPTIONS, corrupt
@@ -140,7 +140,7 @@ def measure_corruptions(
     """Accuracy under each of the common corruptions, at severities 1 to 5; each image's noise has its own seed."""
     mine = samples[state.process_index :: state.num_processes]
     right = torch.zeros(len(CORRUPTIONS), 5, dtype=torch.float64, device=labels.device)
-    bar = tqdm(total=len(mine), unit="image", desc="corruptions", disable=None if state.is_main_process else True, dynamic_ncols=True)
+    bar = Bar(len(mine), "corruptions", shown=state.is_main_process)
     with full_precision(), frozen(model):
         plan = mine.split(batch_size)
         for chosen, batch in zip(plan, images.stream(plan), strict=True):
@@ -149,7 +149,7 @@ def measure_corruptions(
                 for severity in range(1, 6):
                     answers = model(corrupt(pixels, name, severity, [seed * 1_000_003 + int(i) for i in chosen])).argmax(1)
                     right[row, severity - 1] += (answers == truth).sum()
-            bar.update(len(chosen))
+                    bar.update(len(chosen) / (5 * len(CORRUPTIONS)))
     bar.close()
     if state.num_processes > 1:
         torch.distributed.all_reduce(right)

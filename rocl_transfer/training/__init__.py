@@ -1,6 +1,7 @@
 """How an objective is trained: runtime, optimiser and learning rate, the loop, checkpoints, metrics."""
 
 from rocl_transfer.training.account import Cadence
+from rocl_transfer.training.bf16 import warn_of_slow_bf16
 from rocl_transfer.training.checkpoints import Checkpoints, sha256
 from rocl_transfer.training.guard import Guard, Recovery
 from rocl_transfer.training.head_first import HeadFirst
@@ -12,5 +13,5 @@ from rocl_transfer.training.runtime import finish, keep_memory, start, writable
 
 __all__ = [
     "AdaptationOptimizerOptions", "Cadence", "Checkpoints", "Guard", "HeadFirst", "OptimizerOptions", "Recovery", "Run", "RunOptions", "Schedule",
-    "Trained", "create_optimizer", "finish", "keep_memory", "sha256", "start", "train", "writable",
+    "Trained", "create_optimizer", "finish", "keep_memory", "sha256", "start", "train", "warn_of_slow_bf16", "writable",
 ]  # fmt: skip

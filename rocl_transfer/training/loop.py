@@ -11,14 +11,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.optim import Optimizer
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from rocl_transfer.bars import Bar
 from rocl_transfer.data import Batches, StreamedBatches
 from rocl_transfer.errors import Interrupted, UserError
 from rocl_transfer.objectives import Objective
 from rocl_transfer.training.account import Account, Cadence, Monitor
 from rocl_transfer.training.checkpoints import Checkpoints
+from rocl_transfer.training.estimate import Forecast
 from rocl_transfer.training.guard import Collapse, Guard, Look, Recovery
 from rocl_transfer.training.interruption import answer, ending, uninterrupted
 from rocl_transfer.training.optimization import Schedule
@@ -106,16 +107,9 @@ class _Watch:
 
 class _Loop:
     def __init__(
-        self,
-        accelerator: Accelerator,
-        update: Update,
-        schedule: Schedule,
-        batches: Batches | StreamedBatches,
-        checkpoints: Checkpoints,
-        max_steps: int | None,
-        watch: _Watch,
-        state: dict[str, Any],
-    ) -> None:
+        self, accelerator: Accelerator, update: Update, schedule: Schedule, batches: Batches | StreamedBatches, checkpoints: Checkpoints,
+        max_steps: int | None, watch: _Watch, state: dict[str, Any],
+    ) -> None:  # fmt: skip
         self.accelerator, self.schedule, self.batches, self.checkpoints = accelerator, schedule, batches, checkpoints
         self.guard, self.recovery, self.update = watch.guard, watch.recovery, update
         self.per_epoch = batches.sampler.steps_per_epoch
@@ -126,6 +120,7 @@ class _Loop:
         self.account = Account(
             accelerator, update.prepared, watch.monitor, watch.guard is not None, watch.cadence, self.per_epoch, self.last, folder
         )  # fmt: skip
+        self.forecast = Forecast(update, self.per_epoch, self.total)
         self.at = Progress.load(state)
         if self.at.step < self.last or self.at.due:
             self.account.metrics.rewind(self.at.step - self.at.due)
@@ -135,8 +130,8 @@ class _Loop:
         self.saved: tuple[int, bool] | None = None
 
     def run(self) -> Trained:
-        quiet = not self.accelerator.is_main_process
-        bar = tqdm(total=self.last, initial=self.at.step, unit="step", disable=quiet, dynamic_ncols=True)
+        images = self.batches.sampler.images
+        bar = Bar(images(self.last), "training", begun=images(self.at.step), shown=self.accelerator.is_main_process)
         with bar, logging_redirect_tqdm([log]):
             try:
                 if self.at.step == 0:
@@ -163,7 +158,7 @@ class _Loop:
             self.at.step, -(-self.at.step // self.per_epoch), self.at.seconds, *with_what, best, last, overfitting, self.at.skipped, self.at.rollbacks
         )
 
-    def go(self, bar: Any) -> None:
+    def go(self, bar: Bar) -> None:
         """To the last step, with as many ways back as it takes."""
         while True:
             try:
@@ -176,8 +171,7 @@ class _Loop:
                 return
             except Collapse as collapse:
                 self.roll_back(collapse)
-                bar.reset(self.last)
-                bar.update(self.at.step)
+                bar.to(self.batches.sampler.images(self.at.step))
 
     def keep(self) -> str:
         """Save what was reached, and say so; the other processes are not waited for."""
@@ -194,20 +188,22 @@ class _Loop:
         epoch, inner = divmod(step, self.per_epoch)
         return self.schedule(epoch, inner, self.per_epoch) * self.recovery.lowering ** len(self.at.rollbacks)
 
-    def run_epoch(self, bar: Any) -> None:
+    def run_epoch(self, bar: Bar) -> None:
         """One epoch, or what is left of it."""
         epoch, inner = divmod(self.at.step, self.per_epoch)
         self.update.prepared.train()
         mark = time.perf_counter()
         for batch in self.batches.epoch(epoch, inner):
+            mark += self.forecast.before(batch, self.last - self.at.step)
             rate = self.rate(self.at.step)
             self.update.learn_at(rate)
             self.steps.take(self.at, batch, self.account.is_read(self.at.step + 1))
             took = time.perf_counter() - mark
             self.at.seconds += took
-            self.account.timed(len(batch.inputs) * self.batches.sampler.world, took)
-            bar.set_postfix(loss="?" if self.steps.loss is None else f"{self.steps.loss:.4f}", lr=f"{rate:.3g}", refresh=False)
-            bar.update()
+            images = len(batch.inputs) * self.batches.sampler.world
+            self.account.timed(images, took)
+            self.forecast.after(images, took, self.last - self.at.step)
+            bar.update(images, loss="?" if self.steps.loss is None else f"{self.steps.loss:.4f}", lr=f"{rate:.3g}")
             self.after_step(epoch, rate)
             answer()
             if self.at.step == self.last:

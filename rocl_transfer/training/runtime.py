@@ -20,6 +20,7 @@ from torch import nn
 
 from rocl_transfer.errors import UserError, did_you_mean
 from rocl_transfer.objectives import Objective
+from rocl_transfer.training.bf16 import warn_of_slow_bf16
 from rocl_transfer.training.interruption import follow_launcher, listen
 
 try:
@@ -66,6 +67,8 @@ def start(output_dir: str | Path, seed: int, log_with: str | None = None, option
     if accelerator.device.type == "cpu":
         _use_all_cores()
         keep_memory()
+        if accelerator.mixed_precision == "bf16":
+            warn_of_slow_bf16(accelerator.device, "--mixed_precision bf16")
     set_seed(seed)
     if log_with is not None:
         plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in (options or {}).items()}

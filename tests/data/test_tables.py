@@ -119,7 +119,6 @@ def edited(line, number=5):
         (["file,label,label", *rows("{i}.png,c{k},x")], "two columns called 'label'"),
         (["file,kind,note", *rows("{i}.png,c{k},x")], r"more than one column that could be meant \(kind, note\): name one with --data.label_column"),
         (["file", *rows("{i}.png")], "no column beside the paths"),
-        (["file,id", *rows("{i}.png,x{i}")], "each of 24 images has a label of its own .*: name the column of classes with --data.label_column"),
         (
             ["file,label", *rows("x/{i}.png,c{k}")],
             r"no column of files: 'file' names x/0.png in line 2, but there is no file \S*/x/0.png: correct the paths",

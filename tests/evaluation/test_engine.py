@@ -1,6 +1,7 @@
 """The engine: any number of classes, the same verdicts however they are computed, every success judged, nothing lost."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 from rocl_transfer import UserError, evaluate, load_classifier
 from rocl_transfer.attacks import APGD, FAB, PGD, Square, frozen
+from rocl_transfer.bars import Bar
 from rocl_transfer.data import load_images, store_images
 from rocl_transfer.evaluation import Ensemble, borderline, named_attacks, smallest_epsilon
 from rocl_transfer.evaluation import engine as engine_module
@@ -109,7 +111,7 @@ class Dies(nn.Module):
 
 def test_a_run_that_died_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(engine_module, "search_network", lambda model, *_: model)
-    monkeypatch.setattr(engine_module, "measure", lambda network, images, size, *_: Rates(size, size, 1.0, 1.0))
+    monkeypatch.setattr(engine_module, "measure", lambda network, images, size: Rates(size, size, 1.0, 1.0))
     model = small_net(5)
     images, labels = sample(model, 20)
     attacks, identity = [short(0.004, 5)], {"model": "a"}
@@ -130,7 +132,7 @@ def test_a_run_that_died_goes_on_where_it_was(tmp_path, monkeypatch):
     journal = tmp_path / "j" / "0.jsonl"
     journal.write_bytes(journal.read_bytes()[:-7])
     assert evaluate(model, images, labels, attacks=attacks, batch_size=4, journal=tmp_path / "j", identity=identity).verdicts == wanted.verdicts
-    untouched = Dies(model, 25)  # the inspection and the clean answers
+    untouched = Dies(model, 10)
     assert evaluate(untouched, images, labels, attacks=attacks, batch_size=4, journal=tmp_path / "j", identity=identity).verdicts == wanted.verdicts
     with pytest.raises(UserError, match=r"holds another evaluation \(model differ\)"):
         evaluate(model, images, labels, attacks=attacks, journal=tmp_path / "j", identity={"model": "b"})
@@ -165,7 +167,7 @@ def test_out_of_memory_is_answered_with_smaller_batches(monkeypatch, caplog):
     assert booleans(found) == booleans(wanted)
     assert "out of memory: going on with 7 images at once" in caplog.text
     # Measured with one that held more than what attacks need leaves room for.
-    monkeypatch.setattr(engine_module, "measure", lambda network, images, size, *_: Rates(14, 14, 1.0, 1.0))
+    monkeypatch.setattr(engine_module, "measure", lambda network, images, size: Rates(14, 14, 1.0, 1.0))
     caplog.clear()
     assert booleans(evaluate(model, images, labels, attacks=[short(0.004, 5)], batch_size=14)) == booleans(wanted)
     assert [record.args for record in caplog.records] == [(7,), (3,)]
@@ -331,3 +333,34 @@ def test_verdicts_say_what_broke_the_sample():
             assert line["clean"]
     assert results.verdicts[0]["broken_by"] == "clean"
     assert json.loads(json.dumps(results.verdicts)) == results.verdicts
+
+
+@pytest.mark.parametrize("batch_size", [3, 64])
+def test_the_bar_moves_by_images_and_keeps_its_total(monkeypatch, tmp_path, batch_size):
+    seen = []
+
+    class Watched(Bar):
+        def to(self, done, **numbers):
+            super().to(done, **numbers)
+            seen.append((self.total, self.done))
+
+    monkeypatch.setattr(engine_module, "Bar", Watched)
+    monkeypatch.setattr(engine_module, "_HELD", 10)  # three chunks
+    model = small_net(4)
+    images, labels = sample(model, 24)
+    labels[::5] = (labels[::5] + 1) % 4  # wrong from the start
+    epsilon = middling(model, images, labels)
+    attacks = [short(epsilon, 4), PGD(epsilon, steps=5, restarts=2)]
+    options = {"attacks": attacks, "batch_size": batch_size, "journal": tmp_path / "j", "identity": {"model": "a"}}
+    results = evaluate(model, images, labels, **options)
+    assert 0 < results["autoattack"].accuracy < results["clean"].accuracy < 1
+    done = [images_done for _, images_done in seen]
+    assert {total for total, _ in seen} == {24}
+    assert done == sorted(done)
+    assert done[-1] == pytest.approx(24)
+    assert max(after - before for before, after in pairwise(done)) < 9  # less than a chunk at once: what an attack broke counts when it ends
+    assert len(set(done)) > 60
+    seen.clear()
+    evaluate(model, images, labels, **options)  # gone on with, where all is found
+    assert seen[-1] == (24, pytest.approx(24))
+    assert len(seen) < 30
