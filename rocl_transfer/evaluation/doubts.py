@@ -46,10 +46,8 @@ def doubts(said: Answers) -> list[str]:
         return [only, *_unbroken(said)]
     if said.given is not None and n > 1 and len(set(said.given.tolist())) == 1:
         everywhere = said.name(int(said.given[0]))
-        return [
-            f"every image gets class {everywhere}: {percent(clean.mean())} % of {n} images is that class's share, under every attack alike, and no "
-            f"merit; {_LOOK}"
-        ]
+        numbers = _numbers(int(clean.sum()), n, said.classes)
+        return [f"every image gets class {everywhere}: {numbers}, is that class's share and no merit, under every attack alike; {_LOOK}"]
     weak = weakness("clean accuracy", int(clean.sum()), n, said.classes, counts.max() / n, said.name(int(counts.argmax())), _recall(said))
     return [*([weak] if weak else _as_robust(said, counts)), *_unbroken(said)]
 
@@ -71,7 +69,7 @@ def weakness(
     share, (low, high), chance = right / n, wilson_interval(right, n), 1 / classes
     if low > max(chance, commonest):
         return None
-    numbers = f"{percent(share)} %, interval {span(low, high)} % of {n} images, guessing {percent(chance)} %"
+    numbers = _numbers(right, n, classes)
     always = f", {name} for all {percent(commonest)} %" if commonest > chance + 5e-5 else ""
     if high < chance:
         return f"{what} is below guessing: {numbers}{always}; {_LOOK}"
@@ -107,6 +105,10 @@ def percent(share: float) -> str:
 def span(low: float, high: float) -> str:
     """An interval as it is printed, in per cent."""
     return f"{100 * low:.1f}-{100 * high:.1f}"
+
+
+def _numbers(right: int, n: int, classes: int) -> str:
+    return f"{percent(right / n)} %, interval {span(*wilson_interval(right, n))} % of {n} images, guessing {percent(1 / classes)} %"
 
 
 def _recall(said: Answers) -> float:

@@ -161,7 +161,8 @@ def _missing(results: Mapping[str, Any], config: Mapping[str, Any], license: str
     if license is None:
         missing.append("no licence was given, so nobody may use the weights: give --license, such as apache-2.0")
     robustness = results.get("robustness") or {}
-    missing += [f"the card doubts its accuracy: {doubt}" for part in (results, robustness) for doubt in part.get("doubts") or []]
+    doubts = [doubt for part in (results, robustness) for doubt in part.get("doubts") or []]
+    missing += [f"the card doubts its accuracy: {doubt}" for doubt in dict.fromkeys(doubts)]
     names = {entry["name"] for entry in robustness.get("evaluations", [])}
     if config.get("num_classes") and "autoattack" not in names:
         says = "has AutoAttack's first two parts alone (autoattack-fast)" if "autoattack-fast" in names else "says that AutoAttack was not evaluated"

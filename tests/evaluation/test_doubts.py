@@ -23,10 +23,10 @@ def test_one_answer_for_all_is_named():
     labels = [0, 1] * 24
     right = np.array(labels) == 1
     (sentence,) = doubts(said(labels, [1] * 48, 2, ("ants", "bees"), pgd=right))
-    assert sentence.startswith("every image gets class 'bees': 50.00 % of 48 images is that class's share, under every attack alike, and no merit")
+    assert sentence.startswith("every image gets class 'bees': 50.00 %, interval 36.4-63.6 % of 48 images, guessing 50.00 %, is that class's share")
     assert "whether its normalisation is inside it" in sentence
     (unnamed,) = doubts(said(labels, [7] * 48, 10))  # a class that no image has
-    assert unnamed.startswith("every image gets class 7: 0.00 % of 48 images")
+    assert unnamed.startswith("every image gets class 7: 0.00 %, interval 0.0-7.4 % of 48 images, guessing 10.00 %")
 
 
 def test_chance_level_has_interval_and_guessing():
@@ -124,7 +124,7 @@ def test_the_python_call_says_it_and_the_record_holds_it(tmp_path, caplog, attac
     with caplog.at_level(logging.WARNING, "rocl_transfer"):
         results = rt.evaluate(Constant(), images, labels, attacks=attacks, epsilon=8 / 255)
     (sentence,) = results.doubts
-    assert sentence.startswith("every image gets class 1: 33.33 % of 48 images")
+    assert sentence.startswith("every image gets class 1: 33.33 %, interval 21.7-47.5 % of 48 images, guessing 33.33 %")
     assert f"doubt: {sentence}" in caplog.messages
     assert [line["answer"] for line in results.verdicts] == [1] * 48
     results.write(tmp_path, model={}, dataset={}, training={}, config={})

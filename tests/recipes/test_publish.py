@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from rocl_transfer import UserError
-from rocl_transfer.hub import export
+from rocl_transfer.hub import card, export
 from rocl_transfer.hub.publish import prepare
 from rocl_transfer.models import create_backbone
 from tests.stand_in_hub import OWNER, User
@@ -31,9 +31,9 @@ def test_a_dry_run_says_what_would_be_sent(command, run_folder):
     assert "nothing was sent" in done.stderr
     for path in (run_folder / "model.safetensors", run_folder / "figures" / "robustness.png"):
         assert f"{path.stat().st_size:,}  {path.relative_to(run_folder)}" in done.stderr
-    card = ModelCard(done.stdout)
-    assert card.data.license == "cc0-1.0"
-    assert card.data.eval_results[0].metric_args["n"] == 360
+    shown = ModelCard(done.stdout)
+    assert shown.data.license == "cc0-1.0"
+    assert shown.data.eval_results[0].metric_args["n"] == 360
     assert "no verdict on gradient masking" in done.stderr
     assert "AutoAttack was not evaluated" not in done.stderr
 
@@ -122,7 +122,7 @@ def test_where_things_lie_stays_on_this_machine(command, class_folder, tmp_path)
     assert yaml.safe_load((run / "config.yaml").read_text())["data"]["name"] == str(photos)  # the run can be repeated here
     done = command("publish.py", "--run", run, "--repo_id", "user/name", "--dry_run", check=0)
     assert str(tmp_path) not in done.stdout
-    publication = prepare(run, TEMPLATE, "user/name")
+    publication = prepare(run, "user/name")
     for name, what in publication.files.items():
         content = what if isinstance(what, bytes) else what.read_bytes()
         assert str(tmp_path).encode() not in content, name
@@ -157,7 +157,7 @@ def test_a_title_stands_for_the_name(command, class_folder, tmp_path):
     assert "--data.title is 'two\\nlines'" in done.stderr.splitlines()[-1]
 
 
-def test_what_older_runs_say_is_corrected_and_what_cannot_be_is_refused(run_folder, tmp_path):
+def test_what_older_runs_say_is_corrected_and_what_cannot_be_is_refused(run_folder, tmp_path, monkeypatch):
     run = run_folder
     record = json.loads((run / "results.json").read_text())
     record["dataset"]["name"], record["dataset"]["notes"] = "/home/ada/my digits", ["left out: /home/ada/my digits/3.png, ~/x/y.png"]
@@ -166,15 +166,16 @@ def test_what_older_runs_say_is_corrected_and_what_cannot_be_is_refused(run_fold
     options = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(options.replace("name: digits", "name: /home/ada/my digits"))
     (run / "README.md").unlink()
-    publication = prepare(run, TEMPLATE, "user/name")
+    publication = prepare(run, "user/name")
     assert "/home/ada" not in publication.card
     sent = json.loads(publication.files["results.json"])
     assert sent["dataset"]["notes"] == ["left out: my digits/3.png, y.png"]
     assert hashlib.sha256(publication.files["results.json"]).hexdigest() in publication.card  # the card names the record that is sent
     assert b"name: my digits" in publication.files["config.yaml"]
     (run / "config.yaml").write_text(options + "\n# as in /home/ada/notes\n")
-    assert b"/home/ada" not in prepare(run, TEMPLATE, "user/name").files["config.yaml"]
+    assert b"/home/ada" not in prepare(run, "user/name").files["config.yaml"]
     template = tmp_path / "template.md"
     template.write_text(TEMPLATE.read_text() + "\nMade in /home/ada/work.\n")
+    monkeypatch.setattr(card, "template", lambda name: template)
     with pytest.raises(UserError, match="README.md of .* would show /home/ada/work[.], a place on this machine"):
-        prepare(run, template, "user/name")
+        prepare(run, "user/name")
