@@ -9,7 +9,10 @@ import torch
 from torch import nn
 
 import rocl_transfer as rt
+from rocl_transfer.data import Resident
+from rocl_transfer.evaluation import Evaluation, NeighbourMonitor, wilson_interval
 from rocl_transfer.evaluation.doubts import Answers, against_the_start, doubts, weakness
+from rocl_transfer.models import create_backbone
 
 
 def said(labels, answers, classes, names=(), **standing):
@@ -149,3 +152,15 @@ def test_answers_stand_in_the_order_of_the_samples():
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     results = rt.evaluate(model, images, torch.arange(6) % 3, attacks=[], samples=torch.tensor([4, 0, 5]), batch_size=2)
     assert [(line["index"], line["answer"]) for line in results.verdicts] == [(0, 0), (4, 1), (5, 2)]
+
+
+@pytest.mark.parametrize(
+    ("right", "said"), [(12, "kNN accuracy is not above guessing by more than chance: 12.00 %, interval 7.0-19.8 %"), (40, None)]
+)
+def test_the_accuracy_of_neighbours_is_held_against_guessing_too(right, said):
+    backbone = create_backbone("resnet8_cifar", 16)
+    images, labels = Resident(torch.zeros(100, 3, 16, 16, dtype=torch.uint8)), torch.arange(100) % 10
+    monitor = NeighbourMonitor(backbone, images, labels, images, labels)
+    measured = Evaluation(name="kNN", accuracy=right / 100, interval=wilson_interval(right, 100), n=100, seconds=0)
+    found = monitor.doubts(measured)
+    assert found == [] if said is None else found[0].startswith(said)
