@@ -2,7 +2,7 @@
 
 rocl ls                    the recipes, a line each
 rocl finetune ...          run one in this process; --help lists its options
-rocl path finetune         its file, for: accelerate launch $(rocl path finetune) ...
+rocl path finetune         its file, for: accelerate launch --quiet --config_file FILE $(rocl path finetune) ...
 rocl cp finetune FOLDER    copy it, with its configurations, to change it
 """
 
