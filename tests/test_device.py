@@ -218,7 +218,7 @@ PLACE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def gradients(compiled=False, precision=torch.float32):
     """The losses and the gradient of one step, wherever this machine computes."""
     torch.manual_seed(0)
-    objective = rocl(compiled=compiled, shared_regularizer=True).to(PLACE).to(memory_format=torch.channels_last)
+    objective = rocl(compile=compiled, shared_regularizer=True).to(PLACE).to(memory_format=torch.channels_last)
     images = torch.randint(0, 256, (16, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)).to(PLACE)
     with torch.autocast(PLACE.type, precision, enabled=precision != torch.float32):
         losses = objective(Batch(images, None, (1, 2)))
@@ -246,7 +246,7 @@ def quickly_compiled(monkeypatch):
 
 
 def test_each_number_of_images_has_kernels_of_its_own(quickly_compiled):
-    objective = rocl(compiled=True)
+    objective = rocl(compile=True)
     for number in (8, 8, 6, 5, 6):
         losses = objective(Batch(torch.zeros(number, 3, SIZE, SIZE, dtype=torch.uint8), None, (1,)))
         losses["loss"].backward()
@@ -255,7 +255,7 @@ def test_each_number_of_images_has_kernels_of_its_own(quickly_compiled):
 
 
 def test_over_several_gpus_the_attacked_network_alone_is_compiled(quickly_compiled):
-    objective = synchronised(rocl(compiled=True))
+    objective = synchronised(rocl(compile=True))
     objective(Batch(torch.zeros(8, 3, SIZE, SIZE, dtype=torch.uint8), None, (1,)))["loss"].backward()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # the target, a step of the attack
 

@@ -1,5 +1,6 @@
 """What a model is worth, measured: robustness that can be believed, with intervals, the record of it, comparison; neighbours, figures."""
 
+from rocl_transfer.evaluation.agreement import BeforeAfter, StudentMonitor, Watched
 from rocl_transfer.evaluation.checks import inspect_model
 from rocl_transfer.evaluation.comparison import compare
 from rocl_transfer.evaluation.features import NeighbourMonitor, compute_features, knn_accuracy
@@ -12,7 +13,8 @@ from rocl_transfer.evaluation.results import Evaluation, Results, wilson_interva
 from rocl_transfer.evaluation.robustness import borderline, evaluate
 
 __all__ = [
-    "AdaptationPGDOptions", "ClassifierMonitor", "Ensemble", "Evaluation", "HeadMonitor", "NeighbourMonitor", "PGDOptions", "Results", "assemble",
-    "borderline", "choose_pictures", "compare", "compute_features", "evaluate", "inspect_model", "knn_accuracy", "measure_corruptions",
-    "measure_smoothed", "named_attacks", "report_attacks", "smallest_epsilon", "wilson_interval",
+    "AdaptationPGDOptions", "BeforeAfter", "ClassifierMonitor", "Ensemble", "Evaluation", "HeadMonitor", "NeighbourMonitor", "PGDOptions",
+    "Results", "StudentMonitor", "Watched", "assemble", "borderline", "choose_pictures", "compare", "compute_features", "evaluate",
+    "inspect_model", "knn_accuracy", "measure_corruptions", "measure_smoothed", "named_attacks", "report_attacks", "smallest_epsilon",
+    "wilson_interval",
 ]  # fmt: skip

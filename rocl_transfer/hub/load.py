@@ -83,6 +83,21 @@ def load_start(
     return (model if kept else add_head(model, class_names)), kept
 
 
+def load_model(name: str, image_size: int | None = None, pretrained: bool | None = None, sha256: str | None = None) -> PixelModel:
+    """A model by name as it is: a classifier with its head, a backbone without one, in eval mode.
+
+    Args:
+        name: See :func:`find_model`; a timm name brings its published head, where it has one.
+        image_size: Side in pixels; needed for a timm name.
+        pretrained: For a timm name, with its published weights (default: where it has any).
+        sha256: What the file of an exported model's weights must have.
+
+    Raises:
+        UserError: There is no such model, it is damaged or another one, or it does not take such images.
+    """
+    return _load_any(name, image_size, pretrained, sha256, head=True)
+
+
 def load_projector(name: str, num_features: int) -> tuple[nn.Sequential, bool]:
     """RoCL's projector for a backbone: the one that its pre-training left, or a new one; and whether it was left.
 
@@ -111,12 +126,13 @@ def is_trained(name: str, pretrained: bool | None = None) -> bool:
     return timm.is_model(name) and has_weights(name) if pretrained is None else pretrained
 
 
-def _load_any(name: str, image_size: int | None, pretrained: bool | None, sha256: str | None) -> PixelModel:
+def _load_any(name: str, image_size: int | None, pretrained: bool | None, sha256: str | None, head: bool = False) -> PixelModel:
     """Backbone or classifier, for images of ``image_size``."""
     folder = find_model(name)
     if folder is None:
         _refuse_sha256(name, sha256)
-        return create_backbone(name, image_size or 224, is_trained(name, pretrained)).eval()
+        trained = is_trained(name, pretrained)
+        return create_backbone(name, image_size or 224, trained, head and trained).eval()
     if pretrained is not None:
         raise UserError(f"--model.pretrained has no effect with {name}, which always brings its weights: leave it out")
     model = _load(folder, sha256)

@@ -54,6 +54,13 @@ def continued_from(name: str, data: ImageData, trained: bool) -> dict[str, Any]:
     return {"continued": True, "backbone": identify(name), **before, "pretrained_on": now, **also, **_values(data)}
 
 
+def distilled_from(name: str, teacher: str | None, data: ImageData) -> dict[str, Any]:
+    """What the export of a robust twin says of its making: the weights it began with, its teacher, and the data that it saw without labels."""
+    facts = continued_from(name, data, True)
+    del facts["continued"]
+    return {**facts, "teacher": identify(teacher or name)}
+
+
 def _values(data: ImageData) -> dict[str, Any]:
     return {"value_range": data.value_range} if data.value_range else {}
 

@@ -5,14 +5,15 @@ import dataclasses
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from rocl_transfer.attacks import PGD, Attack
-from rocl_transfer.data import ImageData, Store
-from rocl_transfer.evaluation import Results, choose_pictures, evaluate
+from rocl_transfer.attacks import PGD, Attack, AttackOptions
+from rocl_transfer.data import ImageData, ImageSet, Store
+from rocl_transfer.evaluation import BeforeAfter, Results, Watched, choose_pictures, evaluate
 from rocl_transfer.evaluation.doubts import against_the_start
 from rocl_transfer.evaluation.figures import can_draw, draw_adversarial, draw_robustness, draw_training
 from rocl_transfer.evaluation.pictures import Pictures
@@ -22,6 +23,7 @@ from rocl_transfer.hub.evaluated import code_digest
 from rocl_transfer.hub.export import export
 from rocl_transfer.models import PixelModel, merge_lora
 from rocl_transfer.objectives import Objective
+from rocl_transfer.options import spelled
 from rocl_transfer.training import Run, Trained
 
 log = logging.getLogger("rocl_transfer")
@@ -39,6 +41,7 @@ def complete_run(
     training: Mapping[str, Any],
     pictures: tuple[Pictures, Attack] | None = None,
     projector: nn.Module | None = None,
+    report: Mapping[str, Any] | None = None,
 ) -> None:
     """Complete a run folder that holds ``config.yaml`` and, where something was trained, ``metrics.jsonl``.
 
@@ -53,10 +56,11 @@ def complete_run(
         training: What the training cost.
         pictures: What the card shows of an attack, and the attack.
         projector: Pre-training's.
+        report: What else was measured.
     """
     sha = export(model, folder, {**facts, **({"doubts": results.doubts} if results.doubts else {})}, projector)
     identity = {"name": f"{model.architecture}.{tag}", "sha256": sha, "code_sha256": code_digest(model), **facts}
-    results.write(folder, model=identity, dataset=dataset, training=training, config=dataclasses.asdict(config))
+    results.write(folder, model=identity, dataset=dataset, training=training, config=dataclasses.asdict(config), report=report)
     if can_draw():
         figures = folder / "figures"
         figures.mkdir(exist_ok=True)
@@ -118,6 +122,60 @@ def complete_classifier(
     shown = None if pictures is None else (pictures, attacks[-1])
     complete_run(folder, classifier, results, config=config, dataset=data.facts(data.test, data.test_split), pictures=shown, **rest)
     results.say()
+
+
+def complete_twin(
+    run: Run,
+    student: PixelModel,
+    teacher: PixelModel,
+    measured: BeforeAfter | None,
+    *,
+    attack: AttackOptions,
+    split: tuple[ImageSet, str],
+    data: ImageData,
+    **rest: Any,
+) -> None:
+    """Measure a robust twin beside its teacher, and complete its run folder.
+
+    Args:
+        run: Whose folder and configuration.
+        student: What was trained.
+        teacher: What it was to be like.
+        measured: On what, and against what; None where there are no images to measure on.
+        attack: What was trained against; it climbs the features here too.
+        split: The images measured on, and what they are in words.
+        data: Whose images.
+        rest: See :func:`complete_run`.
+    """
+    student.eval()
+    results, report, shown = Results([], [], run.device.type, run.options.seed), None, None
+    if measured is not None:
+        log.info("measuring teacher and twin on %d images", len(measured.positions))
+        before, after = measured.accuracies(teacher), measured.accuracies(student)
+        if after is not None:
+            results, pictures = after, choose_pictures(measured.images, after)
+            shown = None if pictures is None else (pictures, measured.attacks[-1])
+        watched = Watched(teacher, measured.images, measured.positions, run.options.seed)
+        comparable = (teacher, student) if student.num_features == teacher.num_features else (teacher,)
+        found = {
+            "n": len(measured.positions),
+            "accuracy": [] if before is None or after is None else [asdict(entry) for entry in before.evaluations],
+            "agreement": [[asdict(entry) for entry in measured.agreements(model, teacher)] for model in (teacher, student)],
+            "displacement": [round(watched.measure(model, attack, own=True)["displacement"], 4) for model in comparable],
+        }
+        report = {"before_after": found}
+        _say_twin(found, results)
+    facts = {**data.facts(*split), **({"n": len(measured.positions)} if measured is not None else {})}
+    complete_run(run.folder, student, results, config=run.options, dataset=facts, report=report, pictures=shown, **rest)
+
+
+def _say_twin(found: Mapping[str, Any], results: Results) -> None:
+    for entry, now in zip(found["accuracy"], results.evaluations, strict=True):
+        log.info("%s, before: %.2f %%", now, 100 * entry["accuracy"])
+    for before, after in zip(*found["agreement"], strict=True):
+        words = "clean" if before["name"] == "clean" else f"under {before['name']}, epsilon {spelled(before['epsilon'])}"
+        log.info("images with the teacher's answer, %s: %.2f %% before, %.2f %% after", words, 100 * before["accuracy"], 100 * after["accuracy"])
+    log.info("features move by %s of their spread under attack (before, after)", " and ".join(f"{value:.3f}" for value in found["displacement"]))
 
 
 def export_best(run: Run, objective: Objective, trained: Trained, facts: Mapping[str, Any]) -> None:

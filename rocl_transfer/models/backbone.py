@@ -1,6 +1,6 @@
 """timm networks in pixel space: images in [0, 1] go in, the normalisation the weights were trained with stands inside, once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -88,15 +88,19 @@ class PixelModel(nn.Module):
         return head
 
 
-def _build(name: str, image_size: int, pretrained: bool) -> PixelModel:
+def _build(name: str, image_size: int, pretrained: bool, head: bool = False) -> PixelModel:
     import timm
 
     cfg = timm.get_pretrained_cfg(name)
     model_args = {"img_size": image_size} if cfg is not None and cfg.fixed_input_size else {}
-    net = timm.create_model(name, pretrained=pretrained, num_classes=0, **model_args)
+    net = timm.create_model(name, pretrained=pretrained, **({} if head else {"num_classes": 0}), **model_args)
     own = net.pretrained_cfg
     mean, std = (own["mean"], own["std"]) if pretrained else ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    return PixelModel(net, own["architecture"], image_size, mean, std, model_args)
+    return PixelModel(net, own["architecture"], image_size, mean, std, model_args, _names(net, own) if head else ())
+
+
+def _names(net: Any, cfg: Mapping[str, Any]) -> list[str]:
+    return list(cfg.get("label_names") or [str(label) for label in range(net.num_classes)])
 
 
 def _fits(name: str, image_size: int) -> bool:
@@ -118,8 +122,14 @@ def has_weights(name: str) -> bool:
     return cfg is not None and cfg.has_weights
 
 
-def create_backbone(name: str, image_size: int, pretrained: bool = False) -> PixelModel:
+def create_backbone(name: str, image_size: int, pretrained: bool = False, head: bool = False) -> PixelModel:
     """Any timm network without its head, for square RGB images of ``image_size`` pixels.
+
+    Args:
+        name: timm's.
+        image_size: In pixels.
+        pretrained: With its published weights.
+        head: With its published head, where it has one.
 
     Raises:
         UserError: timm has no such network, or no weights for it, or it cannot take images this small.
@@ -134,7 +144,7 @@ def create_backbone(name: str, image_size: int, pretrained: bool = False) -> Pix
     if pretrained and not has_weights(name):
         raise UserError(f"timm has no published weights for {name!r}: leave out --model.pretrained true")
     try:
-        return _build(name, image_size, pretrained)
+        return _build(name, image_size, pretrained, head)
     except (OSError, HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(f"the weights of {name} cannot be fetched ({reason}): check your network, or give --model.pretrained false") from error
@@ -162,8 +172,7 @@ def create_classifier(name: str) -> PixelModel:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(f"the weights of {name} cannot be fetched ({reason}): check your network") from error
     cfg = net.pretrained_cfg
-    names = cfg.get("label_names") or [str(label) for label in range(net.num_classes)]
-    return PixelModel(net, cfg["architecture"], cfg["input_size"][-1], cfg["mean"], cfg["std"], None, names)
+    return PixelModel(net, cfg["architecture"], cfg["input_size"][-1], cfg["mean"], cfg["std"], None, _names(net, cfg))
 
 
 def add_head(model: PixelModel, class_names: Sequence[str]) -> PixelModel:

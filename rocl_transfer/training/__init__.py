@@ -3,7 +3,7 @@
 from rocl_transfer.training.account import Cadence
 from rocl_transfer.training.bf16 import warn_of_slow_bf16
 from rocl_transfer.training.checkpoints import Checkpoints, sha256
-from rocl_transfer.training.guard import Guard, Recovery
+from rocl_transfer.training.guard import Guard, Recovery, StudentGuard
 from rocl_transfer.training.head_first import HeadFirst
 from rocl_transfer.training.loop import train
 from rocl_transfer.training.optimization import AdaptationOptimizerOptions, OptimizerOptions, Schedule, create_optimizer
@@ -13,5 +13,5 @@ from rocl_transfer.training.runtime import finish, keep_memory, start, writable
 
 __all__ = [
     "AdaptationOptimizerOptions", "Cadence", "Checkpoints", "Guard", "HeadFirst", "OptimizerOptions", "Recovery", "Run", "RunOptions", "Schedule",
-    "Trained", "create_optimizer", "finish", "keep_memory", "sha256", "start", "train", "warn_of_slow_bf16", "writable",
+    "StudentGuard", "Trained", "create_optimizer", "finish", "keep_memory", "sha256", "start", "train", "warn_of_slow_bf16", "writable",
 ]  # fmt: skip

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from rocl_transfer.training.chance import FEWEST, could_have_learned, images_needed
 
 Look = Mapping[str, Any]
+CONSTANT = 0.02  # of the teacher's spread: a student's features vary no more
 
 
 class Collapse(Exception):  # noqa: N818 - not an error of the program's
@@ -38,9 +39,26 @@ class Recovery:
     skips: int = 2
 
 
+class Judge(Protocol):
+    """Whatever judges a run by what its monitor saw, epoch by epoch."""
+
+    @property
+    def blindness(self) -> str | None:
+        """A sentence where there are too few images to tell a dead run; None else."""
+
+    def best(self, looks: Sequence[Look], among: Sequence[Look] | None = None) -> Look | None:
+        """The best of those ``among`` all (default: all) that are not dead."""
+
+    def overfitting(self, best: Look, last: Look) -> str | None:
+        """A sentence where the end is worse than the best by more than chance; None else."""
+
+    def judge(self, looks: Sequence[Look], ended: bool) -> None:
+        """Raise :class:`Collapse` where the run is dead."""
+
+
 @dataclass(frozen=True)
 class Guard:
-    """Judges a run by what its monitor saw, epoch by epoch.
+    """Judges a classifier's training by what its monitor saw, epoch by epoch.
 
     That is ``validation_accuracy``, ``validation_recall`` (its mean over the classes), ``validation_majority`` (share of the commonest answer) and,
     where ``robust``, ``validation_robust_accuracy`` and ``validation_robust_recall``.
@@ -156,4 +174,53 @@ class Guard:
                 f"robust accuracy fell from {100 * peak:.1f} to {100 * robust:.1f} % while clean accuracy is {100 * clean:.1f} % (catastrophic "
                 "overfitting): give the attack more --attack.steps or a smaller --attack.step_size, or lower --optimizer.lr"
             )
+        return None
+
+
+@dataclass(frozen=True)
+class StudentGuard:
+    """Judges a student's training, without labels, by what a monitor saw of its likeness to the teacher.
+
+    That is ``validation_drift``, ``validation_displacement`` and ``validation_spread`` (in units of the teacher's spread) and, where there are
+    classes, ``validation_agreement``.
+
+    Args:
+        images: How many the monitor sees.
+        classes: K of the teacher; 0 where it has none.
+        grace: Epochs before a run can be dead: a warm-up, a slow start.
+    """
+
+    images: int
+    classes: int
+    grace: int = 0
+
+    blindness: ClassVar[str | None] = None  # features can be judged on any number of images
+
+    def best(self, looks: Sequence[Look], among: Sequence[Look] | None = None) -> Look | None:
+        """The look whose adversarial features are nearest to the teacher's, of those that are not dead."""
+        alive = [look for look in (looks if among is None else among) if self._symptom(look) is None]
+        return min(alive, key=lambda look: float(look["validation_displacement"]), default=None)
+
+    def overfitting(self, best: Look, last: Look) -> str | None:
+        """None: a student has no labels to overfit to."""
+
+    def judge(self, looks: Sequence[Look], ended: bool) -> None:
+        """Raise :class:`Collapse` where the run is dead: for three looks in a row after the grace, or at the end of the training."""
+        last = [look for look in looks if look["epoch"] >= self.grace][-3:]
+        symptoms = [self._symptom(look) for look in last]
+        if symptoms and symptoms[-1] is not None and (ended or (len(last) == 3 and all(symptoms))):
+            raise Collapse(f"training is dead at step {last[-1]['step']}, epoch {last[-1]['epoch']}: {symptoms[-1]}: lower --optimizer.lr")
+
+    def _symptom(self, look: Look) -> str | None:
+        if look["validation_spread"] < CONSTANT:
+            return (
+                f"the features of {self.images} images have become nearly constant ({100 * look['validation_spread']:.2g} % of the teacher's spread)"
+            )
+        agreement = look.get("validation_agreement")
+        if agreement is not None and not could_have_learned(agreement, self.images, self.classes):
+            numbers = f"{100 * agreement:.1f} % of {self.images} images get them, guessing gives {100 / self.classes:.1f} %"
+            return f"the teacher's answers are lost ({numbers})"
+        if agreement is None and look["validation_drift"] > 1:
+            far = f"{look['validation_drift']:.2f} of the spread"
+            return f"the student is farther from its teacher on clean images ({far}) than images are from each other"
         return None

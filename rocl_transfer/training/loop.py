@@ -20,7 +20,7 @@ from rocl_transfer.objectives import Objective
 from rocl_transfer.training.account import Account, Cadence, Monitor
 from rocl_transfer.training.checkpoints import Checkpoints
 from rocl_transfer.training.estimate import Forecast
-from rocl_transfer.training.guard import Collapse, Guard, Look, Recovery
+from rocl_transfer.training.guard import Collapse, Judge, Look, Recovery
 from rocl_transfer.training.interruption import answer, ending, uninterrupted
 from rocl_transfer.training.optimization import Schedule
 from rocl_transfer.training.progress import Progress, Trained
@@ -44,7 +44,7 @@ def train(
     max_steps: int | None = None,
     resume: str = "auto",
     monitor: Monitor | None = None,
-    guard: Guard | None = None,
+    guard: Judge | None = None,
     recovery: Recovery | None = None,
     clip_grad: float | None = None,
     accumulation: int = 1,
@@ -99,7 +99,7 @@ def train(
 @dataclass(frozen=True)
 class _Watch:
     monitor: Monitor | None
-    guard: Guard | None
+    guard: Judge | None
     recovery: Recovery
     cadence: Cadence
     deferred: bool

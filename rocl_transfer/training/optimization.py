@@ -170,7 +170,7 @@ class AdaptationOptimizerOptions:
             epochs: Of the training.
             trained: Whether the backbone is: layers learn at different rates only where there is something to be kept.
         """
-        defaults = {**chosen, "warmup_epochs": min(3, epochs // 4), **({} if trained else {"layer_decay": Number(1)})}
+        defaults = {"warmup_epochs": min(3, epochs // 4), **chosen, **({} if trained else {"layer_decay": Number(1)})}
         return dataclasses.replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
     def create(self, objective: Objective, layers: nn.Module) -> Optimizer:

@@ -17,7 +17,7 @@ from rocl_transfer.objectives import Objective
 from rocl_transfer.options import default_of, require, write_options
 from rocl_transfer.training.account import Cadence, Monitor
 from rocl_transfer.training.checkpoints import Checkpoints
-from rocl_transfer.training.guard import Guard, Recovery
+from rocl_transfer.training.guard import Judge, Recovery
 from rocl_transfer.training.loop import train
 from rocl_transfer.training.optimization import Schedule
 from rocl_transfer.training.progress import Trained
@@ -148,7 +148,7 @@ class Run:
 
     def _checkpoints(self) -> Checkpoints:
         options = self.options
-        sources = [getattr(options, part).name for part in _SOURCES if hasattr(getattr(options, part, None), "name")]
+        sources = [getattr(options, part).name for part in _SOURCES if getattr(getattr(options, part, None), "name", None)]
         return Checkpoints(self.folder, options.keep_checkpoints, options.identity(self.processes), options.overwrite, defaults(options), sources)
 
     def note(self, notes: Iterable[str]) -> None:
@@ -205,7 +205,7 @@ class Run:
         schedule: Schedule,
         *,
         monitor: Monitor | None = None,
-        guard: Guard | None = None,
+        guard: Judge | None = None,
         clip_grad: float | None = None,
     ) -> Trained:
         """Train ``objective`` in place to its end; see :func:`rocl_transfer.training.train`."""
