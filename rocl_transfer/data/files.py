@@ -1,5 +1,6 @@
 """Single files that hold a dataset: a CSV of paths and labels, or safetensors of decoded images."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,13 +85,12 @@ def _which(others: Sequence[str]) -> str:
 def _unlisted(table: Table, files: Sequence[Path]) -> list[str]:
     """What is said of image files beside those listed, in the same folders."""
     listed = {same_place(file) for file in files}
-    beside = [
-        entry
-        for folder in sorted({file.parent for file in files})
-        if folder.is_dir()
-        for entry in sorted(folder.iterdir())
-        if entry.suffix.lower() in image_extensions() and not is_hidden(entry) and same_place(entry) not in listed and entry.is_file()
-    ]
+    folders = {os.path.dirname(place) for place in listed}  # noqa: PTH120 - a Path each took most of the time of 100,000 rows
+    beside = []
+    for folder in sorted(folder for folder in folders if Path(folder).is_dir()):
+        with os.scandir(folder) as entries:
+            unlisted = [Path(entry.path) for entry in entries if same_place(entry.path) not in listed]
+        beside += sorted(path for path in unlisted if path.suffix.lower() in image_extensions() and not is_hidden(path) and path.is_file())
     if not beside:
         return []
     name = table.path.name

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,10 @@ class _Root:
         images, parts = self.inventory.images, self.parts
         strays = [path for path, part in zip(images, parts, strict=True) if len(part) == 1]
         if len(strays) == len(images):
-            return RawSplit(FileRows(images), None)
+            beside = sorted(self.folder.parent.iterdir()) if self.folder.name.lower() in _SPLIT_FOLDERS else []
+            tables = [path for path in (*self.inventory.others, *beside) if path.suffix.lower() in (".csv", ".tsv")]
+            usual = RawSplit(FileRows(images), None)
+            return replace(usual, remedy=f"{usual.remedy}; if {tables[0]} has them, give it as --data.name") if tables else usual
         self._refuse_splits_below(parts)
         if strays and len(strays) > max(1, _STRAYS * len(images)):
             labels: list[Any] = [part[0] if len(part) > 1 else None for part in parts]
@@ -157,6 +160,10 @@ class _Root:
     def wrapper(self) -> str:
         """A hint where all images lie in one folder whose own folders look like the classes."""
         tops, seconds = {part[0] for part in self.parts if len(part) > 1}, {part[1] for part in self.parts if len(part) > 2}
-        if len(tops) != 1 or len(seconds) < 2:
+        tables = [path for path in self.inventory.others if path.suffix.lower() in (".csv", ".tsv")]
+        if len(tops) != 1:
             return ""
-        return f"if the folders in it are the classes or splits ({', '.join(sorted(seconds)[:3])}), give --data.name {self.folder / next(iter(tops))}"
+        if len(seconds) > 1:
+            below = ", ".join(sorted(seconds)[:3])
+            return f"if the folders in it are the classes or splits ({below}), give --data.name {self.folder / next(iter(tops))}"
+        return f"if {tables[0]} lists the labels, give it as --data.name" if tables else ""

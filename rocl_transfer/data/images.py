@@ -13,16 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from rocl_transfer.data.decode import Encoded, UnreadableImageError, open_image
-from rocl_transfer.data.labels import encode_labels, near_names, order_note, unlabelled
+from rocl_transfer.data.labels import encode_labels, missing_names, near_names, order_note, rare_note, unlabelled
 from rocl_transfer.data.opening import open_source
 from rocl_transfer.data.quiet import listening
-from rocl_transfer.data.sources import FileRows, RawSplit, Rows, Source
-from rocl_transfer.data.splits import stratified_cut
+from rocl_transfer.data.sources import Rows
+from rocl_transfer.data.splits import choose_splits, stratified_cut
 from rocl_transfer.data.value_range import Seen, ValueRange, choose_range
-from rocl_transfer.errors import UserError, did_you_mean, one_line
+from rocl_transfer.errors import UserError, one_line
 
 TEST_FRACTION = 0.2
-_VALIDATION = ("validation", "valid", "val", "dev")
 
 
 @dataclass(frozen=True)
@@ -187,13 +186,14 @@ def load_images(
         where = one_line(str(error.filename or name))
         raise UserError(f"{where} cannot be read ({error.strerror or error}): check --data.name and its permissions") from error
     notes = list(source.notes)
-    source, names = _choose_splits(source, train_split, test_split, train_needed)
+    source, names = choose_splits(source, train_split, test_split, train_needed)
     notes += [f"split {split!r} ({len(raw.rows):,} images) is not used" for split, raw in source.splits.items() if split not in names]
     used = [split for split in names if split is not None]
     class_names, labels = encode_labels(source, used, labels_needed)
     gaps = [] if labels_needed else [unlabelled(split, source.splits[split], source.class_names) for split in used]
     notes += [f"the labels are not used: {gap}" for gap in gaps if gap]
-    notes += [*near_names(class_names), *order_note(class_names)]
+    notes += [*near_names(class_names), *missing_names(class_names), *order_note(class_names)]
+    notes += rare_note(class_names, labels.values()) if labels_needed else []
     sets = {split: ImageSet(source.splits[split].rows, np.arange(len(source.splits[split].rows)), labels.get(split)) for split in used}
     values, said = choose_range(Seen.of(image for images in sets.values() for image in _sample(images)), given)
     notes += said
@@ -217,40 +217,12 @@ def load_images(
         validation = held if len(held) else None
         notes.append(f"there is no validation split: {len(held)} images of {names[0]} are held out as one (stratified, split seed {split_seed})")
     if train_needed and (not len(train) or (labels_needed and not len(test))):
-        raise UserError(f"{name} has {len(train)} images to train on and {len(test)} to test on: give more images, or name the splits")
+        left = "".join(f"; {note}" for note in notes if "left out" in note)
+        raise UserError(f"{name} has {len(train)} images to train on and {len(test)} to test on: give more images, or name the splits{left}")
     if labels_needed:
         _require_classes(name, train if train_needed else None, class_names, source.hint)
     size = image_size or _natural_size(next(images for images in (train, test, validation) if images is not None and len(images)), notes)
     return ImageData(name, source.revision, tuple(class_names), size, train, validation, test, words, cut, tuple(notes), title=title)
-
-
-def _choose_splits(
-    source: Source, train: str | None, test: str | None, train_needed: bool
-) -> tuple[Source, tuple[str, str | None, str | None]]:  # fmt: skip
-    """The names of the splits to train on, to validate and to test on; ``source`` has an empty one to train on where it has none and needs none."""
-    spelled = {split.casefold(): split for split in source.splits}
-    train, test = (wanted if wanted is None or wanted in source.splits else spelled.get(wanted.casefold(), wanted) for wanted in (train, test))
-    if not train_needed and train is None and test is None and not set(spelled) - {"test", *_VALIDATION}:
-        source = replace(source, splits={"train": RawSplit(FileRows([]), []), **source.splits})
-        spelled["train"] = "train"
-    train = _train_split(source, train or spelled.get("train"))
-    validation = next((spelled[s] for s in _VALIDATION if s in spelled and spelled[s] not in (train, test)), None)
-    test = test or (spelled["test"] if "test" in spelled and train != spelled["test"] else None)
-    if test == train:
-        raise UserError(f"split {train!r} is to be trained and tested on: name another one with --data.test_split or --data.train_split")
-    if test is not None and test not in source.splits:
-        raise UserError(f"there is no split {test!r}{did_you_mean(test, source.splits)}: the splits are {', '.join(source.splits)}")
-    return source, (train, validation, test)
-
-
-def _train_split(source: Source, wanted: str | None) -> str:
-    if wanted is not None and wanted not in source.splits:
-        raise UserError(f"there is no split {wanted!r}{did_you_mean(wanted, source.splits)}: the splits are {', '.join(source.splits)}")
-    if wanted is None and "train" not in source.splits:
-        if len(source.splits) > 1:
-            raise UserError(f"there is no split 'train': name one of {', '.join(source.splits)} with --data.train_split")
-        return next(iter(source.splits))
-    return wanted or "train"
 
 
 def _cut(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -268,7 +240,8 @@ def _require_classes(name: str, train: ImageSet | None, class_names: list[str], 
         return
     counts = torch.bincount(train.labels, minlength=len(class_names))
     if missing := [class_names[i] for i in torch.nonzero(counts == 0).flatten().tolist()]:
-        raise UserError(f"class {missing[0]!r} has no image to train on: add images or remove the class")
+        near = [note for note in near_names(class_names) if repr(missing[0]) in note]
+        raise UserError(f"class {missing[0]!r} has no image to train on: {near[0] if near else 'add images or remove the class'}")
 
 
 def _places(images: ImageSet) -> list[int]:

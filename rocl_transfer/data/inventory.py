@@ -48,7 +48,8 @@ class Inventory:
 
     def notes(self, folder: Path, but: Sequence[Path] = ()) -> list[str]:
         """What is not used of ``folder`` and why, a sentence a kind; ``but`` are files that have a use of their own."""
-        others = [path for path in self.others if path not in set(but)]
+        used = set(but)
+        others = [path for path in self.others if path not in used]
         kinds = ", ".join(sorted({path.suffix.lower() for path in self.not_read if path.suffix.lower() in _NOT_READ})) or "HEIC"
         told = [
             (self.odd, "is an image by content, not by extension, and is used", "are images by content, not by extension, and are used"),

@@ -1,7 +1,7 @@
 """Labels of any kind to 0 .. K-1: whole numbers, names, booleans."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,9 @@ from torch import Tensor
 
 from rocl_transfer.data.sources import RawSplit, Source
 from rocl_transfer.errors import UserError
+
+_NOTHING = {"nan", "null", "none", "na", "n/a", "#n/a", "<na>", "?"}
+_NAMES = 8  # images with a label each: names or numbers of theirs, not classes
 
 
 def encode_labels(source: Source, used: list[str], needed: bool) -> tuple[list[str], dict[str, Tensor]]:
@@ -75,15 +78,42 @@ def near_names(class_names: Sequence[str]) -> list[str]:
     ]
 
 
+def missing_names(class_names: Sequence[str]) -> list[str]:
+    """What is said of class names that are written where there is no label."""
+    return [
+        f"{name!r} is taken for a class: empty its cells if it says that there is no label" for name in class_names if name.casefold() in _NOTHING
+    ]
+
+
 def order_note(class_names: Sequence[str]) -> list[str]:
     """Which logit is which class, where the names are numbers that are not sorted as numbers."""
     if not all(name.isascii() and name.isdigit() for name in class_names) or list(class_names) == sorted(class_names, key=int):
         return []
     at = next(at for at, name in enumerate(class_names) if int(name) != at)
+    order = "sorted as texts" if list(class_names) == sorted(class_names) else "in the order that the data gives"
+    first = ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
     return [
-        f"class folders are sorted as texts ({', '.join(class_names[:5])}, ...), not as numbers: logit {at} is class {class_names[at]!r}, "
-        f"and so on by class_names; with zeros in front (00, 01, ...) both orders are the same"
+        f"classes called by numbers are {order} ({first}), not by number: logit {at} is class {class_names[at]!r}, and so on in this order"
+        f"{'; folders with zeros in front (00, 01, ...) have both orders the same' if order == 'sorted as texts' else ''}"
     ]
+
+
+def rare_note(class_names: Sequence[str], labels: Iterable[Tensor]) -> list[str]:
+    """Which classes have a single image, as a slip in a label makes them.
+
+    Raises:
+        UserError: All have one: this is no column of classes.
+    """
+    counts = sum((torch.bincount(split, minlength=len(class_names)) for split in labels), torch.zeros(len(class_names), dtype=torch.int64))
+    single = [class_names[at] for at in torch.nonzero(counts == 1).flatten().tolist()]
+    if len(single) == len(class_names) >= _NAMES:
+        raise UserError(
+            f"each of {len(single):,} images has a label of its own ({single[0]!r}, {single[1]!r}, ...): name the column of classes with "
+            f"--data.label_column"
+        )
+    if not single:
+        return []
+    return [f"1 class has one image: {single[0]!r}" if len(single) == 1 else f"{len(single):,} classes have one image each, such as {single[0]!r}"]
 
 
 def _classes(values: set[Any], class_names: Sequence[str] | None) -> tuple[list[str], dict[Any, int]]:

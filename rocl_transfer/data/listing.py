@@ -41,7 +41,7 @@ def list_files(table: Table, image: str, label: str | None, split: str | None) -
             raise UserError(
                 f"{table.where(number)} names {one_line(str(file))} (no regular file), which is not a readable image: correct or remove it"
             )
-        if label is not None:
+        if label is not None and first[place] != number:
             _refuse_contradiction(table, first[place], number, image, label)
         if (place, part) in seen:
             doubled.append(number)

@@ -50,8 +50,11 @@ def label_by_metadata(
     """
     notes, entries, labelled, splitting = list[str](), dict[str, _Entry](), False, False
     for path in paths:
-        table = _READERS[path.name.lower()](path)
         name = one_line(str(path.relative_to(folder)))
+        if not path.stat().st_size:
+            notes.append(f"{name} is empty and is left out")
+            continue
+        table = _READERS[path.name.lower()](path)
         column = _file_column(table, image_column)
         if column is None:
             notes.append(f"{name} is left out: it has no column file_name, and no other one of existing files, among {', '.join(table.columns)}")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,15 +81,20 @@ def read_csv(path: Path) -> Table:
     if text[:5].lower().startswith("sep=") and text[4:5]:  # what Excel writes above a header
         first, said = 1, text[4]
         text = text.partition("\n")[2]
-    separator = said or max(_SEPARATORS, key=lambda separator: _fitness(path, text, separator))
+    quote = _quote(text)
+    separator = said or max(_SEPARATORS, key=lambda separator: _fitness(path, text, separator, quote))
     try:
-        lines, cells = _split(text, separator, strict=True)
+        lines, cells = _split(text, separator, quote, strict=True)
     except _BadLineError as error:
         raise UserError(f"line {error.line + first} of {path} cannot be read ({error.reason}): close its quotes, or save the table anew") from error
     rows = [(line + first, row) for line, row in zip(lines, cells, strict=True) if any(row)]
     if not rows:
         raise UserError(f"{path} has no rows below its header: list one image a row")
     notes = [] if separator == "," else [f"the columns of {path.name} are separated by {_spelled(separator)}"]
+    width = max(len(row) for _, row in rows[:_SAMPLE])
+    while rows[0][1][0].startswith("#") and len(rows[0][1]) < width:
+        notes.append(f"line {rows[0][0]} of {path.name} is a comment and is left out")
+        rows = rows[1:]
     header = rows[0][1]
     while header and not header[-1] and not any(len(row) >= len(header) and row[len(header) - 1] for _, row in rows):
         header = header[:-1]
@@ -96,7 +102,9 @@ def read_csv(path: Path) -> Table:
         notes.append(f"{path.name} has no header: its first line is a row, and its columns are called 1 to {len(header)}")
         header = [str(number + 1) for number in range(len(header))]
     else:
-        rows = rows[1:]
+        again = [line for line, row in rows[1:] if row == rows[0][1]]
+        notes += [f"line {line} of {path.name} is the header once more and is left out" for line in again]
+        rows = [(line, row) for line, row in rows[1:] if line not in again]
     return _table(path, header, rows, notes)
 
 
@@ -176,9 +184,16 @@ class _BadLineError(Exception):
         self.line, self.reason = line, reason
 
 
-def _split(text: str, separator: str, strict: bool, most: int | None = None) -> tuple[list[int], list[list[str]]]:
+def _quote(text: str) -> str:
+    """Single quotes where a cell of most lines stands in them, else double ones."""
+    lines = text.split("\n", _SAMPLE)[:_SAMPLE]
+    single = sum(re.search(r"(^|[,;\t|])\s*'[^']*'\s*([,;\t|]|$)", line) is not None for line in lines)
+    return "'" if 2 * single > len(lines) else '"'
+
+
+def _split(text: str, separator: str, quote: str, strict: bool, most: int | None = None) -> tuple[list[int], list[list[str]]]:
     """Stripped cells of each row, and the line that the row begins on."""
-    reader = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=strict)
+    reader = csv.reader(io.StringIO(text), delimiter=separator, quotechar=quote, skipinitialspace=True, strict=strict)
     lines, rows = list[int](), list[list[str]]()
     begun = 1
     try:
@@ -193,10 +208,10 @@ def _split(text: str, separator: str, strict: bool, most: int | None = None) -> 
     return lines, rows
 
 
-def _fitness(path: Path, text: str, separator: str) -> tuple[int, float, int]:
+def _fitness(path: Path, text: str, separator: str, quote: str) -> tuple[int, float, int]:
     """How well a separator fits: rows with a cell that is a file, the share of rows of the commonest width, that width."""
     try:
-        _, rows = _split(text, separator, strict=False, most=_SAMPLE)
+        _, rows = _split(text, separator, quote, strict=False, most=_SAMPLE)
     except _BadLineError:
         return (-1, 0.0, 0)
     rows = [row for row in rows if any(row)]
@@ -239,6 +254,12 @@ def no_column_of_files(table: Table) -> str:
             return (
                 f"{table.path} has no column of files: {column!r} names {one_line(cell)} in line {table.lines[row]}, but there is no file {tried}: "
                 f"correct the paths, which count from the table's own folder"
+            )
+    for column, extension in ((column, extension) for column in table.columns for extension in (".jpg", ".png", ".jpeg", ".JPG")):
+        cell = table.rows[0][column]
+        if isinstance(cell, str) and is_file(table.path.parent / f"{cell}{extension}"):
+            return (
+                f"{table.path} has no column of files: {column!r} names {(name := one_line(cell))}, and there is {name}{extension}: write extensions"
             )
     listed = ", ".join(table.columns)
     return f"{table.path} has no column of files that exist among {listed}: name the column of image paths with --data.image_column"

@@ -133,6 +133,16 @@ def test_metadata_that_contradicts_itself_or_the_folders(folder):
         load_images(str(folder))
 
 
+def test_metadata_of_almost_nothing_is_the_reason(folder):
+    (folder / "metadata.csv").write_text("")
+    data = load_images(str(folder))
+    assert count(data) == 40
+    said(data, "metadata.csv is empty and is left out")
+    (folder / "metadata.csv").write_text("file_name,label\nants/test_0.jpg,a\nbees/test_0.jpg,b\n")
+    with pytest.raises(UserError, match="2 images to train on and 0 to test on: .*; 38 images have no row in the metadata and are left out, such as"):
+        load_images(str(folder))
+
+
 def test_metadata_that_lists_other_files_is_left_out(folder):
     (folder / "metadata.csv").write_text("camera,lens\nx,y\n")
     data = load_images(str(folder))
@@ -286,15 +296,57 @@ def test_numbered_classes_say_which_logit_is_which(tmp_path):
             img(tmp_path / "data" / str(number) / f"{i}.png", (20 * number, 0, 0), i)
     data = load_images(str(tmp_path / "data"))
     assert data.class_names == ("0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9")  # as models of 0.1.0 count
-    assert "(0, 1, 10, 11, 2, ...), not as numbers: logit 2 is class '10'" in said(data, "sorted as texts")
+    assert "(0, 1, 10, 11, 2, ...), not by number: logit 2 is class '10'" in said(data, "sorted as texts")
     for number in range(12):
         (tmp_path / "data" / str(number)).rename(tmp_path / "data" / f"{number:02}")
     assert not any("sorted as texts" in note for note in load_images(str(tmp_path / "data")).notes)
 
 
-def write_parquet(path, count, start=0):
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_table_of_labels_beside_a_folder_of_images_is_pointed_at(folder, tmp_path, flat):
+    place = tmp_path / "kaggle" / ("" if flat else "images")
+    place.mkdir(parents=True)
+    lines = ["file,label"]
+    for number, path in enumerate(sorted(folder.rglob("*.jpg"))):
+        shutil.copy(path, place / f"{number}.jpg")
+        lines.append(f"{'' if flat else 'images/'}{number}.jpg,{path.parent.name}")
+    table = tmp_path / "kaggle" / "train.csv"
+    table.write_text("\n".join(lines))
+    with pytest.raises(UserError, match=rf"if {table} (has them|lists the labels), give it as --data.name"):
+        load_images(str(tmp_path / "kaggle"))
+    assert count(load_images(str(table))) == 40
+
+
+def test_a_class_of_the_test_folder_in_other_capitals(splits):
+    (splits / "test" / "ants").rename(splits / "test" / "ANTS")
+    with pytest.raises(UserError, match="class 'ANTS' has no image to train on: classes 'ANTS' and 'ants' differ only in capitals"):
+        load_images(str(splits))
+
+
+def test_a_class_of_one_image_is_named(folder):
+    img(folder / "wasps" / "a.jpg", (1, 2, 3))
+    said(load_images(str(folder)), "1 class has one image: 'wasps'")
+
+
+def test_a_row_without_a_label_in_parquet_is_named(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    images = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(20)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string"), "kind": datasets.Value("string")})
+    rows = {"image": images, "label": ["a", "b", *[None] * 2, *"abcd" * 4], "kind": ["x", "y"] * 10}
+    (tmp_path / "p").mkdir()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "p" / "train.parquet")
+    with pytest.raises(UserError, match=r"2 of 20 images .* have none, the first is row 2 of split .train.: complete column .label. or"):
+        load_images(str(tmp_path / "p"))
+    assert load_images(str(tmp_path / "p"), label_column="kind").class_names == ("x", "y")
+    write_parquet(tmp_path / "q" / "train.parquet", 20, names=["3", "1"])
+    said(load_images(str(tmp_path / "q")), "in the order that the data gives (3, 1), not by number: logit 0 is class '3'")
+
+
+def write_parquet(path, count, start=0, names=("a", "b")):
     datasets = pytest.importorskip("datasets")
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
     images = [Image.new("RGB", (8, 8), (start + i, 0, 0)) for i in range(count)]
     path.parent.mkdir(parents=True, exist_ok=True)
     datasets.Dataset.from_dict({"image": images, "label": [i % 2 for i in range(count)]}, features=features).to_parquet(path)

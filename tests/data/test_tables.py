@@ -57,6 +57,10 @@ GOOD = {
     "empty cells at the end": (["file,label", *rows("{i}.png,c{k},,")], {}),
     "an empty column at the end": (["file,label,", *rows("{i}.png,c{k},")], {}),
     "an index without a name": ([",file,label", *rows("{i},{i}.png,c{k}")], {}),
+    "single quotes": (["file,label", *rows("'{i}.png','c{k}'")], {}),
+    "apostrophes": (["file,label,text", *rows("{i}.png,c{k},'tis one's")], {}),
+    "comments above": (["# made by hand", "# twice", "file,label", *rows()], {}),
+    "the header again": (["file,label", *rows()[:10], "file,label", *rows()[10:]], {}),
     "capitals": (["FILE,Label", *rows()], {}),
     "dots and backslashes": (["file,label", *rows(".\\{i}.png,c{k}")], {}),
     "labels first": (["label,file", *rows("c{k},{i}.png")], {}),
@@ -119,11 +123,13 @@ def edited(line, number=5):
         (["file,label,label", *rows("{i}.png,c{k},x")], "two columns called 'label'"),
         (["file,kind,note", *rows("{i}.png,c{k},x")], r"more than one column that could be meant \(kind, note\): name one with --data.label_column"),
         (["file", *rows("{i}.png")], "no column beside the paths"),
+        (["file,id", *rows("{i}.png,x{i}")], "each of 24 images has a label of its own .*: name the column of classes with --data.label_column"),
         (
             ["file,label", *rows("x/{i}.png,c{k}")],
             r"no column of files: 'file' names x/0.png in line 2, but there is no file \S*/x/0.png: correct the paths",
         ),
-        (["a,b", *rows("{i},c{k}")], "no column of files that exist among a, b"),
+        (["a,b", *rows("{i},c{k}")], "no column of files: 'a' names 0, and there is 0.png: write extensions"),
+        (["a,b", *rows("x{i},c{k}")], "no column of files that exist among a, b"),
         (["file,mask,label", *rows("{i}.png,{i}.png,c{k}")], r"more than one column of files \(file, mask\)"),
         (["file,label"], "has no rows below its header"),
         ([""], "has no rows below its header"),
@@ -168,6 +174,14 @@ def test_every_line_of_a_long_table_is_looked_at(folder):
     lines[700] = "0.png,elsewhere"
     with pytest.raises(UserError, match="lines 2 and 701 of .* contradict each other: 0.png is labelled 'c0' and 'elsewhere'"):
         opened(folder, lines)
+
+
+def test_lines_that_are_no_rows_and_classes_that_are_none_are_said(folder):
+    data = opened(folder, ["# by hand", "file,label", *rows()[:10], "file,label", *rows("{i}.png,NaN")[10:]])
+    for note in ("line 1 of table.csv is a comment and is left out", "line 13 of table.csv is the header once more and is left out",
+                 "'NaN' is taken for a class: empty its cells if it says that there is no label"):  # fmt: skip
+        assert note in data.notes
+    assert len(data.train) + len(data.test) == COUNT
 
 
 def test_classes_that_differ_in_capitals_are_said(folder):
