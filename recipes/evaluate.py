@@ -35,6 +35,7 @@ from rocl_transfer.evaluation import (
     named_attacks,
     report_attacks,
 )  # fmt: skip
+from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.checks import Inspection
 from rocl_transfer.evaluation.engine import pixels_of
 from rocl_transfer.hub import add_to_card, code_digest, find_model, import_model, load_classifier, match_labels, render_page, weights_digest
@@ -180,7 +181,9 @@ def beyond(
 ) -> dict[str, Any]:  # fmt: skip
     """Corruptions and smoothed inference."""
     log.info("common corruptions")
-    found = measure_corruptions(model, samples.store, samples.labels, samples.chosen, config.seed, config.batch_size or 256, accelerator.state)
+    size, device = samples.data.image_size, accelerator.device
+    at_once = config.batch_size or images_at_once((size, size), device)
+    found = measure_corruptions(model, samples.store, samples.labels, samples.chosen, config.seed, at_once, accelerator.state)
     mean = sum(sum(row) for row in found.values()) / sum(len(row) for row in found.values())
     log.info("smoothed inference")
     words = "RoCL's views: colour jitter, grey, mirror, crops of half the image or more"

@@ -26,6 +26,7 @@ from rocl_transfer.data.inventory import image_extensions, take_inventory
 from rocl_transfer.data.value_range import ValueRange
 from rocl_transfer.errors import UserError, path_of
 from rocl_transfer.evaluation import smallest_epsilon
+from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.hub import load_classifier
 from rocl_transfer.models import PixelModel
@@ -137,8 +138,9 @@ def answer(model: PixelModel, images: Tensor, config: PredictConfig) -> list[tup
         probability, label = model(images).softmax(1).max(1)
     epsilons: list[float | None] = [None] * len(images)
     if config.robustness:
+        at_once = min(config.batch_size, images_at_once(images.shape, images.device))  # with its gradient a pass holds far more
         found = smallest_epsilon(
-            model, images, label, norm=config.norm, steps=config.steps, upper=config.max_epsilon, batch_size=config.batch_size,
+            model, images, label, norm=config.norm, steps=config.steps, upper=config.max_epsilon, batch_size=at_once,
             seed=[config.seed] * len(images),
         )  # fmt: skip
         epsilons = found.tolist()

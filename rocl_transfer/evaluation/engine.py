@@ -15,6 +15,7 @@ from rocl_transfer.attacks import Attack, Network, margin, threat_model
 from rocl_transfer.bars import Bar
 from rocl_transfer.data import Store, derive_seed
 from rocl_transfer.errors import UserError
+from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.journal import Journal
 from rocl_transfer.evaluation.network import Metered, measure, search_network
 from rocl_transfer.evaluation.protocols import Ensemble, parts_of
@@ -23,6 +24,7 @@ log = logging.getLogger("rocl_transfer")
 
 CLEAN = "clean"
 _HELD = 1024  # samples at once: as some leave, batches can still be filled
+_HELD_BYTES = 2**28  # of their pixels
 _PICTURES = 128  # adversarial images kept to be shown, of all classes
 _SAME = 0.01  # of the spread of an image's logits: another batch size or machine moves a clean margin by far less
 
@@ -96,11 +98,13 @@ class Engine:
         if attacks:
             self.verdicts.found = self.journal.found(key(attacks[self.pictured]))
             self.kept.update(int(self.labels[sample]) for sample in self.verdicts.found)
-        plan = self.samples.split(_HELD)
+        # Images of 224 px fill 0.6 GB by the thousand, beside what the attacks hold.
+        first = next(iter(self.images.stream([self.samples[:1]])))
+        plan = self.samples.split(max(16, min(_HELD, _HELD_BYTES // (4 * first.numel()))))
         for number, (chunk, batch) in enumerate(zip(plan, self.images.stream(plan), strict=True)):
             pixels = pixels_of(batch)
             if self.network is None:
-                self._prepare(pixels)
+                self._prepare(pixels, [part for attack in attacks for part in parts_of(attack)])
             parts.append(self._chunk(chunk, pixels, attacks, sum(map(len, plan[number + 1 :]))))
         self.bar.close()
         self.verdicts.standing = {name: torch.cat([part.standing[name] for part in parts]) for name in parts[0].standing}
@@ -108,12 +112,14 @@ class Engine:
         self.verdicts.broken_by = [name for part in parts for name in part.broken_by]
         return self.verdicts
 
-    def _prepare(self, images: Tensor) -> None:
-        """Arrange and measure the network."""
-        few = images[:16]
-        network = self.model if self.plain else search_network(self.model, few, self.compiled, self.precision)
+    def _prepare(self, images: Tensor, parts: Sequence[Attack]) -> None:
+        """Arrange and measure the network, as far as what follows is worth it."""
+        few = images[: min(16, images_at_once(images.shape, images.device))]
+        foreseen = len(self.samples) * sum((forward + 3 * gradient) * part.runs for part in parts for forward, gradient in [part.passes])
+        together = min(_HELD, len(images) * max((part.runs for part in parts), default=1))
+        network = self.model if self.plain else search_network(self.model, few, self.compiled, self.precision, foreseen)
         with torch.no_grad():
-            rates = measure(network, images[:4096], self.batch_size)
+            rates = measure(network, images[:4096], self.batch_size, together, foreseen)
         self.batch_size, self.enough = rates.size, rates.enough
         self.forward, self.backward = rates.forward, rates.gradient / rates.forward
         self.network = Metered(network, lambda passes: self.bar.update(passes / self.whole), self.backward)

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rocl_transfer.attacks import frozen
+from rocl_transfer.attacks import device_of, frozen
 from rocl_transfer.data import Store
+from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.doubts import weakness
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.evaluation.results import Evaluation, wilson_interval
@@ -15,11 +16,13 @@ from rocl_transfer.models import PixelModel
 
 
 @torch.no_grad()
-def compute_features(model: PixelModel, images: Store, positions: Tensor | None = None, batch_size: int = 512) -> Tensor:
+def compute_features(model: PixelModel, images: Store, positions: Tensor | None = None, batch_size: int | None = None) -> Tensor:
     """Features (N, D) of the images at ``positions`` (default: all), float32, in eval mode; the model is left as it came in."""
     positions = torch.arange(len(images)) if positions is None else positions
+    # Without gradient a pass holds little of what it does.
+    at_once = batch_size or 2 * images_at_once((model.input_size, model.input_size), device_of(model, torch.device("cpu")))
     with frozen(model), full_precision():
-        return torch.cat([model.features(batch.float() / 255) for batch in images.stream(positions.split(batch_size))])
+        return torch.cat([model.features(batch.float() / 255) for batch in images.stream(positions.split(at_once))])
 
 
 def knn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, neighbours: int = 20, temperature: float = 0.07) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from rocl_transfer.attacks import PGD, admit, device_of, frozen, threat_model
 from rocl_transfer.data import derive_seed, generators
 from rocl_transfer.errors import UserError
+from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.precision import full_precision
 
 # Where the search begins, so that it tries the radii people report: 1/255, 2/255, 4/255, 8/255, ...
@@ -27,7 +28,7 @@ def smallest_epsilon(
     steps: int = 20,
     upper: float = 64 / 255,
     precision: float = 1 / 32,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     seed: int | Sequence[int] = 0,
 ) -> Tensor:
     """The smallest radius found, for each image, at which PGD (random start, step epsilon / 10) makes ``model`` answer something else.
@@ -44,7 +45,7 @@ def smallest_epsilon(
         steps: Gradient steps of PGD.
         upper: The largest radius tried. Another one leaves smaller results as they are.
         precision: How far, as a share of the radius returned, the largest failing one may lie below it (never asked to less than 1e-5).
-        batch_size: Images attacked at once.
+        batch_size: Images attacked at once (default: by their pixels).
         seed: Of the random starts: one from which each image's is derived by its position, as ``evaluate`` does, or a sequence of one an image.
 
     Returns:
@@ -60,14 +61,14 @@ def smallest_epsilon(
         raise UserError(f"{len(images)} images, {len(labels)} labels and {len(seeds)} seeds were given: give as many of each, and at least one")
     if not (upper > 0 and precision > 0):
         raise UserError(f"the largest radius is {upper} and the precision {precision}: give numbers above 0")
-    if steps < 1 or batch_size < 1:
+    if steps < 1 or (batch_size is not None and batch_size < 1):
         raise UserError(f"{steps} steps on {batch_size} images at once find nothing: give 1 or more of each")
     threat_model(norm, upper)
     found = []
     with full_precision(), torch.no_grad():
         network, images, labels = admit(model, images, labels, move=False)
         device = device_of(network, images.device)
-        for chosen in torch.arange(len(images)).split(batch_size):
+        for chosen in torch.arange(len(images)).split(batch_size or images_at_once(images.shape, device)):
             part, truth = images[chosen].to(device), labels[chosen].to(device)
             search = _Search(network, part, truth, norm, steps, [seeds[index] for index in chosen.tolist()])
             with frozen(network):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rocl_transfer.attacks import PGD, frozen
 from rocl_transfer.data import ImageData, Store, derive_seed, generators
+from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.features import compute_features
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.models import PixelModel
@@ -27,7 +28,7 @@ class ClassifierMonitor:
         attack: None where robustness is not trained for.
         seed: Of the random starts.
         positions: Of the images looked at (default: all).
-        batch_size: Images at once.
+        batch_size: Images at once (default: by their pixels).
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class ClassifierMonitor:
         attack: PGD | None,
         seed: int,
         positions: Tensor | None = None,
-        batch_size: int = 256,
+        batch_size: int | None = None,
     ) -> None:
         self.classifier, self.images, self.attack = classifier, images, attack
         self.positions = torch.arange(len(images)) if positions is None else positions
@@ -63,6 +64,9 @@ class ClassifierMonitor:
     def _answers(self) -> tuple[Tensor, Tensor]:
         """The class given to each clean image, and whether it is still the right one under attack."""
         model, answers, robust = self.classifier(), [], []
+        if self.batch_size is None:
+            first = next(iter(self.images.stream([self.positions[:1]])))
+            self.batch_size = images_at_once(first.shape, first.device)
         plan, truth = self.positions.split(self.batch_size), self.labels.split(self.batch_size)
         with frozen(model), full_precision():
             for chosen, labels, batch in zip(plan, truth, self.images.stream(plan), strict=True):

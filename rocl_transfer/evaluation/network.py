@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rocl_transfer.attacks import Network
 from rocl_transfer.errors import UserError
+from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.models import fold, hold_bf16
 from rocl_transfer.training import warn_of_slow_bf16
 
@@ -22,10 +24,13 @@ log = logging.getLogger("rocl_transfer")
 _LARGEST = 1024  # images at once: more than are held in memory for an attack
 _AGREE = 1e-3  # of the logits' spread: more is another function, not another rounding
 _ROUGH = 0.05  # of it: what bf16 may change for a search to find its way
+_ARRANGING, _WORTH = 25, 20  # passes of each image looked at; times as many that follow make arranging worth it
 _SLOWER = 1.2  # times: what a step may cost before it is left out; fp32 on a CPU may want either layout, by how wide the network is
 
 
-def search_network(model: nn.Module, images: Tensor, compiled: bool = False, precision: str = "fp32") -> nn.Module:
+def search_network(
+    model: nn.Module, images: Tensor, compiled: bool = False, precision: str = "fp32", foreseen: float = math.inf
+) -> nn.Module:  # fmt: skip
     """A frozen copy of ``model`` with channels-last weights and BatchNorm folded into the convolutions before it.
 
     A step that cannot be done, changes what the copy says of ``images`` by more than rounding, or makes it slower is left out, and the log says so.
@@ -35,12 +40,15 @@ def search_network(model: nn.Module, images: Tensor, compiled: bool = False, pre
         images: A few (N, C, H, W), to compare on.
         compiled: Have ``torch.compile`` make kernels of it; the first calls take long.
         precision: fp32; or bf16, which also is rounding, but of more than goes unnoticed (see :class:`Rough`).
+        foreseen: Passes of an image that follow at most; where they are few, arranging the network would cost more than it saves, and is left out.
 
     Raises:
         UserError: The network does not run in bf16, or says something else there.
     """
     if precision == "bf16":
         warn_of_slow_bf16(images.device, "--search_precision bf16")
+    if foreseen < _WORTH * _ARRANGING * len(images) and precision == "fp32" and not compiled:
+        return model
     truth = model(images)
     spread = _spread(truth).max()
     network, done = model, set()
@@ -190,43 +198,50 @@ class Rates:
     gradient: float
 
 
-def measure(network: Network, images: Tensor, batch_size: int | None = None) -> Rates:
+def measure(
+    network: Network, images: Tensor, batch_size: int | None = None, most: int = _LARGEST, foreseen: float = math.inf
+) -> Rates:  # fmt: skip
     """How many images are best taken at once, and how long a pass takes.
 
     The size is doubled, from 16 on, while memory lasts and a pass takes less than a quarter of a second: larger batches cost no more an image, and
-    what is done beside the network gains from them. Where memory does not hold 16, or the size that was asked for, it is halved.
+    what is done beside the network gains from them. Where memory does not hold 16, or the size that was asked for, it is halved. It begins lower with
+    images so large that 16 of them are many, and ends where measuring would cost more than a fiftieth of what follows.
 
     Args:
         network: What is measured.
         images: (N, C, H, W); repeated for larger sizes.
         batch_size: Measure this one alone.
+        most: No more than this will ever be asked at once.
+        foreseen: Passes of an image that follow at most.
 
     Raises:
         UserError: Not even one image's pass fits into memory.
     """
-    size = batch_size or 16
-    while (times := _times(network, images, size)) is None:
+    size = min(batch_size or min(16, images_at_once(images.shape, images.device)), most)
+    rough = foreseen < _WORTH * 12 * size  # too little follows for more than one look
+    while (times := _times(network, images, size, rough)) is None:
         if size == 1:
             raise UserError("the memory does not hold one image's pass through the network with its gradient: use a device with more")
         size //= 2
         log.warning("out of memory: going on with %d images at once", size)
         batch_size = size
     seen, full = {size: times}, False
-    while batch_size is None and not full and size < _LARGEST and seen[size][1] * size < 0.25:
-        larger = _times(network, images, 2 * size)
+    asked = 12 * size
+    while batch_size is None and not full and 2 * size <= most and seen[size][1] * size < 0.25 and foreseen > _WORTH * (asked + 24 * size):
+        larger, asked = _times(network, images, 2 * size), asked + 24 * size
         if larger is None:
             full = True
         else:
             size *= 2
             seen[size] = larger
-    most = max(size // 2, 1) if full else size  # some memory is left to what attacks keep beside the network
+    chosen = max(size // 2, 1) if full else size  # some memory is left to what attacks keep beside the network
     least = min(forward for forward, _ in seen.values())
     enough = min(tried for tried, (forward, _) in seen.items() if forward <= 1.1 * least)
-    return Rates(most, min(most, enough), *seen[size])
+    return Rates(chosen, min(chosen, enough), *seen[size])
 
 
-def _times(network: Network, images: Tensor, size: int) -> tuple[float, float] | None:
-    """Seconds an image, forward and with gradient: the better of two; None where memory does not hold so many."""
+def _times(network: Network, images: Tensor, size: int, rough: bool = False) -> tuple[float, float] | None:
+    """Seconds an image, forward and with gradient: the better of two after one to warm up, or the first; None where memory does not hold it."""
     batch = images.repeat(-(-size // len(images)), 1, 1, 1)[:size]
 
     def forward() -> None:
@@ -240,9 +255,10 @@ def _times(network: Network, images: Tensor, size: int) -> tuple[float, float] |
     seconds = []
     try:
         for run in (forward, gradient):
-            run()
+            if not rough:
+                run()
             taken = []
-            for _ in range(2):
+            for _ in range(1 if rough else 2):
                 began = time.perf_counter()
                 run()
                 taken.append(time.perf_counter() - began)

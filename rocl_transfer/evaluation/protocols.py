@@ -90,13 +90,13 @@ class PGDOptions:
         norm: Ball: linf or l2.
         epsilons: Radii; by default the paper's two, seen and larger (0.0314 and 0.0627 there); equal ones are measured once.
         steps: Gradient steps of PGD.
-        batch_size: Images attacked at once; the verdicts do not depend on it.
+        batch_size: Images attacked at once (default: by their pixels); the verdicts do not depend on it.
     """
 
     norm: Literal["linf", "l2"] = "linf"
     epsilons: tuple[Number, ...] = (Number(8 / 255), Number(16 / 255))
     steps: int = 20
-    batch_size: int = 256
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         require(len(self.epsilons) > 0 and all(e > 0 for e in self.epsilons), "--evaluation.epsilons must be radii above 0, such as [8/255]")
@@ -104,7 +104,9 @@ class PGDOptions:
         require(not above, "--evaluation.epsilons has one above 1: pixels are in [0, 1], so write 8/255 rather than 8")
         given = self.norm != "l2" or self.epsilons != PGDOptions.epsilons
         require(given, "the default --evaluation.epsilons are meant for linf: give radii with l2, such as [0.25, 0.5] at 32 px")
-        require(self.steps > 0 and self.batch_size > 0, "--evaluation.steps and --evaluation.batch_size must be 1 or more")
+        require(
+            self.steps > 0 and (self.batch_size is None or self.batch_size > 0), "--evaluation.steps and --evaluation.batch_size must be 1 or more"
+        )
 
     def attacks(self) -> list[PGD]:
         """One for each radius."""
@@ -118,12 +120,12 @@ class AdaptationPGDOptions:
     Args:
         epsilons: Radii (default: half of the attack's, the attack's, and twice it).
         steps: Gradient steps of PGD.
-        batch_size: Images attacked at once; the verdicts do not depend on it.
+        batch_size: Images attacked at once (default: by their pixels); the verdicts do not depend on it.
     """
 
     epsilons: tuple[Number, ...] | None = None
     steps: int = 20
-    batch_size: int = 256
+    batch_size: int | None = None
 
     def against(self, attack: AttackOptions) -> PGDOptions:
         """With norm and radii of the attack that was trained against."""

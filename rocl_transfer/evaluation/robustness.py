@@ -37,7 +37,7 @@ def evaluate(
     epsilon: float = 8 / 255,
     norm: str = "linf",
     samples: Tensor | None = None,
-    batch_size: int | None = 256,
+    batch_size: int | None = None,
     seed: int = 0,
     engine: str = "native",
     compiled: bool = False,
@@ -65,7 +65,7 @@ def evaluate(
         epsilon: Radius of named attacks.
         norm: Ball of named attacks: linf, l2 or l1.
         samples: Positions of those measured (default: all).
-        batch_size: Images at once; None measures which is best.
+        batch_size: Images at once (default: by their pixels, and where much is to be done measured).
         seed: Of shares random.
         engine: native, or reference (pyautoattack).
         compiled: Compile the network that is searched on.

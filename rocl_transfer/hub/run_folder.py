@@ -14,6 +14,7 @@ from torch import nn
 from rocl_transfer.attacks import PGD, Attack, AttackOptions
 from rocl_transfer.data import ImageData, ImageSet, Store
 from rocl_transfer.evaluation import BeforeAfter, Results, Watched, choose_pictures, evaluate
+from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.doubts import against_the_start
 from rocl_transfer.evaluation.figures import can_draw, draw_adversarial, draw_robustness, draw_training
 from rocl_transfer.evaluation.pictures import Pictures
@@ -95,7 +96,7 @@ def complete_classifier(
     attacks: Sequence[PGD],
     *,
     config: Any,
-    batch_size: int,
+    batch_size: int | None,
     **rest: Any,
 ) -> None:
     """Measure a classifier, clean and under ``attacks``, on all test images; then complete its run folder.
@@ -107,15 +108,17 @@ def complete_classifier(
         test: The test images.
         attacks: The last one is the one that the card shows pictures of.
         config: The resolved configuration, a dataclass; its ``seed`` is that of the random starts.
-        batch_size: Images attacked at once.
+        batch_size: Images attacked at once (default: by their pixels, so that two runs evaluate alike).
         rest: See :func:`complete_run`.
     """
     assert data.test.labels is not None
     classifier.eval()
     attacks = distinct(attacks)
     log.info("evaluating on %d test images: clean, and PGD-%d at %d epsilons", len(test), attacks[-1].steps, len(attacks))
+    device = next(classifier.parameters()).device
+    at_once = batch_size or images_at_once((data.image_size, data.image_size), device)
     results = evaluate(
-        classifier, test, data.test.labels, attacks=attacks, batch_size=batch_size, seed=config.seed, pictured=-1, progress=True, say_doubts=False
+        classifier, test, data.test.labels, attacks=attacks, batch_size=at_once, seed=config.seed, pictured=-1, progress=True, say_doubts=False
     )
     results.doubts += against_the_start(rest["facts"].get("start") or {}, rest["training"])
     pictures = choose_pictures(test, results)

@@ -111,7 +111,7 @@ class Dies(nn.Module):
 
 def test_a_run_that_died_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(engine_module, "search_network", lambda model, *_: model)
-    monkeypatch.setattr(engine_module, "measure", lambda network, images, size: Rates(size, size, 1.0, 1.0))
+    monkeypatch.setattr(engine_module, "measure", lambda network, images, size, *_: Rates(size, size, 1.0, 1.0))
     model = small_net(5)
     images, labels = sample(model, 20)
     attacks, identity = [short(0.004, 5)], {"model": "a"}
@@ -132,7 +132,7 @@ def test_a_run_that_died_goes_on_where_it_was(tmp_path, monkeypatch):
     journal = tmp_path / "j" / "0.jsonl"
     journal.write_bytes(journal.read_bytes()[:-7])
     assert evaluate(model, images, labels, attacks=attacks, batch_size=4, journal=tmp_path / "j", identity=identity).verdicts == wanted.verdicts
-    untouched = Dies(model, 10)
+    untouched = Dies(model, 25)  # the inspection and the clean answers
     assert evaluate(untouched, images, labels, attacks=attacks, batch_size=4, journal=tmp_path / "j", identity=identity).verdicts == wanted.verdicts
     with pytest.raises(UserError, match=r"holds another evaluation \(model differ\)"):
         evaluate(model, images, labels, attacks=attacks, journal=tmp_path / "j", identity={"model": "b"})
@@ -167,7 +167,7 @@ def test_out_of_memory_is_answered_with_smaller_batches(monkeypatch, caplog):
     assert booleans(found) == booleans(wanted)
     assert "out of memory: going on with 7 images at once" in caplog.text
     # Measured with one that held more than what attacks need leaves room for.
-    monkeypatch.setattr(engine_module, "measure", lambda network, images, size: Rates(14, 14, 1.0, 1.0))
+    monkeypatch.setattr(engine_module, "measure", lambda network, images, size, *_: Rates(14, 14, 1.0, 1.0))
     caplog.clear()
     assert booleans(evaluate(model, images, labels, attacks=[short(0.004, 5)], batch_size=14)) == booleans(wanted)
     assert [record.args for record in caplog.records] == [(7,), (3,)]
