@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rocl_transfer.attacks import PGD, AttackOptions, frozen
+from rocl_transfer.attacks import PGD, AttackOptions, device_of, frozen
 from rocl_transfer.data import Store, derive_seed, generators
+from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.features import compute_features
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.evaluation.results import Evaluation, Results
@@ -21,6 +22,10 @@ def spread(features: Tensor) -> float:
     return float((features - features.mean(0)).square().sum(1).mean().sqrt())
 
 
+def _at_once(model: PixelModel) -> int:
+    return images_at_once((model.input_size, model.input_size), device_of(model, torch.device("cpu")))
+
+
 class Watched:
     """A few images and what the teacher makes of them.
 
@@ -29,11 +34,11 @@ class Watched:
         images: Where they are.
         positions: Which of them.
         seed: Of the random starts of attacks, which are the same each time.
-        batch_size: Images at once.
+        batch_size: Images at once (default: 128, fewer of large ones).
     """
 
-    def __init__(self, teacher: PixelModel, images: Store, positions: Tensor, seed: int, batch_size: int = 128) -> None:
-        self.images, self.positions, self.seed, self.batch_size = images, positions, seed, batch_size
+    def __init__(self, teacher: PixelModel, images: Store, positions: Tensor, seed: int, batch_size: int | None = None) -> None:
+        self.images, self.positions, self.seed, self.batch_size = images, positions, seed, batch_size or min(128, _at_once(teacher))
         self.target = compute_features(teacher, images, positions)
         with torch.no_grad():
             self.answers = teacher.head(self.target).argmax(1) if teacher.class_names else None
@@ -115,7 +120,7 @@ class BeforeAfter:
         attacks: Against the labels.
         agreement: Against the teacher's answers.
         seed: Of the random starts.
-        batch_size: Images attacked at once.
+        batch_size: Images attacked at once (default: by their pixels, so that two runs evaluate alike).
     """
 
     images: Store
@@ -124,7 +129,7 @@ class BeforeAfter:
     attacks: Sequence[PGD]
     agreement: PGD
     seed: int
-    batch_size: int
+    batch_size: int | None
 
     def accuracies(self, model: PixelModel) -> Results | None:
         """Of a classifier, where there are labels: clean, and under the attacks."""
@@ -141,5 +146,6 @@ class BeforeAfter:
         return self._measured(model, answers, [self.agreement]).evaluations
 
     def _measured(self, model: PixelModel, labels: Tensor, attacks: Sequence[PGD]) -> Results:
-        options: dict[str, Any] = {"samples": self.positions, "batch_size": self.batch_size, "seed": self.seed, "progress": True, "say_doubts": False}
+        at_once = self.batch_size or _at_once(model)
+        options: dict[str, Any] = {"samples": self.positions, "batch_size": at_once, "seed": self.seed, "progress": True, "say_doubts": False}
         return evaluate(model, self.images, labels, attacks=attacks, **options)
