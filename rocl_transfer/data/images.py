@@ -193,7 +193,7 @@ def load_images(
     gaps = [] if labels_needed else [unlabelled(split, source.splits[split], source.class_names) for split in used]
     notes += [f"the labels are not used: {gap}" for gap in gaps if gap]
     notes += [*near_names(class_names), *missing_names(class_names), *order_note(class_names)]
-    notes += rare_note(class_names, labels.values()) if labels_needed else []
+    notes += rare_note(class_names, labels.values(), refuse=train_needed and source.class_names is None) if labels_needed else []
     sets = {split: ImageSet(source.splits[split].rows, np.arange(len(source.splits[split].rows)), labels.get(split)) for split in used}
     values, said = choose_range(Seen.of(image for images in sets.values() for image in _sample(images)), given)
     notes += said

@@ -98,15 +98,20 @@ def order_note(class_names: Sequence[str]) -> list[str]:
     ]
 
 
-def rare_note(class_names: Sequence[str], labels: Iterable[Tensor]) -> list[str]:
+def rare_note(class_names: Sequence[str], labels: Iterable[Tensor], refuse: bool) -> list[str]:
     """Which classes have a single image, as a slip in a label makes them.
 
+    Args:
+        class_names: One a label.
+        labels: Of each split, (N,) int64.
+        refuse: Whether a table in which all classes have one is refused; folders of classes, and data to evaluate on, may be so on purpose.
+
     Raises:
-        UserError: All have one: this is no column of classes.
+        UserError: All have one, and this is no column of classes.
     """
     counts = sum((torch.bincount(split, minlength=len(class_names)) for split in labels), torch.zeros(len(class_names), dtype=torch.int64))
     single = [class_names[at] for at in torch.nonzero(counts == 1).flatten().tolist()]
-    if len(single) == len(class_names) >= _NAMES:
+    if refuse and len(single) == len(class_names) >= _NAMES:
         raise UserError(
             f"each of {len(single):,} images has a label of its own ({single[0]!r}, {single[1]!r}, ...): name the column of classes with "
             f"--data.label_column"

@@ -326,6 +326,11 @@ def test_a_class_of_the_test_folder_in_other_capitals(splits):
 def test_a_class_of_one_image_is_named(folder):
     img(folder / "wasps" / "a.jpg", (1, 2, 3))
     said(load_images(str(folder)), "1 class has one image: 'wasps'")
+    for number in range(10):
+        img(folder.parent / "lone" / "test" / f"kind {number}" / "a.jpg", (20 * number, 2, 3))
+    data = load_images(str(folder.parent / "lone"), train_needed=False)  # an image a class is little, but may be measured on
+    assert len(data.test) == 10
+    said(data, "10 classes have one image each, such as 'kind 0'")
 
 
 def test_a_row_without_a_label_in_parquet_is_named(tmp_path, monkeypatch):
