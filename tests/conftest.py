@@ -22,6 +22,27 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
 
+
+def pytest_addoption(parser):
+    parser.addoption("--gpu", action="store_true", help="run the tests that are made for a GPU, and no others")
+
+
+def pytest_configure(config):
+    """Hide a GPU from every test that is not made for one: recipes would train on it, and round otherwise than what they are held against."""
+    if not config.getoption("--gpu"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(config, items):
+    meant = [item for item in items if item.get_closest_marker("gpu")]
+    if config.getoption("--gpu"):
+        config.hook.pytest_deselected(items=[item for item in items if item not in meant])
+        items[:] = meant
+    if not torch.cuda.is_available():
+        for item in meant:
+            item.add_marker(pytest.mark.skip(reason="no GPU here, or no --gpu given"))
+
+
 # Two processes that meet at a port which the launcher finds free: two runs of these tests on one machine do not fight for one.
 TORCHRUN = (str(Path(sys.executable).with_name("torchrun")), "--standalone", "--local_addr", "localhost", "--nproc_per_node", "2")
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}

@@ -98,3 +98,22 @@ def test_on_a_terminal_the_bar_moves_by_images_and_keeps_its_total(tmp_path):
     assert {total for _, total in counts} == {"1484"}
     assert {"0", "1280", "512"} <= {count for count, _ in counts}
     assert "image" in shown.decode()
+
+
+@pytest.mark.parametrize("value", ["1", "true"])
+def test_no_bar_shows_anything_where_tqdm_is_disabled(clock, monkeypatch, caplog, value):
+    caplog.set_level(logging.INFO, "rocl_transfer")
+    monkeypatch.setenv("TQDM_DISABLE", value)
+    monkeypatch.setattr(bars, "tqdm", lambda **options: pytest.fail("a bar of tqdm's"))
+    for terminal in (True, False):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal, raising=False)
+        with Bar(10, "training") as bar:
+            clock.now += 1000
+            bar.update(10)
+    assert not caplog.records
+
+
+def test_nobody_makes_a_bar_of_another_kind():
+    for path in (ROOT / "rocl_transfer").rglob("*.py"):
+        imports = re.findall(r"^\s*(?:from|import) tqdm\S* ?.*$", path.read_text(), re.MULTILINE)
+        assert path.name == "bars.py" or all("logging_redirect_tqdm" in line for line in imports), path

@@ -1,11 +1,14 @@
 """A device of its own: the host does not wait for it in a step, and it computes what the CPU does.
 
-On every machine this is tried on a stand-in, ``tests/elsewhere.py``; where there is a GPU, on that as well.
+On every machine this is tried on a stand-in, ``tests/elsewhere.py``; with ``--gpu``, on a GPU.
 """
 
 import contextlib
 import copy
 import json
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -55,7 +58,7 @@ class StandIn:
         assert self.opened.waits[before:] == []
 
 
-@pytest.fixture(params=["stand-in", pytest.param("gpu", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))])
+@pytest.fixture(params=["stand-in", pytest.param("gpu", marks=pytest.mark.gpu)])
 def place(request, monkeypatch):
     if request.param == "gpu":
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
@@ -148,6 +151,8 @@ def test_views_are_the_cpus(place):
     views = Augmentation(rotation=(-20, 20), shift=0.2)
     here, there = (views(x, [torch.Generator().manual_seed(seed) for seed in (1, 2)]) for x in (images, images.to(place.device)))
     assert there.device.type == place.device.type
+    if place.device.type == "meta":  # whose arithmetic is the CPU's: groups one by one, in pieces, or resampled all at once
+        assert torch.equal(there.cpu(), here)
     assert (there.cpu() - here).abs().mean() < 1e-5
 
 
@@ -186,7 +191,7 @@ def test_distances_and_neighbours_are_the_cpus(place, started_alike):
 
 @pytest.mark.parametrize("measured", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_recipes_are_the_cpus(command, forks, tmp_path, measured):
-    """One after another, the last with a full report; on a machine with a GPU, the tests of recipes run there anyway."""
+    """One after another, the last with a full report; on a GPU, ``benchmarks/on_a_gpu.sh train`` runs them."""
     data = ("--data.name", "digits", "--data.image_size", 16)
     short = ("--batch_size", 64, "--epochs", 1, "--max_steps", 3)
     judged = ("--model.name", "{}/pre", "--evaluation.steps", 2, "--evaluation.epsilons", "[0.02]")
@@ -201,7 +206,7 @@ def test_recipes_are_the_cpus(command, forks, tmp_path, measured):
         for where in ("here", "there"):
             filled = [str(word).format(where) for word in (*words, "--output_dir", f"{where}/{name}")]
             if where == "here":
-                command(recipe, *filled, check=0, environment={"CUDA_VISIBLE_DEVICES": ""} if torch.cuda.is_available() else None)
+                command(recipe, *filled, check=0)
                 continue
             process = forks.Process(target=run_recipe, args=(str(tmp_path), [str(ROOT / "recipes" / recipe), *filled]))
             process.start()
@@ -212,25 +217,23 @@ def test_recipes_are_the_cpus(command, forks, tmp_path, measured):
         assert told[0] == told[1], name
 
 
-PLACE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def gradients(compiled=False, precision=torch.float32):
-    """The losses and the gradient of one step, wherever this machine computes."""
+def gradients(kind, compiled=False, precision=torch.float32):
+    """The losses and the gradient of one step."""
     torch.manual_seed(0)
-    objective = rocl(compile=compiled, shared_regularizer=True).to(PLACE).to(memory_format=torch.channels_last)
-    images = torch.randint(0, 256, (16, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)).to(PLACE)
-    with torch.autocast(PLACE.type, precision, enabled=precision != torch.float32):
+    objective = rocl(compile=compiled, shared_regularizer=True).to(kind).to(memory_format=torch.channels_last)
+    images = torch.randint(0, 256, (16, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)).to(kind)
+    with torch.autocast(kind, precision, enabled=precision != torch.float32):
         losses = objective(Batch(images, None, (1, 2)))
     losses["loss"].backward()
     return torch.stack(list(losses.values())).detach(), torch.cat([p.grad.reshape(-1) for p in objective.parameters()])
 
 
 @pytest.mark.parametrize(("options", "least"), [({"compiled": True}, 0.98), ({"precision": torch.bfloat16}, 0.9)], ids=["compiled", "bf16"])
-def test_a_fast_step_is_near_the_exact_one(monkeypatch, options, least):
+@pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_fast_step_is_near_the_exact_one(monkeypatch, kind, options, least):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    losses, gradient = gradients()
-    fast, found = gradients(**options)
+    losses, gradient = gradients(kind)
+    fast, found = gradients(kind, **options)
     assert not torch.equal(found, gradient)
     torch.testing.assert_close(fast, losses, rtol=2e-3, atol=0)
     assert nn.functional.cosine_similarity(found, gradient, dim=0) > least
@@ -271,3 +274,15 @@ def test_the_record_says_what_a_gpu_makes_of_float32(monkeypatch, kind, autocast
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: generation)
     assert arithmetic(SimpleNamespace(mixed_precision=autocast, device=torch.device(kind))) == word
+
+
+def test_a_gpu_is_hidden_from_tests_that_are_not_made_for_one():
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert not torch.cuda.is_available()
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-p", "no:cacheprovider", "--gpu", "tests/test_device.py"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False).stdout.splitlines()
+    names = [line for line in listed if "::" in line]
+    assert any("test_views_are_the_cpus[gpu]" in name for name in names)
+    assert any("test_a_fast_step" in name for name in names)
+    assert all("gpu" in name or "cuda" in name for name in names)
+    assert not any("stand-in" in name for name in names)

@@ -82,8 +82,17 @@ class Augmentation:
             images: (N, 3, H, W), float in [0, 1].
             generators: CPU generators, each of an equal, contiguous group of the batch.
         """
-        groups = images.chunk(len(generators))
-        return torch.cat([piece for group, g in zip(groups, generators, strict=True) for piece in self._pieces(group, g, len(group))])
+        groups = list(zip(images.chunk(len(generators)), generators, strict=True))
+        if images.device.type == "cpu":
+            return torch.cat([piece for group, generator in groups for piece in self._pieces(group, generator, len(group))])
+        # Elsewhere it is launches that cost: colours in each group's own order, then one resampling of all.
+        drawn = [self._drawn(group, generator, len(group)) for group, generator in groups]
+        views = []
+        for (group, _), (colours, _) in zip(groups, drawn, strict=True):
+            for operation, amounts in colours:
+                group = operation(group, amounts)
+            views.append(group)
+        return _resample(torch.cat(views), torch.cat([placement for _, placement in drawn], 1))
 
     def alike(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """One view of each image (N, 3, H, W), drawn once for all of them."""
@@ -91,7 +100,7 @@ class Augmentation:
 
     def _pieces(self, images: Tensor, generator: torch.Generator, n: int) -> Iterator[Tensor]:
         """A view of each image, some images at a time, from ``n`` draws: as many as there are images, or one for all."""
-        colours, placement = self._colours(images, generator, n), self._placement(images, generator, n)
+        colours, placement = self._drawn(images, generator, n)
         # A CPU has the pixels of one operation still in its cache for the next; what comes out does not depend on it.
         size = max(_CACHED // images[0].numel(), 1) if images.device.type == "cpu" else len(images)
         for first in range(0, len(images), size):
@@ -99,6 +108,9 @@ class Augmentation:
             for operation, amounts in colours:
                 view = operation(view, amounts[own])
             yield _resample(view, placement[:, own])
+
+    def _drawn(self, images: Tensor, generator: torch.Generator, n: int) -> tuple[list[tuple[Callable[[Tensor, Tensor], Tensor], Tensor]], Tensor]:
+        return self._colours(images, generator, n), self._placement(images, generator, n)
 
     def _colours(self, images: Tensor, generator: torch.Generator, n: int) -> list[tuple[Callable[[Tensor, Tensor], Tensor], Tensor]]:
         """Operations in turn, each with (n, 1, 1, 1) amounts."""

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -216,9 +217,10 @@ class Engine:
         while (pending := pending[:, lowest[pending[1]] >= 0]).shape[1]:
             began = time.perf_counter()
             runs, rows = pending[:, : self.batch_size]
-            try:
+            margins: Tensor | None = None
+            with suppress(torch.OutOfMemoryError):
                 margins = self._search(attack, samples[rows], images, rows, runs, keep)
-            except torch.OutOfMemoryError:
+            if margins is None:  # only here has the traceback let go of the search's tensors, so that the memory can go back
                 self._shrink()
                 continue
             pending = pending[:, len(runs) :]

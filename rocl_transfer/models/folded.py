@@ -2,13 +2,15 @@
 
 import copy
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from rocl_transfer.models.multi_tensor import put
 
 log = logging.getLogger("rocl_transfer")
 
@@ -58,15 +60,30 @@ def _follow(model: nn.Module, twin: nn.Module, pairs: dict[str, str]) -> None:
     folded = {f"{name}.{kind}" for name in pairs for kind in ("weight", "bias")}
     now = dict(model.named_parameters()) | dict(model.named_buffers())
     own = dict(twin.named_parameters()) | dict(twin.named_buffers())
-    for name, tensor in own.items():
-        if name not in folded:
-            tensor.copy_(now[name])
-    for convolution, norm in pairs.items():
-        layer: Any = model.get_submodule(convolution)
-        behind: Any = model.get_submodule(norm)
-        weight, bias = fuse_conv_bn_weights(layer.weight, layer.bias, behind.running_mean, behind.running_var, behind.eps, behind.weight, behind.bias)
-        own[f"{convolution}.weight"].copy_(weight)
-        own[f"{convolution}.bias"].copy_(bias)
+    names = [name for name in own if name not in folded]
+    put([own[name] for name in names], [now[name] for name in names])
+    if not pairs:
+        return
+    weights, biases = _fused([(model.get_submodule(convolution), model.get_submodule(norm)) for convolution, norm in pairs.items()])
+    put([own[f"{name}.weight"] for name in pairs], weights)
+    put([own[f"{name}.bias"] for name in pairs], biases)
+
+
+def _fused(layers: Sequence[tuple[Any, Any]]) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights and biases of convolutions that have taken in the norms behind them: torch's ``fuse_conv_bn_weights`` for all layers in a few calls."""
+    means, variances = [norm.running_mean for _, norm in layers], [norm.running_var for _, norm in layers]
+    none = [torch.zeros_like(mean) for mean in means]
+    scales = [norm.weight.detach() if norm.weight is not None else torch.ones_like(norm.running_mean) for _, norm in layers]
+    shifts = [norm.bias.detach() if norm.bias is not None else zero for (_, norm), zero in zip(layers, none, strict=True)]
+    offsets = [layer.bias.detach() if layer.bias is not None else zero for (layer, _), zero in zip(layers, none, strict=True)]
+    roots = torch._foreach_rsqrt(torch._foreach_add(variances, [norm.eps for _, norm in layers]))
+    # In torch's order, so that they are its roundings.
+    biases = torch._foreach_sub(offsets, means)
+    torch._foreach_mul_(biases, roots)
+    torch._foreach_mul_(biases, scales)
+    torch._foreach_add_(biases, shifts)
+    factors = torch._foreach_mul(scales, roots)
+    return [layer.weight * factor.view(-1, 1, 1, 1) for (layer, _), factor in zip(layers, factors, strict=True)], list(biases)
 
 
 def hold_bf16(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from rocl_transfer.training.metrics import MetricsFile, peak_memory
 from rocl_transfer.training.progress import Progress
+from rocl_transfer.training.runtime import tuned_kernels
 
 log = logging.getLogger("rocl_transfer")
 Monitor = Callable[[], dict[str, float]]
@@ -96,7 +97,7 @@ class Account:
             self.accelerator.log(line, step=at.step)
 
     def _pace(self, rate: float) -> dict[str, float]:
-        line = {"lr": rate, "memory_bytes": peak_memory()}
+        line = {"lr": rate, "memory_bytes": peak_memory(self.accelerator.device)}
         if self.seconds:  # nothing was timed yet where a run goes on at a step that was already taken
             line["images_per_second"] = self.images / self.seconds
         self.images, self.seconds = 0, 0.0
@@ -106,7 +107,8 @@ class Account:
         """What the monitor sees, the same on every process."""
         if self.monitor is None:
             return {}
-        found = self.monitor()
+        with tuned_kernels(False):
+            found = self.monitor()
         numbers = self.accelerator.reduce(torch.tensor(list(found.values()), device=self.accelerator.device), "mean").tolist()
         seen = {name: round(value, 6) for name, value in zip(found, numbers, strict=True)}
         self.prepared.train()

@@ -24,7 +24,7 @@ from rocl_transfer.training.guard import Collapse, Judge, Look, Recovery
 from rocl_transfer.training.interruption import answer, ending, uninterrupted
 from rocl_transfer.training.optimization import Schedule
 from rocl_transfer.training.progress import Progress, Trained
-from rocl_transfer.training.runtime import arithmetic, regrouped, synchronised
+from rocl_transfer.training.runtime import arithmetic, regrouped, synchronised, tuned_kernels
 from rocl_transfer.training.steps import Steps
 from rocl_transfer.training.update import Update
 
@@ -50,6 +50,7 @@ def train(
     accumulation: int = 1,
     deferred: bool | None = None,
     cadence: Cadence | None = None,
+    cudnn_benchmark: bool | None = None,
 ) -> Trained:
     """Train ``objective`` in place, over ``schedule.epochs`` epochs or ``max_steps`` steps.
 
@@ -71,6 +72,7 @@ def train(
         deferred: Read a step's numbers when they are logged instead of at once, so that the host does not wait for the device; the device leaves out
             what is not finite by itself (default: where the device is not the CPU).
         cadence: How often to log, to save, to monitor.
+        cudnn_benchmark: Have cuDNN time its kernels in the steps, and not in the monitor (default: on a GPU).
 
     Raises:
         UserError: The run is dead and no way back helps, another process is gone, a checkpoint cannot be written, or the run to resume is another
@@ -93,7 +95,9 @@ def train(
         before = state.get("processes", accelerator.num_processes)
         if before != accelerator.num_processes:
             log.info("%s", regrouped(accelerator, before))
-    return loop.run()
+    on_a_gpu = accelerator.device.type == "cuda"
+    with tuned_kernels(on_a_gpu if cudnn_benchmark is None else cudnn_benchmark):
+        return loop.run()
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,8 @@ class MetricsFile:
                 file.write(json.dumps(line) + "\n")
 
 
-def peak_memory() -> int:
-    """Largest memory so far in bytes: the GPU's where there is one, else this process's."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+def peak_memory(device: torch.device) -> int:
+    """Largest memory so far in bytes of what computes on ``device``: the GPU's, or this process's where that is the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

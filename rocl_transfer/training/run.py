@@ -27,7 +27,7 @@ log = logging.getLogger("rocl_transfer")
 
 # What may change when a run is resumed: where, how far, how often, how fast; and what is measured afterwards.
 _FREE = ("output_dir", "overwrite", "max_steps", "checkpoint_every", "keep_checkpoints", "log_every", "monitor_every", "resume", "log_with",
-         "data.in_memory", "data.workers", "data.title", "evaluation.")  # fmt: skip
+         "cudnn_benchmark", "data.in_memory", "data.workers", "data.title", "evaluation.")  # fmt: skip
 _SOURCES = ("model", "data", "teacher")  # options with the name of something that a run is made from
 
 
@@ -51,6 +51,8 @@ class RunOptions:
         gradient_accumulation_steps: Parts that each process's batch is computed in, one after another, to save memory. What depends on a whole batch
             sees one part at a time: BatchNorm, and the negatives of contrastive losses.
         log_with: One of Accelerate's trackers, such as tensorboard.
+        cudnn_benchmark: On a GPU, have cuDNN time its kernels for each shape of batch and take the fastest (default: yes); measuring never does. With
+            false, the same command on the same machine is likelier to round alike.
     """
 
     output_dir: str
@@ -67,6 +69,7 @@ class RunOptions:
     rollbacks: int = 2
     gradient_accumulation_steps: int = 1
     log_with: str | None = None
+    cudnn_benchmark: bool | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.output_dir), "--output_dir is empty: name a folder, such as runs/pre")
@@ -136,6 +139,8 @@ class Run:
         self.accelerator = start(self.folder, options.seed, options.log_with, options.identity(1))
         self.device, self.processes = self.accelerator.device, self.accelerator.num_processes
         self.is_main: bool = self.accelerator.is_main_process
+        without = options.cudnn_benchmark is not None and self.device.type != "cuda"
+        require(not without, f"--cudnn_benchmark has no effect on this device ({self.device.type}), which has no cuDNN: leave it out")
         self.checkpoints = self._checkpoints()
 
     def __enter__(self) -> Self:
@@ -214,6 +219,7 @@ class Run:
             self.accelerator, objective, optimizer, schedule, batches, self.checkpoints, max_steps=options.max_steps, resume=options.resume,
             monitor=monitor, guard=guard, recovery=Recovery(options.rollbacks), clip_grad=clip_grad,
             accumulation=options.gradient_accumulation_steps, cadence=Cadence(options.log_every, options.checkpoint_every, options.monitor_every),
+            cudnn_benchmark=options.cudnn_benchmark,
         )  # fmt: skip
 
     def train_before(self, place: str, objective: Objective, batches: Batches, optimizer: Optimizer, schedule: Schedule) -> None:
@@ -221,7 +227,8 @@ class Run:
         resume = "auto" if self.options.resume != "none" else "none"
         cadence = Cadence(self.options.log_every, track=False)
         checkpoints = Checkpoints(self.folder / place, 1, self.options.identity(self.processes))
-        train(self.accelerator, objective, optimizer, schedule, batches, checkpoints, resume=resume, cadence=cadence)
+        tuned = self.options.cudnn_benchmark
+        train(self.accelerator, objective, optimizer, schedule, batches, checkpoints, resume=resume, cadence=cadence, cudnn_benchmark=tuned)
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """Means over the processes, so that what depends on them is done by all or none."""

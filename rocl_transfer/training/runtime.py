@@ -7,7 +7,8 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -81,6 +82,20 @@ def arithmetic(accelerator: Accelerator) -> str:
     word, device = str(accelerator.mixed_precision), accelerator.device
     rounds = word == "no" and device.type == "cuda" and torch.backends.cudnn.allow_tf32
     return "tf32" if rounds and torch.cuda.get_device_capability(device) >= (8, 0) else word
+
+
+@contextmanager
+def tuned_kernels(chosen: bool) -> Iterator[None]:
+    """Whether cuDNN times its kernels for each shape of batch that it meets and takes the fastest; as it was afterwards.
+
+    The timing differs from run to run, and so may the kernel and its roundings: it is for training, never for what is reported.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = chosen
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def synchronised(objective: Objective) -> Objective:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rocl_transfer.data import Batch, derive_seed
+from rocl_transfer.models.multi_tensor import choose, copies, put
 from rocl_transfer.objectives import Objective
 from rocl_transfer.training.interruption import arrived
 
@@ -34,7 +35,8 @@ class Update:
         # What a resumed optimiser brings is where it belongs; placed anew, Adam's counters would go to the device and be read from there every step.
         self.prepared, self.optimizer = accelerator.prepare(objective, optimizer, device_placement=[accelerator.device_placement, False])
         self.trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-        self.before = [(buffer, buffer.clone()) for buffer in objective.buffers()]
+        self.buffers = list(objective.buffers())
+        self.before = [buffer.clone() for buffer in self.buffers]
         self.rate = 0.0
         self.open = False
 
@@ -57,8 +59,7 @@ class Update:
             The names of the losses and of the gradient's norm, and their means over the processes, so that all of them see the same. If one is not
             finite, the step must not be taken. One number more: above 0 where a signal waits in any of them.
         """
-        for buffer, before in self.before:
-            before.copy_(buffer)
+        put(self.before, self.buffers)
         self.open = True
         self._begin(step, total, seed)
         parts = batch.split(self.accumulation)
@@ -94,14 +95,12 @@ class Update:
 
         What an optimiser counts on the host, as Adam and LAMB do their steps, counts on.
         """
-        before = [(tensor, tensor.clone()) for tensor in (*self.objective.parameters(), *self._state(finite.device))]
-        known = {id(tensor) for tensor, _ in before}
+        tensors = [*self.objective.parameters(), *self._state(finite.device)]
+        before, known = copies(tensors), {id(tensor) for tensor in tensors}
         self.apply()
-        for tensor, old in (*before, *self.before):
-            torch.where(finite, tensor, old, out=tensor)
-        for made in self._state(finite.device):
-            if id(made) not in known:  # in this step: where it is not taken, as if nothing had been seen
-                torch.where(finite, made, torch.zeros_like(made), out=made)
+        choose(finite, [*tensors, *self.buffers], [*before, *self.before])
+        # Made in this step: where it is not taken, as if nothing had been seen.
+        choose(finite, [made for made in self._state(finite.device) if id(made) not in known])
 
     def _state(self, device: torch.device) -> list[Tensor]:
         """What the optimiser keeps on ``device``."""
@@ -111,8 +110,7 @@ class Update:
     def undo(self) -> None:
         """Leave a step that was begun as if it had not been: BatchNorm's statistics have seen its batch."""
         if self.open:
-            for buffer, before in self.before:
-                buffer.copy_(before)
+            put(self.buffers, self.before)
             self.optimizer.zero_grad()
             self.open = False
 
@@ -142,8 +140,7 @@ class Update:
         kept = [(key, p.grad) for key, p in self.objective.named_parameters() if p.grad is not None]
         gradients = [key for key, gradient in kept if not torch.isfinite(gradient).all()] if kept else None
         self.undo()
-        for buffer, before in self.before:
-            before.copy_(buffer)
+        put(self.before, self.buffers)
         weights = [key for key, value in self.objective.state_dict().items() if not torch.isfinite(value).all()]
         found: dict[str, Any] = {}
         parts, offset = batch.split(self.accumulation), 0

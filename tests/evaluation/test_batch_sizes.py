@@ -1,5 +1,7 @@
 """Evaluation takes as many images at once as pixels and memory allow, and spends its passes on attacks."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from rocl_transfer.evaluation import engine as engine_module
 from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.network import measure, search_network
 from rocl_transfer.models import create_backbone
+from tests.elsewhere import DEVICE, elsewhere
 
 
 class Counted(nn.Module):
@@ -78,6 +81,17 @@ def test_the_network_is_arranged_where_that_pays():
         assert model.seen == 0
         search_network(model, images, foreseen=1e6)
         assert model.seen > 0
+
+
+@pytest.mark.parametrize(("place", "timed"), [("cpu", 16), ("elsewhere", 256)])
+def test_a_gpu_chooses_the_layout_by_as_many_images_as_fill_it(monkeypatch, place, timed):
+    sizes = []
+    monkeypatch.setattr(Counted, "forward", lambda self, images: sizes.append(len(images)) or self.model(images))
+    with elsewhere() if place == "elsewhere" else contextlib.nullcontext() as opened, torch.no_grad():
+        device = DEVICE if opened else torch.device("cpu")
+        search_network(Counted().to(device), data(16, 16)[0].to(device))
+    assert sizes.count(timed) >= 10  # five passes of each of two networks
+    assert set(sizes) == {16, timed}
 
 
 def test_measuring_ends_where_it_would_cost_more_than_what_follows():

@@ -296,7 +296,7 @@ def test_jpeg_compression_is_pillows(side, qualities):
         assert torch.equal(corrupt(image, "jpeg_compression", severity, [0])[0], pixels(Image.open(buffer)))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.gpu
 @every_kind
 def test_a_seed_means_the_same_on_the_gpu(name):
     images = pictures(3)

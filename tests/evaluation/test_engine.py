@@ -1,6 +1,7 @@
 """The engine: any number of classes, the same verdicts however they are computed, every success judged, nothing lost."""
 
 import json
+import weakref
 from itertools import pairwise
 from pathlib import Path
 
@@ -364,3 +365,33 @@ def test_the_bar_moves_by_images_and_keeps_its_total(monkeypatch, tmp_path, batc
     evaluate(model, images, labels, **options)  # gone on with, where all is found
     assert seen[-1] == (24, pytest.approx(24))
     assert len(seen) < 30
+
+
+class Leaves(nn.Module):
+    """A model on a device whose memory is full from ``most`` images on; what it held then is still held where its traceback is."""
+
+    def __init__(self, model, most):
+        super().__init__()
+        self.model, self.most, self.held = model, most, []
+
+    def forward(self, images):
+        if len(images) > self.most:
+            activation = images.clone()
+            self.held.append(weakref.ref(activation))
+            raise torch.OutOfMemoryError
+        return self.model(images)
+
+
+def test_memory_goes_back_only_when_nothing_holds_it_any_more(monkeypatch):
+    model = small_net(5)
+    images, labels = sample(model, 20)
+    full, emptied = Leaves(model, 3), []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append([reference() for reference in full.held]))
+    assert measure(full, images).size < 4
+    measured = len(emptied)
+    assert measured > 0
+    monkeypatch.setattr(engine_module, "search_network", lambda model, *_: full)
+    monkeypatch.setattr(engine_module, "measure", lambda network, images, size, *_: Rates(14, 14, 1.0, 1.0))
+    evaluate(model, images, labels, attacks=[short(0.004, 5)], batch_size=14)
+    assert len(emptied) == measured + 2
+    assert all(held is None for references in emptied for held in references)

@@ -13,7 +13,8 @@ from torch import nn
 from rocl_transfer import UserError
 from rocl_transfer.data import Batches, Resident, Sampler
 from rocl_transfer.objectives import Objective
-from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, train
+from rocl_transfer.training import Cadence, Checkpoints, Run, RunOptions, Schedule, create_optimizer, train
+from rocl_transfer.training.metrics import peak_memory
 from rocl_transfer.training.runtime import synchronised
 
 
@@ -46,11 +47,11 @@ def run(folder, objective=None, opt="lars", **options):
     inputs = torch.rand(22, 4, generator=torch.Generator().manual_seed(1))
     batches = Batches(Resident(inputs), inputs.sum(1), Sampler(22, 4, seed=3))
     checkpoints = Checkpoints(folder, 2, options.pop("identity", {"lr": 0.1}))
-    seen = []
+    watcher, seen = options.pop("watcher", lambda: None), []
     cadence = Cadence(log=options.pop("log", 4), checkpoint=options.pop("checkpoint_every", None), monitor=2)
 
     def monitor():
-        seen.append(1)
+        seen.append(watcher())
         return {"seen": 1.0}
 
     accelerator = Accelerator(cpu=True)
@@ -244,3 +245,34 @@ def test_the_rate_per_step_is_fares():
     assert rates[1399] == pytest.approx(1.0)
     assert rates[10_700] == pytest.approx(0.5)
     assert rates[19_999] == pytest.approx(7e-9, abs=1e-9)
+
+
+def test_memory_is_that_of_the_device_that_trains_not_of_one_that_stands_by(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: 0 if device is None or device.type == "cpu" else 12345)
+    run(tmp_path, log=1, epochs=1)
+    logged = [json.loads(line).get("memory_bytes") for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert min(value for value in logged if value is not None) > 2**20
+    assert peak_memory(torch.device("cuda", 0)) == 12345
+
+
+@pytest.mark.parametrize("asked", [None, True, False])
+def test_cudnn_times_its_kernels_in_steps_alone(tmp_path, asked):
+    seen = []
+
+    class Watched(Toy):
+        def forward(self, batch):
+            seen.append(("step", torch.backends.cudnn.benchmark))
+            return super().forward(batch)
+
+    before = torch.backends.cudnn.benchmark
+    run(tmp_path, Watched(), epochs=2, cudnn_benchmark=asked, watcher=lambda: seen.append(("look", torch.backends.cudnn.benchmark)))
+    assert {value for what, value in seen if what == "step"} == {bool(asked)}
+    assert [value for what, value in seen if what == "look"] == [False]
+    assert torch.backends.cudnn.benchmark is before
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_an_option_of_cudnn_is_refused_where_there_is_none(tmp_path, asked):
+    with pytest.raises(UserError, match=r"^--cudnn_benchmark has no effect on this device \(cpu\), which has no cuDNN: leave it out$"):
+        Run(RunOptions(output_dir=str(tmp_path), epochs=1, batch_size=4, cudnn_benchmark=asked))
