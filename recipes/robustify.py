@@ -1,6 +1,6 @@
 """Make a network that you have robust, without labels: it is distilled into its own robust twin, and the head that stands on it keeps working.
 
-    accelerate launch recipes/robustify.py --model.name MODEL --data.name IMAGES --attack.epsilon 4/255 --output_dir runs/robust
+    python recipes/robustify.py --model.name MODEL --data.name IMAGES --attack.epsilon 4/255 --output_dir runs/robust
 
 MODEL is a run folder, a model on the Hub or a timm name; a classifier leaves as a classifier, its head as it came. Leaves a run folder: config.yaml,
 metrics.jsonl, checkpoints/, model.safetensors + config.json (the best epoch, timm layout), results.json with what was measured before and after,

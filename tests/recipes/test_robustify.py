@@ -226,3 +226,16 @@ def test_the_configuration_of_the_digits_is_read():
     file = ROOT / "recipes" / "configs" / "digits_robustify.yaml"
     config = parse(RobustifyConfig, ["--config", str(file), "--model.name", "x", "--output_dir", "y"])
     assert (config.epochs, config.attack.epsilon, config.optimizer.schedule) == (10, 0.1, "cosine_per_step")
+
+
+def test_the_quick_starts_second_part_needs_the_first_and_prints_its_table(command, tmp_path):
+    pytest.importorskip("sklearn")
+    done = command("quickstart_robustify.py", check=2)
+    assert "start recipes/quickstart.py first" in done.stderr.splitlines()[-1]
+    digits = ["--config", ROOT / "recipes" / "configs" / "digits_le.yaml", "--model.name", "resnet8_cifar", "--data.image_size", "16"]
+    command("linear_probe.py", *digits, "--max_steps", "12", "--rollbacks", "0", "--output_dir", "runs/quickstart/simclr/le", check=0)
+    done = command("quickstart_robustify.py", "--epochs", "2", check=0)
+    shown = done.stdout.splitlines()
+    assert shown[3].split() == ["clean", "0.025", "0.05", "0.1"]
+    assert [line[2:26].strip() for line in shown[4:7]] == ["SimCLR, its LE head", "its twin, the same head", "its twin, an r-LE head"]
+    assert "Without a label:" in done.stdout
