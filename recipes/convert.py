@@ -8,37 +8,44 @@ recipes/evaluate.py puts what it measures, for recipes/publish.py.
 """
 
 import logging
+from dataclasses import dataclass, field
 from typing import Any
 
-from rocl_transfer.config import ConvertConfig, command_line
-from rocl_transfer.errors import UserError, path_of
+from rocl_transfer.config import command_line
+from rocl_transfer.errors import path_of
 from rocl_transfer.evaluation import Results
 from rocl_transfer.hub import complete_run
-from rocl_transfer.hub.conversion import Conversion, Wishes, check_folder, convert
-from rocl_transfer.options import write_options
+from rocl_transfer.hub.conversion import Conversion, ConversionOptions, check_folder, convert
+from rocl_transfer.options import require, write_options
 from rocl_transfer.training import writable
 
 log = logging.getLogger("rocl_transfer")
 NOT_MEASURED: dict[str, Any] = {"name": "none", "split": "none", "revision": None, "n": 0, "classes": 0, "notes": []}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig(ConversionOptions):
+    """A checkpoint of another project to safetensors in timm's layout; nothing in the file is executed.
+
+    Args:
+        checkpoints: A file of torch.save or safetensors.
+        output_dir: Where config.json, model.safetensors and, with a projector of RoCL's shape, projector.safetensors go.
+    """
+
+    checkpoints: tuple[str, ...] = field(metadata={"positional": "a checkpoint file"})
+    output_dir: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(len(self.checkpoints) == 1 and all(self.checkpoints), "one checkpoint is converted at a time: name one file")
+        require(bool(self.output_dir), "--output_dir is empty: name a folder, such as runs/converted")
+
+
 def main(config: ConvertConfig) -> Conversion:
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)
     folder = check_folder(writable(path_of(config.output_dir)))
-    wishes = Wishes(
-        family=config.family,
-        architecture=config.architecture,
-        bn=None if config.bn == "auto" else config.bn,
-        copy=config.copy,
-        head=config.head,
-        projector=config.projector,
-        image_size=config.image_size,
-        normalization=(tuple(map(float, config.mean)), tuple(map(float, config.std))) if config.mean else None,
-        label_names=label_names(config.label_names),
-        drop=config.drop,
-    )
-    conversion = convert(config.checkpoints[0], wishes)
+    conversion = convert(config.checkpoints[0], config)
     print(table(conversion))
     for note in conversion.notes:
         log.info("%s", note)
@@ -49,17 +56,6 @@ def main(config: ConvertConfig) -> Conversion:
     )  # fmt: skip
     log.info("model and card: %s", folder)
     return conversion
-
-
-def label_names(names: tuple[str, ...] | str | None) -> list[str] | None:
-    """The names themselves, also where a file with one a line was given."""
-    if not isinstance(names, str):
-        return None if names is None else list(names)
-    try:
-        lines = path_of(names).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--label_names {names} is no file of names: give one a line, or a list such as [cat, dog]") from error
-    return [line.strip() for line in lines if line.strip()]
 
 
 def table(conversion: Conversion) -> str:

@@ -85,7 +85,7 @@ def main(config: FinetuneConfig) -> Path:
         classifier, kept = load_classifier(config, data)
         config = resolved(config, classifier)
         run.check(config)
-        data, stores = store_splits(data, ("train", "validation", "test"), run.device, **config.data.storage)
+        data, stores = store_splits(data, ("train", "validation", "test"), run.device, config.data)
         run.begin()
 
         def batches(images: Store) -> Batches:

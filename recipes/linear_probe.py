@@ -71,7 +71,7 @@ def main(config: ProbeConfig) -> Path:
         classifier = add_head(backbone, data.class_names).to(run.device)
         log.info("a new linear head is trained for the %d classes %s", len(data.class_names), ", ".join(data.class_names[:10]))
         run.check(config)
-        data, stores = store_splits(data, ("train", "validation", "test"), run.device, **config.data.storage)
+        data, stores = store_splits(data, ("train", "validation", "test"), run.device, config.data)
         run.begin()
         objective, batches = build(config, run, classifier, data, stores["train"])
         monitor = HeadMonitor(classifier, data, stores)

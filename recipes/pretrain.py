@@ -101,9 +101,9 @@ def main(config: PretrainConfig) -> Path:
 
 def open_data(config: PretrainConfig) -> tuple[ImageData, Stream | None]:
     if config.data.streaming:
-        return open_stream(**config.data.stream)
+        return open_stream(config.data)
     size = config.data.image_size or native_size(config.model.name)
-    return load_images(**{**config.data.selection, "image_size": size}, labels_needed=False), None
+    return load_images(config.data, image_size=size, labels_needed=False), None
 
 
 def load_networks(config: PretrainConfig, data: ImageData) -> tuple[PixelModel, nn.Module, bool]:
@@ -133,7 +133,7 @@ def prepare(
         workers, share = config.data.workers, config.data.max_unreadable
         sampler = run.sampler(len(data.train))
         return data, StreamedBatches(stream, sampler, data.image_size, run.device, workers, max_unreadable=share), None
-    data, stores = store_splits(data, ("train", "validation") if watched else ("train",), run.device, **config.data.storage, labels_needed=False)
+    data, stores = store_splits(data, ("train", "validation") if watched else ("train",), run.device, config.data, labels_needed=False)
     batches = Batches(stores["train"], data.train.labels, run.sampler(len(data.train)), data.train.where)
     if data.validation is None or data.train.labels is None or data.validation.labels is None:
         return data, batches, None

@@ -157,9 +157,9 @@ def main(config: RobustifyConfig) -> Path:
 
 def open_data(config: RobustifyConfig) -> tuple[ImageData, Stream | None]:
     if config.data.streaming:
-        return open_stream(**config.data.stream)
+        return open_stream(config.data)
     size = config.data.image_size or native_size(config.model.name)
-    data = load_images(**{**config.data.selection, "image_size": size}, labels_needed=False)
+    data = load_images(config.data, image_size=size, labels_needed=False)
     return note_pretraining(data, config.model.name), None
 
 
@@ -201,7 +201,7 @@ def decode(config: RobustifyConfig, run: Run, data: ImageData, stream: Stream | 
     splits: list[Literal["train", "validation", "test"]] = ["train"]
     splits += ["validation"] if data.validation is not None else []
     splits += ["test"] if len(data.test) else []
-    return store_splits(data, splits, run.device, **config.data.storage, labels_needed=False)
+    return store_splits(data, splits, run.device, config.data, labels_needed=False)
 
 
 def watch(config: RobustifyConfig, run: Run, teacher: PixelModel, data: ImageData, stores: dict[str, Store]) -> Watched | None:

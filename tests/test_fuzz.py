@@ -26,20 +26,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from compare import CompareConfig
+from convert import ConvertConfig
+from evaluate import EvaluateConfig
 from finetune import FinetuneConfig
 from linear_probe import ProbeConfig
+from predict import PredictConfig
 from pretrain import PretrainConfig
+from publish import PublishConfig
 from quickstart import QuickstartConfig
 from rocl_transfer import UserError, load_classifier
-from rocl_transfer.config import (
-    CompareConfig,
-    ConvertConfig,
-    EvaluateConfig,
-    PredictConfig,
-    PublishConfig,
-    command_line,
-    parse,
-)
+from rocl_transfer.config import command_line, parse
 from rocl_transfer.data import load_images, store_splits
 from rocl_transfer.errors import one_line
 from rocl_transfer.hub import load_projector, made_from, native_size

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from compare import CompareConfig
 from rocl_transfer import UserError, load_backbone, load_classifier
-from rocl_transfer.config import CompareConfig, parse
+from rocl_transfer.config import parse
 from rocl_transfer.data import load_images, store_splits
 from rocl_transfer.hub import load_projector
 from rocl_transfer.training import Checkpoints

@@ -26,3 +26,20 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require(bool(self.name), "--model.name is empty: give a timm name, a run folder or hf-hub:USER/NAME")
         require_sha256(self.sha256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """Which classifier.
+
+    Args:
+        name: A run folder that holds a classifier, ``hf-hub:USER/NAME`` or ``local-dir:FOLDER``.
+        sha256: What the weights file of an exported model must have; another one is refused.
+    """
+
+    name: str
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        require_sha256(self.sha256)
+        require(bool(self.name), "--model.name is empty: give a run folder or hf-hub:USER/NAME")

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from rocl_transfer.bars import Bar
 from rocl_transfer.data.decode import UnreadableImageError, examine
 from rocl_transfer.data.images import ImageData, ImageSet
+from rocl_transfer.data.options import StorageOptions
 from rocl_transfer.data.stores import Decoded, Resident, Store, Streamed, fits_in_memory, outlive_signals
 from rocl_transfer.errors import UserError
 
@@ -29,11 +30,10 @@ def store_splits(
     data: ImageData,
     splits: Sequence[Literal["train", "validation", "test"]],
     device: torch.device,
-    in_memory: bool | None = None,
-    workers: int = 2,
-    max_unreadable: float = 0.05,
-    check: bool = True,
+    options: StorageOptions | None = None,
+    *,
     labels_needed: bool = True,
+    **more: Any,
 ) -> tuple[ImageData, dict[str, Store]]:
     """Read every image of ``splits``; leave out what cannot be read of train and validation; count held-out images that are in train as well.
 
@@ -46,11 +46,9 @@ def store_splits(
         data: From :func:`load_images`.
         splits: Which; a validation split that ``data`` does not have is passed over.
         device: Where batches are wanted.
-        in_memory: Decode once into device memory, or stream by worker processes; None decides: up to 96 px and 8 GiB in all.
-        workers: Processes that decode streamed images, and threads that decode resident ones.
-        max_unreadable: Largest share of a split that may be left out.
-        check: Read images that are streamed; where not, an unreadable one ends the run when its turn comes, and copies are not counted.
+        options: How they are read and held. Where they are not checked, an unreadable one ends the run when its turn comes.
         labels_needed: Refuse a class whose training images are all unreadable.
+        more: What differs from the options.
 
     Returns:
         ``data`` without the images left out, so that labels fit their store, and a store a split.
@@ -59,18 +57,19 @@ def store_splits(
         UserError: A test image cannot be read, too many others cannot, a class is lost, or ``check`` is False for images in memory; the same
             on every process.
     """
+    held = replace(options or StorageOptions(), **more)
     wanted = {split: images for split in splits if (images := getattr(data, split)) is not None}
     size, count = data.image_size, sum(len(images) for images in wanted.values())
-    resident = fits_in_memory(count, size) if in_memory is None else in_memory
-    if not check:
+    resident = fits_in_memory(count, size) if held.in_memory is None else held.in_memory
+    if not held.check:
         if resident:
             raise UserError("--data.check false has no effect on images held in memory: leave it out, or give --data.in_memory false")
         note = "the images were not read before training (--data.check false): copies of training images were not looked for, odd ones not counted"
-        return _noted(data, [note]), {split: Streamed(images, size, device, workers) for split, images in wanted.items()}
+        return _noted(data, [note]), {split: Streamed(images, size, device, held.workers) for split, images in wanted.items()}
     if not resident:
         # JPEGs of 500 x 375 px took 2.2 s a thousand on two workers: 47 minutes for ImageNet, which a trial of a few steps need not wait for.
         log.info("reading %s images (%s) once before training streams them; --data.check false skips it", f"{count:,}", ", ".join(wanted))
-    reader = _Reader(size, device, resident, workers, max_unreadable)
+    reader = _Reader(size, device, resident, held.workers, held.max_unreadable)
     # Test first: one unreadable image in it ends the run.
     read = {split: reader.read(split, wanted[split]) for split in sorted(wanted, key=lambda split: split != "test")}
     if labels_needed and "train" in wanted:

@@ -15,6 +15,7 @@ from torch import Tensor
 from rocl_transfer.data.decode import Encoded, UnreadableImageError, open_image
 from rocl_transfer.data.labels import encode_labels, missing_names, near_names, order_note, rare_note, unlabelled
 from rocl_transfer.data.opening import open_source
+from rocl_transfer.data.options import ImageOptions
 from rocl_transfer.data.quiet import listening
 from rocl_transfer.data.sources import Rows
 from rocl_transfer.data.splits import choose_splits, stratified_cut
@@ -141,52 +142,35 @@ class ImageData:
 
 
 def load_images(
-    name: str,
+    options: ImageOptions | str,
     *,
-    config: str | None = None,
-    revision: str | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    train_split: str | None = None,
-    test_split: str | None = None,
-    image_size: int | None = None,
-    title: str | None = None,
-    validation_fraction: float = 0.1,
-    split_seed: int = 0,
     labels_needed: bool = True,
     train_needed: bool = True,
-    value_range: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
+    known_range: Mapping[str, Sequence[float]] | None = None,
+    **more: Any,
 ) -> ImageData:
-    """Open ``name``, find columns, splits, class names and size by itself, and cut the splits that are missing.
+    """Open a user's images: find columns, splits, class names and size, and cut the splits that are missing.
 
     Args:
-        name: ``digits``, a local folder, or a Hub dataset id.
-        config: Configuration of a Hub dataset.
-        revision: Of a Hub dataset.
-        image_column: Where more than one could be meant.
-        label_column: Where more than one could be meant.
-        train_split: Its name (default: train, or the only one there is).
-        test_split: Its name (default: test, or 20 % of train).
-        image_size: In pixels (default: the data's own; where sizes differ, their median shorter side, at most 224).
-        title: What records call it.
-        validation_fraction: Share of train held out where there is no validation split.
-        split_seed: Of the splits cut from train.
+        options: Which; or a name, with what else :class:`~rocl_transfer.data.ImageOptions` takes by its names.
         labels_needed: Refuse data without labels, of one class, or with a class that has no training image.
         train_needed: Refuse data with a test or validation split alone, and let a lone split called test be trained on.
-
-        value_range: Values of black and white in images of more than 8 bits (default: found from up to 256 images of each split).
+        known_range: Values of black and white that a model was trained with, where the options give none.
+        more: What differs from the options.
 
     Raises:
         UserError: Something is missing, wrong, or could mean more than one thing.
     """
-    given = ValueRange.given(value_range)
+    asked = ImageOptions(name=options, **more) if isinstance(options, str) else replace(options, **more)
+    name, split_seed = asked.name, asked.split_seed
+    given = ValueRange.given(asked.value_range or known_range)
     try:
-        source = open_source(name, config, revision, image_column, label_column, train_needed)
+        source = open_source(name, asked.config, asked.revision, asked.image_column, asked.label_column, train_needed)
     except OSError as error:  # a folder without permission, a name that is too long
         where = one_line(str(error.filename or name))
         raise UserError(f"{where} cannot be read ({error.strerror or error}): check --data.name and its permissions") from error
     notes = list(source.notes)
-    source, names = choose_splits(source, train_split, test_split, train_needed)
+    source, names = choose_splits(source, asked.train_split, asked.test_split, train_needed)
     notes += [f"split {split!r} ({len(raw.rows):,} images) is not used" for split, raw in source.splits.items() if split not in names]
     used = [split for split in names if split is not None]
     class_names, labels = encode_labels(source, used, labels_needed)
@@ -212,8 +196,8 @@ def load_images(
         notes.append(f"there is no test split: {len(test)} images are held out as one ({words})")
     else:
         test = train if names[2] is None else sets[words]
-    if validation is None and validation_fraction > 0 and train.labels is not None and len(train):
-        train, held = _cut(train, validation_fraction, split_seed + 1)
+    if validation is None and asked.validation_fraction > 0 and train.labels is not None and len(train):
+        train, held = _cut(train, asked.validation_fraction, split_seed + 1)
         validation = held if len(held) else None
         notes.append(f"there is no validation split: {len(held)} images of {names[0]} are held out as one (stratified, split seed {split_seed})")
     if train_needed and (not len(train) or (labels_needed and not len(test))):
@@ -221,8 +205,8 @@ def load_images(
         raise UserError(f"{name} has {len(train)} images to train on and {len(test)} to test on: give more images, or name the splits{left}")
     if labels_needed:
         _require_classes(name, train if train_needed else None, class_names, source.hint)
-    size = image_size or _natural_size(next(images for images in (train, test, validation) if images is not None and len(images)), notes)
-    return ImageData(name, source.revision, tuple(class_names), size, train, validation, test, words, cut, tuple(notes), title=title)
+    size = asked.image_size or _natural_size(next(images for images in (train, test, validation) if images is not None and len(images)), notes)
+    return ImageData(name, source.revision, tuple(class_names), size, train, validation, test, words, cut, tuple(notes), title=asked.title)
 
 
 def _cut(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:

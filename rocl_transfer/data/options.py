@@ -1,18 +1,39 @@
 """Which images: what every recipe takes of data, and what pre-training takes beside it."""
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 from rocl_transfer.errors import one_line
 from rocl_transfer.options import Number, require, require_untouched
 
-_STREAMED = ("name", "title", "config", "revision", "image_column", "train_split", "image_size", "images", "value_range")
+
+@dataclass(frozen=True, kw_only=True)
+class StorageOptions:
+    """How images are read and held.
+
+    Args:
+        in_memory: Decode all images once into device memory (default: up to 96 px and 8 GiB in all), else stream them.
+        workers: Threads that decode images in memory, or processes that decode streamed ones.
+        max_unreadable: Largest share of a split's images that may be left out because they cannot be read; of the test split none may.
+        check: Read streamed images once before training, to leave out what cannot be read and to count copies of training images held out.
+    """
+
+    in_memory: bool | None = None
+    workers: int = 2
+    max_unreadable: Number = Number(0.05)
+    check: bool = True
+
+    def __post_init__(self) -> None:
+        require(0 < self.workers <= 1024, f"--data.workers is {self.workers}: give 1 to 1024")
+        require(0 <= self.max_unreadable < 1, f"--data.max_unreadable is {self.max_unreadable}: give a share in [0, 1)")
+        if self.in_memory:
+            require_untouched(self, ("check",), "with --data.in_memory true, which reads all images", "data.")
+        if not self.check:
+            require_untouched(self, ("max_unreadable",), "with --data.check false, which leaves no image out", "data.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions:
-    """Which images.
+class ImageOptions(StorageOptions):
+    """Which images, and how they are held.
 
     Args:
         name: A Hub dataset id, a local folder (images, or parquet files), a CSV of paths and labels, a safetensors file of images and labels, or
@@ -29,10 +50,6 @@ class ImageOptions:
             256 images of each; an exported model brings its own to what it is evaluated on).
         validation_fraction: Share of train held out for validation where the data has no such split.
         split_seed: Seed of the splits cut from train. Apart from ``--seed``: runs that differ in seed must not train on each other's test images.
-        in_memory: Decode all images once into device memory (default: up to 96 px and 8 GiB in all), else stream them.
-        workers: Threads that decode images in memory, or processes that decode streamed ones.
-        max_unreadable: Largest share of a split's images that may be left out because they cannot be read; of the test split none may.
-        check: Read streamed images once before training, to leave out what cannot be read and to count copies of training images held out.
     """
 
     name: str
@@ -47,12 +64,9 @@ class ImageOptions:
     value_range: tuple[Number, Number] | None = None
     validation_fraction: Number = Number(0.1)
     split_seed: int = 0
-    in_memory: bool | None = None
-    workers: int = 2
-    max_unreadable: Number = Number(0.05)
-    check: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(bool(self.name), "--data.name is empty: give a Hub dataset id, a folder, or digits")
         plain = self.title is None or (self.title.strip() and one_line(self.title) == self.title and len(self.title) <= 200)
         require(bool(plain), f"--data.title is {self.title!r}: write one line of 1 to 200 letters")
@@ -61,25 +75,9 @@ class ImageOptions:
         require(ends is None or ends[0] < ends[1], f"--data.value_range is {ends}: give the values of black and of white, such as [0,4095]")
         require(0 <= self.validation_fraction < 1, f"--data.validation_fraction is {self.validation_fraction}: give a share in [0, 1)")
         require(0 <= self.split_seed < 2**32, f"--data.split_seed is {self.split_seed}: give 0 or more, below 2**32")
-        require(0 < self.workers <= 1024, f"--data.workers is {self.workers}: give 1 to 1024")
-        require(0 <= self.max_unreadable < 1, f"--data.max_unreadable is {self.max_unreadable}: give a share in [0, 1)")
-        if self.in_memory:
-            require_untouched(self, ("check",), "with --data.in_memory true, which reads all images", "data.")
-        if not self.check:
-            require_untouched(self, ("max_unreadable",), "with --data.check false, which leaves no image out", "data.")
         if self.name == "digits":
             columns = ("config", "revision", "image_column", "label_column", "train_split", "test_split", "value_range", "max_unreadable")
             require_untouched(self, columns, "with the bundled digits", "data.")
-
-    @property
-    def selection(self) -> dict[str, Any]:
-        """Which images, without how they are held: the arguments of ``rocl_transfer.data.load_images``."""
-        return {option.name: getattr(self, option.name) for option in dataclasses.fields(self) if option.name not in self.storage}
-
-    @property
-    def storage(self) -> dict[str, Any]:
-        """How they are read and held: the arguments of ``rocl_transfer.data.store_splits``."""
-        return {name: getattr(self, name) for name in ("in_memory", "workers", "max_unreadable", "check")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +102,3 @@ class PretrainImageOptions(ImageOptions):
             require(self.image_size is not None, "--data.streaming true needs --data.image_size: of a stream it is not known")
         else:
             require_untouched(self, ("images",), "without --data.streaming true", "data.")
-
-    @property
-    def selection(self) -> dict[str, Any]:
-        """See :class:`ImageOptions`."""
-        return {name: value for name, value in super().selection.items() if name not in ("streaming", "images")}
-
-    @property
-    def stream(self) -> dict[str, Any]:
-        """The arguments of ``rocl_transfer.data.open_stream``."""
-        return {name: getattr(self, name) for name in _STREAMED}

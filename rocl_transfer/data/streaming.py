@@ -5,8 +5,8 @@ on the number of processes, resumed at no cost, and checked beforehand. Of a str
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +22,7 @@ from rocl_transfer.data.hub import image_column_of, load_with_datasets
 from rocl_transfer.data.images import ImageData, ImageSet
 from rocl_transfer.data.inventory import files_below
 from rocl_transfer.data.local import group_by_split, holds_shards, parquet_splits
+from rocl_transfer.data.options import PretrainImageOptions
 from rocl_transfer.data.shards import IMAGE, images_of
 from rocl_transfer.data.stores import from_worker, outlive_signals
 from rocl_transfer.data.value_range import ValueRange
@@ -51,41 +52,26 @@ class Stream:
         return f"image {index}"
 
 
-def open_stream(
-    name: str,
-    *,
-    image_size: int,
-    config: str | None = None,
-    revision: str | None = None,
-    image_column: str | None = None,
-    train_split: str | None = None,
-    images: int | None = None,
-    value_range: Sequence[float] | None = None,
-    title: str | None = None,
-) -> tuple[ImageData, Stream]:
-    """Open ``name`` without reading more of it than its columns; labels are not looked at, and nothing is held out.
+def open_stream(options: PretrainImageOptions | str, **more: Any) -> tuple[ImageData, Stream]:
+    """Open images without reading more of them than their columns; labels are not looked at, and nothing is held out.
 
     Args:
-        name: A Hub id, or a local folder of parquet or webdataset shards.
-        image_size: In pixels.
-        config: Configuration of a Hub dataset.
-        revision: Of a Hub dataset.
-        image_column: Where more than one could be meant.
-        train_split: Its name (default: train, or the only one there is).
-        images: How many there are, where the data itself does not say.
-        value_range: Values of black and white in images of more than 8 bits; without it integers are read as 16 bits and floats as [0, 1].
-        title: What records call it.
+        options: Which; or the name of a Hub dataset or of a local folder of shards, with what else
+            :class:`~rocl_transfer.data.PretrainImageOptions` takes by its names. Without a value range integers are 16 bits, floats [0, 1].
+        more: What differs from the options.
 
     Raises:
         UserError: It cannot be opened, or a column, the split or the number of images is not known.
     """
-    splits, commit, notes = _splits(name, config, revision, image_column)
+    asked = PretrainImageOptions(name=options, streaming=True, **more) if isinstance(options, str) else replace(options, **more)
+    name, train_split = asked.name, asked.train_split
+    splits, commit, notes = _splits(name, asked.config, asked.revision, asked.image_column)
     split = train_split or ("train" if "train" in splits or len(splits) > 1 else next(iter(splits)))
     if split not in splits:
         raise UserError(f"there is no split {split!r}{did_you_mean(split, splits)}: name one of {', '.join(splits)} with --data.train_split")
     opened = splits[split]
     known = (opened.info.splits or {}).get(split)
-    number = images or (known.num_examples if known is not None else None)
+    number = asked.images or (known.num_examples if known is not None else None)
     if not number:
         raise UserError(f"{name} does not say how many images its split {split!r} has: give their number with --data.images")
     import datasets
@@ -93,14 +79,16 @@ def open_stream(
     if holds_shards(Path(name)):
         column, rows = IMAGE, opened
     else:
-        column = image_column_of(opened.features, image_column)
+        column = image_column_of(opened.features, asked.image_column)
         # By row groups, where the shards are parquet's: with two workers and 15,000 images 1.0 GB each, by files (220 MB) up to 1.8 GB.
         rows = opened.select_columns([column]).cast_column(column, datasets.Image(decode=False)).reshard()
-    values = ValueRange.given(value_range)
+    values = ValueRange.given(asked.value_range)
     stream = Stream(rows, column, number, values)
     train = ImageSet(stream, np.arange(number), None, values)
     note = "the images are streamed: none was read before training, an epoch is as many as there are, and a few may come twice or not at all in one"
-    return ImageData(name, commit, (), image_size, train, None, train.subset(np.arange(0)), "none", None, (*notes, note), title=title), stream
+    assert asked.image_size is not None  # a stream needs one
+    nothing = train.subset(np.arange(0))
+    return ImageData(name, commit, (), asked.image_size, train, None, nothing, "none", None, (*notes, note), title=asked.title), stream
 
 
 def _splits(name: str, config: str | None, revision: str | None, image_column: str | None) -> tuple[dict[str, Any], str | None, list[str]]:

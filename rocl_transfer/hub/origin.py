@@ -19,7 +19,7 @@ def identify(name: str) -> dict[str, str | None]:
 
 def open_images_for(name: str, options: ImageOptions) -> ImageData:
     """The labelled images that the model ``name`` is to be trained on, at its own size where none is asked for; see :func:`note_pretraining`."""
-    return note_pretraining(load_images(**{**options.selection, "image_size": options.image_size or native_size(name)}), name)
+    return note_pretraining(load_images(options, image_size=options.image_size or native_size(name)), name)
 
 
 def note_pretraining(data: ImageData, name: str) -> ImageData:

@@ -5,10 +5,11 @@ import pytest
 import yaml
 
 from linear_probe import ProbeConfig
+from predict import PredictConfig
 from pretrain import PretrainConfig
 from quickstart import QuickstartConfig
 from rocl_transfer import UserError
-from rocl_transfer.config import PredictConfig, parse
+from rocl_transfer.config import parse
 from rocl_transfer.options import write_options
 
 BASE = ["--output_dir", "runs/x", "--data.name", "digits", "--model.name", "resnet18_cifar"]

@@ -6,10 +6,11 @@ from fractions import Fraction
 import pytest
 import yaml
 
+from evaluate import EvaluateConfig
 from finetune import FinetuneConfig
 from linear_probe import ProbeConfig
 from pretrain import PretrainConfig
-from rocl_transfer.config import EvaluateConfig, ModelConfig, note_radius, parse, sized
+from rocl_transfer.config import ModelConfig, note_radius, parse, sized
 from rocl_transfer.config.presets import BORDER
 from rocl_transfer.data import ImageOptions
 from rocl_transfer.options import Number, write_options

@@ -185,7 +185,7 @@ def test_a_class_whose_name_cannot_be_printed_is_refused(folder, noise_image, na
 
 
 def test_the_end_of_a_command_is_one_line_whatever_a_file_is_called(tmp_path, monkeypatch, capsys):
-    from rocl_transfer.config import CompareConfig
+    from compare import CompareConfig
 
     def refuse(config):
         raise UserError(f"there is no folder {config.runs[0]}: look again")

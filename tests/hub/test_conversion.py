@@ -20,7 +20,7 @@ from torch import nn
 
 from rocl_transfer import UserError, load_backbone, load_classifier
 from rocl_transfer.hub import export
-from rocl_transfer.hub.conversion import Wishes, check_folder, convert
+from rocl_transfer.hub.conversion import ConversionOptions, check_folder, convert
 from rocl_transfer.hub.conversion.families import translate
 from rocl_transfer.hub.conversion.matching import find
 
@@ -227,7 +227,7 @@ def test_rocl_with_its_head_and_projector(tmp_path):
     torch.save(rocl_file(head), tmp_path / "head")
     torch.save(rocl_file(projector), tmp_path / "projector")
     names = [f"class {i}" for i in range(10)]
-    wishes = Wishes(head=str(tmp_path / "head"), projector=str(tmp_path / "projector"), label_names=names)
+    wishes = ConversionOptions(head=str(tmp_path / "head"), projector=str(tmp_path / "projector"), label_names=names)
     _, model, facts = exported(rocl_file(net), tmp_path, wishes)
     same(model, IMAGES, head(net(IMAGES)))
     assert list(model.class_names) == names
@@ -243,7 +243,7 @@ def test_rocl_with_its_head_and_projector(tmp_path):
 def test_acl_takes_the_set_it_says(tmp_path, bn, which, form):
     net = shake(ACL(**form))
     content = {"epoch": 1000, "state_dict": net.state_dict(), "optim": {"state": {}}, "acc": 70.1}
-    conversion, model, facts = exported(content, tmp_path, Wishes(bn=bn))
+    conversion, model, facts = exported(content, tmp_path, ConversionOptions(bn=bn))
     same(model, IMAGES, net(IMAGES, which))
     assert facts["family"] == "acl"
     assert facts["batch_norm"] == {"taken": ("clean", "adversarial")[which], "sets": 2}
@@ -263,7 +263,7 @@ def test_acl_before_its_lists(tmp_path):
     assert "layer2.0.downsample.bn_adv.weight" in state
     for bn, which in (("adversarial", 1), ("clean", 0)):
         (tmp_path / bn).mkdir()
-        _, model, _ = exported(state, tmp_path / bn, Wishes(bn=bn))
+        _, model, _ = exported(state, tmp_path / bn, ConversionOptions(bn=bn))
         same(model, IMAGES, net(IMAGES, which))
 
 
@@ -274,7 +274,7 @@ def test_dynacl_takes_its_average(tmp_path):
     same(model, IMAGES, key(IMAGES, 1))
     assert (facts["copy"], facts["averaged"], facts["other_copies"]) == ("state_dict.encoder_k", True, ["state_dict.encoder_q"])
     assert any("--copy" in note for note in conversion.notes)
-    same(convert(tmp_path / "weights.ckpt", Wishes(copy="encoder_q", bn="clean")).model, IMAGES, query(IMAGES, 0))
+    same(convert(tmp_path / "weights.ckpt", ConversionOptions(copy="encoder_q", bn="clean")).model, IMAGES, query(IMAGES, 0))
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -302,7 +302,7 @@ def test_madrylab(tmp_path, legacy):
 def test_madrylab_imagenet(tmp_path):
     net = shake(torchvision.models.resnet34(num_classes=7))
     images = torch.rand(1, 3, 64, 64)
-    _, model, _ = exported({"model": prefixed("module.", Madry(net, *IMAGENET).state_dict())}, tmp_path, Wishes(image_size=64))
+    _, model, _ = exported({"model": prefixed("module.", Madry(net, *IMAGENET).state_dict())}, tmp_path, ConversionOptions(image_size=64))
     assert (model.architecture, model.input_size) == ("resnet34", 64)
     same(model, images, net(norm_part(images, *IMAGENET)))
 
@@ -322,7 +322,7 @@ def test_solo_learn(tmp_path, part, classes):
     assert any("pads by 2" in note for note in conversion.notes)
     assert facts["left_out"][f"state_dict.momentum_{part}"] == 120
     torch.testing.assert_close(load_file(tmp_path / "out" / "projector.safetensors")["2.weight"], projector[2].weight.data)
-    wishes = Wishes(head="none", normalization=((0.0,) * 3, (1.0,) * 3))
+    wishes = ConversionOptions(head="none", mean=(0.0,) * 3, std=(1.0,) * 3)
     backbone = convert(tmp_path / "weights.ckpt", wishes)
     same(backbone.model, IMAGES, net(IMAGES))
     assert backbone.facts["normalization"] == "given"
@@ -370,7 +370,7 @@ def test_robustbench_wrapped(tmp_path):
     net = shake(torchvision.models.resnet18(num_classes=5))
     state = {"normalize.mean": torch.tensor(IMAGENET[0]).view(1, 3, 1, 1), "normalize.std": torch.tensor(IMAGENET[1]).view(1, 3, 1, 1)}
     content = {"mean": torch.zeros(3), "std": torch.ones(3), "state_dict": {**state, **prefixed("model.", net.state_dict())}}
-    _, model, _ = exported(content, tmp_path, Wishes(image_size=64))  # the nearer mean and std are the network's
+    _, model, _ = exported(content, tmp_path, ConversionOptions(image_size=64))  # the nearer mean and std are the network's
     images = torch.rand(1, 3, 64, 64)
     same(model, images, net(norm_part(images, *IMAGENET)))
 
@@ -379,11 +379,11 @@ def test_robustbench_wrapped(tmp_path):
 def test_torchvision(tmp_path, name, size):
     net = shake(getattr(torchvision.models, name)(num_classes=6))
     images = torch.rand(1, 3, 64, 64)
-    _, model, facts = exported(net.state_dict(), tmp_path, Wishes(image_size=size))
+    _, model, facts = exported(net.state_dict(), tmp_path, ConversionOptions(image_size=size))
     assert (model.architecture, model.input_size, facts["copy"], facts["family"]) == (name, size or 224, "", "torchvision")
     same(model, images, net(norm_part(images, *IMAGENET)))
     if size is not None:
-        without = convert(tmp_path / "weights.ckpt", Wishes(image_size=size, head="none"))
+        without = convert(tmp_path / "weights.ckpt", ConversionOptions(image_size=size, head="none"))
         assert (without.model.class_names, without.facts["projector"], without.facts["left_out"]) == ((), None, {"fc": 2})
 
 
@@ -417,12 +417,12 @@ def test_averaged_copies(tmp_path):
     same(model, IMAGES, averaged(IMAGES))
     assert facts["averaged"]
     assert facts["other_copies"] == ["state_dict"]
-    same(convert(tmp_path / "weights.ckpt", Wishes(copy="state_dict")).model, IMAGES, trained(IMAGES))
+    same(convert(tmp_path / "weights.ckpt", ConversionOptions(copy="state_dict")).model, IMAGES, trained(IMAGES))
     root = {**trained.state_dict(), "ema": averaged.state_dict()}
     (tmp_path / "root").mkdir()
     _, model, _ = exported(root, tmp_path / "root")
     same(model, IMAGES, averaged(IMAGES))
-    same(convert(tmp_path / "root" / "weights.ckpt", Wishes(copy=".")).model, IMAGES, trained(IMAGES))
+    same(convert(tmp_path / "root" / "weights.ckpt", ConversionOptions(copy=".")).model, IMAGES, trained(IMAGES))
     torch.save({"student": trained.state_dict(), "teacher": averaged.state_dict()}, tmp_path / "two")
     with pytest.raises(UserError, match=r"2 different networks: choose one with --copy \(student, teacher\)"):
         convert(tmp_path / "two")
@@ -431,7 +431,7 @@ def test_averaged_copies(tmp_path):
 def test_any_timm_network_by_name(tmp_path):
     torch.manual_seed(0)
     net = timm.create_model("test_vit", num_classes=4, img_size=32).eval()
-    _, model, facts = exported(prefixed("model.", net.state_dict()), tmp_path, Wishes(architecture="test_vit", image_size=32))
+    _, model, facts = exported(prefixed("model.", net.state_dict()), tmp_path, ConversionOptions(architecture="test_vit", image_size=32))
     same(model, IMAGES, net(norm_part(IMAGES, [0.5] * 3, [0.5] * 3)))
     assert (facts["family"], model.input_size) == ("timm", 32)
 
@@ -444,7 +444,7 @@ def test_thin_resnets_with_either_shortcut(tmp_path, depth, option):
         net.layer2[0].shortcut = net.layer3[0].shortcut = OptionA()
     net = shake(net)
     content = {"best_prec1": 91.7, "state_dict": prefixed("module.", net.state_dict())}
-    wishes = Wishes(normalization=tuple(map(tuple, IMAGENET)))
+    wishes = ConversionOptions(mean=tuple(IMAGENET[0]), std=tuple(IMAGENET[1]))
     conversion, model, _ = exported(content, tmp_path, wishes)
     assert (model.architecture, model.input_size) == (f"resnet{depth}{'' if option == 'A' else 'b'}_cifar", 32)
     with torch.no_grad():
@@ -485,7 +485,7 @@ def test_a_malicious_pickle_never_runs_and_is_named(tmp_path, malice, door, monk
     writer({"model": {"conv1.weight": torch.rand(3, 3)}, "extra": Marker(marker)}, bad, **options)
     torch.save({"conv1.weight": torch.rand(3, 3)}, good)
     with pytest.raises(UserError) as caught:
-        convert(bad if door == "checkpoint" else good, Wishes(**({} if door == "checkpoint" else {door: str(bad)})))
+        convert(bad if door == "checkpoint" else good, ConversionOptions(**({} if door == "checkpoint" else {door: str(bad)})))
     assert not marker.exists()
     assert name in str(caught.value)
     assert str(caught.value).startswith(f"{bad} is refused")
@@ -563,10 +563,10 @@ def test_what_does_not_fit_is_one_sentence(tmp_path, case):
     spoil, wishes, words = WRONG[case]
     torch.save(spoil(TRAINED), tmp_path / "weights.pt")
     with pytest.raises(UserError, match=words) as caught:
-        convert(tmp_path / "weights.pt", Wishes(**wishes))
+        convert(tmp_path / "weights.pt", ConversionOptions(**wishes))
     assert str(caught.value).startswith(str(tmp_path / "weights.pt"))
     if case == "a key too many":
-        convert(tmp_path / "weights.pt", Wishes(drop=["layer9"]))
+        convert(tmp_path / "weights.pt", ConversionOptions(drop=["layer9"]))
 
 
 def test_files_that_are_no_checkpoints(tmp_path):

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from rocl_transfer import UserError
-from rocl_transfer.hub.conversion import Wishes, convert
+from rocl_transfer.hub.conversion import ConversionOptions, convert
 from tests.hub.test_conversion import IMAGES, Kuangliu, OptionA, shake
 
 
@@ -29,7 +29,7 @@ def test_a_list_of_state_dicts(tmp_path, form):
     place = "models." if form == "in a dictionary" else ""
     with pytest.raises(UserError, match=rf"holds 2 different networks: choose one with --copy \({place}0, {place}1\)"):
         convert(written(content, tmp_path))
-    conversion = convert(tmp_path / "weights.pt", Wishes(copy=f"{place}1"))
+    conversion = convert(tmp_path / "weights.pt", ConversionOptions(copy=f"{place}1"))
     with torch.no_grad():
         torch.testing.assert_close(conversion.model(IMAGES), second(IMAGES), atol=1e-5, rtol=1e-4)
     count, known = len(conversion.mapping), len(states[0])

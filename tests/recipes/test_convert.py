@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import rocl_transfer as rt
-from rocl_transfer.config import ConvertConfig
+from convert import ConvertConfig
 from rocl_transfer.hub.conversion.families import FAMILIES
 from rocl_transfer.models import create_backbone
 

@@ -1,5 +1,5 @@
 """Checkpoints of other projects to timm's layout: read without unpickling code, matched by name and shape, strict after that."""
 
-from rocl_transfer.hub.conversion.convert import Conversion, Wishes, check_folder, convert
+from rocl_transfer.hub.conversion.convert import Conversion, ConversionOptions, check_folder, convert
 
-__all__ = ["Conversion", "Wishes", "check_folder", "convert"]
+__all__ = ["Conversion", "ConversionOptions", "check_folder", "convert"]

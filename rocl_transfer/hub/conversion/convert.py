@@ -1,14 +1,15 @@
 """A foreign checkpoint to a model of ours, and to a folder in timm's layout."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from rocl_transfer.errors import UserError, did_you_mean
+from rocl_transfer.errors import UserError, did_you_mean, path_of
 from rocl_transfer.hub.conversion import around, matching
 from rocl_transfer.hub.conversion.account import left_out, notes
 from rocl_transfer.hub.conversion.building import build, name_classes
@@ -17,37 +18,61 @@ from rocl_transfer.hub.conversion.matching import Fit
 from rocl_transfer.hub.conversion.reading import Checkpoint, read_checkpoint
 from rocl_transfer.hub.export import CONFIG, PROJECTOR, WEIGHTS
 from rocl_transfer.models import PixelModel
+from rocl_transfer.options import Number, require
 
 _AVERAGES = rf"{AVERAGED}|(^|\.)(momentum_\w+|encoder_k)$"
 
 
-@dataclass(frozen=True)
-class Wishes:
+@dataclass(frozen=True, kw_only=True)
+class ConversionOptions:
     """What is not left to the file.
 
     Args:
-        family: A name of :data:`FAMILIES`, or auto.
-        architecture: A timm name; None: the ResNet whose shapes they are.
-        bn: ``adversarial`` or ``clean``, of two sets of BatchNorm statistics; None: adversarial.
-        copy: Where in the file the network is, of several places (``.``: the outermost); None: the family's choice, or the averaged one.
-        head: A file with a linear layer, or ``none`` to leave out one that the network has; None: keep that.
-        projector: A file with a projector; None: one that stands beside the network.
-        image_size: Side in pixels; None: 32 with a 3x3 stem, else timm's.
-        normalization: Mean and std that images in [0, 1] are normalised with; None: those in the file, or else the family's.
-        label_names: Of the classes; None: 0, 1, ...
+        family: Whose checkpoint it is; auto looks at its names. acl is also DynACL's and AIR's.
+        architecture: A timm name (default: the ResNet whose shapes they are).
+        bn: Of two sets of BatchNorm statistics, the adversarial or the clean one; auto: adversarial.
+        copy: Where the network is in a file that holds several, such as encoder_q, or . for its outermost dictionary (default: the
+            family's choice, or the averaged one).
+        head: A file with a linear layer, or none to leave out the one in the checkpoint, which is kept otherwise.
+        projector: A file with a projector (default: the one in the checkpoint, where it has RoCL's shape).
+        label_names: In the order of the logits: a list, or a file with one on each line (default: 0, 1, ...).
+        image_size: Side in pixels (default: 32 with a 3x3 stem, else timm's).
+        mean: Subtracted from images in [0, 1], a number a channel (default: what the file says, else what the family trains with).
+        std: Divided by next.
         drop: Beginnings of names in the file that are no part of the network.
     """
 
-    family: str = "auto"
+    family: Literal["auto", "rocl", "acl", "deacl", "solo-learn", "robustness", "robustbench", "torchvision", "timm"] = "auto"
     architecture: str | None = None
-    bn: str | None = None
+    bn: Literal["auto", "adversarial", "clean"] = "auto"
     copy: str | None = None
     head: str | None = None
     projector: str | None = None
+    label_names: tuple[str, ...] | str | None = None
     image_size: int | None = None
-    normalization: Normalization | None = None
-    label_names: Sequence[str] | None = None
-    drop: Sequence[str] = field(default_factory=tuple)
+    mean: tuple[Number, ...] = field(default_factory=tuple)
+    std: tuple[Number, ...] = field(default_factory=tuple)
+    drop: tuple[str, ...] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        require(self.image_size is None or 0 < self.image_size <= 4096, f"--image_size is {self.image_size}: give pixels, such as 32")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            require(len(value) in (0, 3), f"--{name} has {len(value)} numbers: give one a channel, such as [0.485, 0.456, 0.406]")
+        require(len(self.mean) == len(self.std), "--mean and --std belong together: give both")
+        if self.mean:
+            finite = all(map(math.isfinite, (*self.mean, *self.std)))
+            small = max(map(abs, self.mean)) <= 1 and min(self.std) > 0 and max(self.std) <= 10
+            require(finite and small, "--mean and --std are not of pixels in [0, 1]: divide numbers of 0 to 255 by 255; std is above 0")
+        require(all(self.drop), "--drop has an empty name, which every name begins with: leave it out")
+        names = self.label_names
+        doubled = None if names is None or isinstance(names, str) else next((name for name in names if names.count(name) > 1), None)
+        require(doubled is None, f"--label_names has {doubled} twice: name each class once")
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """Mean and std that images in [0, 1] are normalised with; None: those in the file, or else the family's."""
+        return (tuple(map(float, self.mean)), tuple(map(float, self.std))) if self.mean else None
 
 
 @dataclass(frozen=True)
@@ -69,22 +94,22 @@ class Conversion:
     notes: tuple[str, ...]
 
 
-def convert(file: str | Path, wishes: Wishes | None = None) -> Conversion:
+def convert(file: str | Path, options: ConversionOptions | None = None) -> Conversion:
     """Read a checkpoint of another project; its outputs stay what they were, for images in [0, 1].
 
     Args:
         file: Of torch.save or safetensors.
-        wishes: What is not left to the file.
+        options: What is not left to the file.
 
     Raises:
         UserError: The file cannot be read or would run code, fits no network, or does not say enough; or a wish has no effect.
     """
-    wishes = wishes or Wishes()
+    options = options or ConversionOptions()
     checkpoint = read_checkpoint(file)
-    head = None if wishes.head in (None, "none") else read_checkpoint(str(wishes.head))
-    projector = None if wishes.projector is None else read_checkpoint(wishes.projector)
+    head = None if options.head in (None, "none") else read_checkpoint(str(options.head))
+    projector = None if options.projector is None else read_checkpoint(options.projector)
     try:
-        return _convert(checkpoint, wishes, head, projector)
+        return _convert(checkpoint, options, head, projector)
     except UserError as error:
         raise UserError(f"{checkpoint.path}: {error}") from error
 
@@ -105,38 +130,38 @@ class _Network:
     width: int
 
 
-def _find_network(checkpoint: Checkpoint, wishes: Wishes) -> _Network:
-    kind = recognize(checkpoint, wishes.family)
-    norm, sets = choose_norms(checkpoint.tensors, wishes.bn)
+def _find_network(checkpoint: Checkpoint, options: ConversionOptions) -> _Network:
+    kind = recognize(checkpoint, options.family)
+    norm, sets = choose_norms(checkpoint.tensors, None if options.bn == "auto" else options.bn)
     names = translate(checkpoint.tensors, norm)
     tensors = {name: checkpoint.tensors[name] for name in names}
-    size = _fixed_size(wishes)
-    fits = matching.find(tensors, names, wishes.architecture, size)
-    fit = matching.choose_copy(fits, tensors, FAMILIES[kind], wishes.copy)
-    architecture = fit.architecture if wishes.architecture else _with_stem(fit, kind, wishes.family)
+    size = _fixed_size(options)
+    fits = matching.find(tensors, names, options.architecture, size)
+    fit = matching.choose_copy(fits, tensors, FAMILIES[kind], options.copy)
+    architecture = fit.architecture if options.architecture else _with_stem(fit, kind, options.family)
     bn = {"taken": "adversarial" if norm else "clean", "sets": sets} if sets > 1 else None
     others = [other for other in fits if other is not fit]
     return _Network(kind, bn, names, tensors, fit, others, architecture, size, *matching.head_of(architecture, size))
 
 
-def _convert(checkpoint: Checkpoint, wishes: Wishes, other_head: Checkpoint | None, other_projector: Checkpoint | None) -> Conversion:
-    net = _find_network(checkpoint, wishes)
-    head = inside = around.find_head(net.fit, net.names, net.tensors, net.width, net.head, wishes.copy is None) if wishes.head is None else None
+def _convert(checkpoint: Checkpoint, options: ConversionOptions, other_head: Checkpoint | None, other_projector: Checkpoint | None) -> Conversion:
+    net = _find_network(checkpoint, options)
+    head = inside = around.find_head(net.fit, net.names, net.tensors, net.width, net.head, options.copy is None) if options.head is None else None
     if other_head is not None:
         if not net.head:
             raise UserError(f"{net.architecture} has no head of one linear layer: leave out --head")
         head = around.read_head(other_head, net.width)
-    stored, normalized_by = around.find_normalization(net.fit, net.others, net.tensors) if wishes.normalization is None else (None, ())
+    stored, normalized_by = around.find_normalization(net.fit, net.others, net.tensors) if options.normalization is None else (None, ())
     taken = {*net.fit.sources.values(), *(inside.names if inside else ()), *normalized_by}
     beside = around.find_projector(net.fit, net.names, net.tensors, taken)
     projector, projector_from = _projector(other_projector, beside, net.width)
     if projector is not None and other_projector is None:
         taken.update(beside)
-    dropped = around.check_leftovers(net.fit, net.others, net.tensors, taken, wishes.drop)
+    dropped = around.check_leftovers(net.fit, net.others, net.tensors, taken, options.drop)
 
-    classes = name_classes(wishes.label_names, head)
-    normalization = wishes.normalization or stored or _assumed(net, len(classes))
-    origin = "given" if wishes.normalization else f"in the file ({', '.join(normalized_by)})" if stored else f"assumed for {net.kind}"
+    classes = name_classes(_listed(options.label_names), head)
+    normalization = options.normalization or stored or _assumed(net, len(classes))
+    origin = "given" if options.normalization else f"in the file ({', '.join(normalized_by)})" if stored else f"assumed for {net.kind}"
     facts = {
         "file": checkpoint.path.name,
         "sha256": checkpoint.sha256,
@@ -150,7 +175,7 @@ def _convert(checkpoint: Checkpoint, wishes: Wishes, other_head: Checkpoint | No
         "projector": projector_from,
         "left_out": left_out(checkpoint, net.names, dropped),
     }
-    model = _build(net, wishes.image_size, head, normalization, classes)
+    model = _build(net, options.image_size, head, normalization, classes)
     mapping = {source: name for name, source in net.fit.sources.items()}
     if head is not None:
         mapping |= dict(zip(head.names, (f"{net.head}.weight", f"{net.head}.bias"), strict=False))
@@ -168,17 +193,17 @@ def _build(net: _Network, image_size: int | None, head: around.Linear | None, no
     return build(net.architecture, options, size, weights, normalization, classes)
 
 
-def _fixed_size(wishes: Wishes) -> int | None:
+def _fixed_size(options: ConversionOptions) -> int | None:
     """The image size, for a named architecture that is made for one."""
     import timm
 
-    if wishes.architecture is None:
+    if options.architecture is None:
         return None
-    if not timm.is_model(wishes.architecture) or "." in wishes.architecture:
-        near = did_you_mean(wishes.architecture, timm.list_models())
-        raise UserError(f"timm has no architecture {wishes.architecture!r}{near}; a tag of published weights is none of its name")
-    cfg = timm.get_pretrained_cfg(wishes.architecture)
-    return (wishes.image_size or cfg.input_size[-1]) if cfg.fixed_input_size else None
+    if not timm.is_model(options.architecture) or "." in options.architecture:
+        near = did_you_mean(options.architecture, timm.list_models())
+        raise UserError(f"timm has no architecture {options.architecture!r}{near}; a tag of published weights is none of its name")
+    cfg = timm.get_pretrained_cfg(options.architecture)
+    return (options.image_size or cfg.input_size[-1]) if cfg.fixed_input_size else None
 
 
 def _with_stem(fit: Fit, kind: str, asked: str) -> str:
@@ -228,3 +253,14 @@ def check_folder(folder: Path) -> Path:
     if held := [name for name in (CONFIG, WEIGHTS, PROJECTOR) if (folder / name).exists()]:
         raise UserError(f"{folder} holds a model already ({held[0]}): choose another --output_dir")
     return folder
+
+
+def _listed(names: Sequence[str] | str | None) -> list[str] | None:
+    """The names themselves, also where a file with one on each line was given."""
+    if not isinstance(names, str):
+        return None if names is None else list(names)
+    try:
+        lines = path_of(names).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--label_names {names} is no file of names: give one on each line, or a list such as [cat, dog]") from error
+    return [line.strip() for line in lines if line.strip()]
