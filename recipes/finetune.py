@@ -139,7 +139,7 @@ def watch(config: FinetuneConfig, classifier: PixelModel, data: ImageData, store
     """Validates on the validation images; where there are none, on up to 512 training images."""
     split, images = ("validation", data.validation) if data.validation is not None else ("train", data.train)
     positions = torch.arange(len(images)) if split == "validation" else torch.linspace(0, len(images) - 1, min(512, len(images))).long()
-    attack = None if config.method == "standard" else dataclasses.replace(config.attack, step_size=config.attack.epsilon / 4, steps=10).pgd()
+    attack = None if config.method == "standard" else config.attack.measuring().pgd()
     if split == "train":
         log.info("there are no validation images: %d training images are watched, and the last epoch is exported", len(positions))
     return ClassifierMonitor(lambda: classifier, stores[split], labels_of(images), attack, config.seed, positions)
@@ -150,7 +150,7 @@ def head_first(config: FinetuneConfig, kept: bool, data: ImageData) -> HeadFirst
     new = not kept and is_trained(config.model.name, config.model.pretrained)
     epochs = (HEAD_EPOCHS if new else 0) if config.head_epochs is None else config.head_epochs
     watched = "validation" if data.validation is not None else "training"
-    return HeadFirst(epochs, kept, watched, len(data.class_names), None if config.method == "standard" else config.attack.pgd())
+    return HeadFirst(epochs, kept, watched, len(data.class_names), None if config.method == "standard" else config.attack)
 
 
 def build(config: FinetuneConfig, run: Run, classifier: PixelModel, data: ImageData, robust_start: bool) -> AdversarialTraining:

@@ -92,7 +92,7 @@ def build(config: ProbeConfig, run: Run, classifier: PixelModel, data: ImageData
     """The objective, and batches of images for r-LE, of features for LE."""
     sampler = run.sampler(len(data.train))
     if config.robust:
-        return RobustProbe(classifier, config.attack.pgd()), Batches(images, data.train.labels, sampler, data.train.where)
+        return RobustProbe(classifier, config.attack), Batches(images, data.train.labels, sampler, data.train.where)
     return LinearProbe(classifier), Batches(Resident(compute_features(classifier, images)), data.train.labels, sampler, data.train.where)
 
 

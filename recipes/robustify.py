@@ -248,7 +248,7 @@ def judge(
     """What watches the training and calls it dead; nothing where the student's features are of another width, or there is nothing to watch."""
     if watched is None or objective.bridge is not None:
         return None, None
-    monitor = StudentMonitor(lambda: objective.exported, watched, dataclasses.replace(config.attack, step_size=config.attack.epsilon / 4, steps=5))
+    monitor = StudentMonitor(lambda: objective.exported, watched, config.attack.measuring(5))
     return monitor, StudentGuard(len(watched), len(teacher.class_names), grace=max(1, config.epochs // 4))
 
 

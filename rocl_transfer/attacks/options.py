@@ -1,11 +1,13 @@
 """The options of an attack, for whoever trains or measures against one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rocl_transfer.attacks.pgd import PGD, Ascent
-from rocl_transfer.attacks.threat_models import threat_model
+from rocl_transfer.attacks.threat_models import Linf, threat_model
 from rocl_transfer.options import Number, require, spelled
+
+_NOISE = 2  # radii: of N-FGSM's random start; its paper's choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,18 +15,27 @@ class AttackOptions:
     """The attack trained against, in [0, 1] pixel units. The defaults are RoCL's.
 
     Args:
+        kind: pgd, or nfgsm (N-FGSM, linf): uniform noise of twice epsilon and one step of epsilon, not projected back to the ball.
         norm: Ball: linf or l2.
         epsilon: Radius, a number or a fraction such as 8/255.
-        step_size: Length of a step (default: RoCL's share of the radius, 0.007 / 0.0314 of it).
-        steps: Number of gradient steps.
+        step_size: Length of a step (default: of pgd RoCL's share of the radius, 0.007 / 0.0314 of it; of nfgsm the radius).
+        steps: Number of gradient steps of pgd; nfgsm takes one.
+        first_steps: Steps at the beginning of the training, from which they grow to ``steps`` in equal shares of it (default: as many as at the end).
     """
 
+    kind: Literal["pgd", "nfgsm"] = "pgd"
     norm: Literal["linf", "l2"] = "linf"
     epsilon: Number = Number(0.0314)
     step_size: Number | None = None
     steps: int = 7
+    first_steps: int | None = None
 
     def __post_init__(self) -> None:
+        if self.kind == "nfgsm":
+            require(self.norm == "linf", f"--attack.kind nfgsm is an attack in linf, and --attack.norm is {self.norm}: give --attack.kind pgd")
+            require(self.first_steps is None, "--attack.first_steps has no effect with --attack.kind nfgsm, which takes one step: leave it out")
+            require(self.steps > 0, f"an attack's steps is {self.steps}: give 1 or more")
+            object.__setattr__(self, "steps", 1)  # what a record says of it; the command line refuses another number
         require(0 < self.epsilon < float("inf"), f"an attack's epsilon is {self.epsilon}: give a radius above 0, such as 8/255")
         in_range = self.norm != "linf" or self.epsilon <= 1
         require(in_range, f"an attack's epsilon is {self.epsilon}: pixels are in [0, 1], so write 8/255 rather than 8")
@@ -32,25 +43,53 @@ class AttackOptions:
         require(given, "the default epsilon 0.0314 is meant for linf: give a radius with l2, such as 0.5 at 32 px")
         require(self.step_size is None or self.step_size > 0, f"an attack's step_size is {self.step_size}: give a length above 0")
         require(self.steps > 0, f"an attack's steps is {self.steps}: give 1 or more")
+        grows = self.first_steps is None or 0 < self.first_steps < self.steps
+        require(grows, f"an attack's first_steps is {self.first_steps}: give 1 or more, and fewer than its {self.steps} steps, or leave it out")
 
     @property
     def step(self) -> float:
         """The step size in force; not resolved in place, so that an override of epsilon alone also moves the step."""
+        if self.kind == "nfgsm":
+            return float(self.epsilon if self.step_size is None else self.step_size)
         return self.step_size if self.step_size is not None else round(self.epsilon * 0.007 / 0.0314, 9)
 
     @property
     def words(self) -> str:
         """The attack on a card: ``linf 0.03137 = 8/255 (10 steps)``."""
         fraction = f" = {spelled(self.epsilon)}" if "/" in spelled(self.epsilon) else ""
-        return f"{self.norm} {self.epsilon:.4g}{fraction} ({self.steps} steps)"
+        grown = "" if self.first_steps is None else f"{self.first_steps} to "
+        how = "N-FGSM" if self.kind == "nfgsm" else f"{grown}{self.steps} steps"
+        return f"{self.norm} {self.epsilon:.4g}{fraction} ({how})"
 
-    def ascent(self, scale: float = 1.0) -> Ascent:
-        """The gradient ascent, with radius and step times ``scale``."""
-        return Ascent(threat_model(self.norm, self.epsilon * scale), self.step * scale, self.steps)
+    def steps_at(self, progress: float) -> int:
+        """The number of steps when ``progress`` of the training, in [0, 1], is done."""
+        first = self.steps if self.first_steps is None else self.first_steps
+        return min(first + int(progress * (self.steps - first + 1)), self.steps)
+
+    def ascent(self, scale: float = 1.0, progress: float = 1.0) -> Ascent:
+        """The gradient ascent, with radius and step times ``scale``, when ``progress`` of the training, in [0, 1], is done.
+
+        N-FGSM (de Jorge et al. 2022) draws its start from a ball of twice the radius and never projects: what is trained on may be three radii away,
+        which is what keeps one step from catastrophic overfitting. The start is clamped to [0, 1] too, as in the official code.
+        """
+        threat = threat_model(self.norm, self.epsilon * scale)
+        if self.kind == "nfgsm":
+            return Ascent(threat, self.step * scale, 1, start=Linf(_NOISE * self.epsilon * scale), projects=False)
+        return Ascent(threat, self.step * scale, self.steps_at(progress))
 
     def pgd(self) -> PGD:
-        """The same steps against a classifier's labels."""
+        """The steps of a pgd, as at the end of the training, against a classifier's labels."""
+        assert self.kind == "pgd", "N-FGSM leaves the ball: measure with .measuring()"
         return PGD(self.epsilon, norm=self.norm, step_size=self.step, steps=self.steps)
+
+    def measuring(self, steps: int = 10) -> "AttackOptions":
+        """The same ball, climbed by PGD with ``steps`` of a quarter of the radius: what trains cheaply would measure too little."""
+        return replace(self, kind="pgd", step_size=Number(self.epsilon / 4), steps=steps, first_steps=None)
+
+    @property
+    def climber(self) -> "AttackOptions":
+        """What measures, where the attack that was trained against is to measure as well: itself, or :meth:`measuring` for N-FGSM."""
+        return self.measuring() if self.kind == "nfgsm" else self
 
 
 def share_of_radius(ramp: tuple[float, float], progress: float) -> float:

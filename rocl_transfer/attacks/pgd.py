@@ -25,11 +25,15 @@ class Ascent:
         threat: The ball.
         step_size: Length of a step in the ball's norm; where each image has its own radius, each may have its own length.
         steps: Number of steps.
+        start: The ball that the random start is drawn from (default: ``threat``).
+        projects: Whether steps are projected to the ball; without, an image may end as far outside as start and steps carry it.
     """
 
     threat: ThreatModel
     step_size: Radius
     steps: int
+    start: ThreatModel | None = None
+    projects: bool = True
 
     def __call__(self, images: Tensor, loss: Callable[[Tensor], Tensor], generators: Sequence[torch.Generator]) -> Tensor:
         """Perturb ``images`` to raise ``loss``, a scalar in which each image's gradient must not depend on the others' perturbation.
@@ -40,18 +44,27 @@ class Ascent:
             generators: Each draws the random start of an equal part of the batch, in order: one a batch, a group or a sample.
 
         Returns:
-            Adversarial images, detached, float32, in the ball and in [0, 1].
+            Adversarial images, detached, float32, in [0, 1] and, where it ``projects``, in the ball.
         """
-        adversarial = self.threat.random(images, generators).clamp_(0, 1)
+        adversarial = (self.start or self.threat).random(images, generators).clamp_(0, 1)
         for _ in range(self.steps):
             adversarial.requires_grad_(True)
             with torch.enable_grad():
                 (gradient,) = torch.autograd.grad(loss(adversarial), adversarial)
             with torch.no_grad():
-                stepped = adversarial + self.step_size * self.threat.direction(gradient)
+                stepped = (adversarial + self.step_size * self.threat.direction(gradient)).clamp_(0, 1)
                 # Clamp, then project: the projection moves towards an image in [0, 1], so both hold afterwards.
-                adversarial = self.threat.project(stepped.clamp_(0, 1), images)
+                adversarial = self.threat.project(stepped, images) if self.projects else stepped
         return adversarial.detach()
+
+
+def against_labels(
+    ascent: Ascent, model: nn.Module, images: Tensor, labels: Tensor, generators: Sequence[torch.Generator]
+) -> Tensor:  # fmt: skip
+    """``ascent`` of the cross-entropy of ``model``, images (N, C, H, W) -> logits (N, K), on ``labels`` (N,); see :meth:`Ascent.__call__`."""
+    with frozen(model):
+        # The sum keeps one image's gradient independent of the batch size.
+        return ascent(images, lambda x: F.cross_entropy(model(x).float(), labels, reduction="sum"), generators)
 
 
 class PGD(Attack):
@@ -107,9 +120,7 @@ class PGD(Attack):
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """The same without a look at the pixels, for which the host has to wait."""
-        with frozen(model):
-            # The sum keeps one image's gradient independent of the batch size.
-            return self.ascent(images, lambda x: F.cross_entropy(model(x).float(), labels, reduction="sum"), generators)
+        return against_labels(self.ascent, model, images, labels, generators)
 
     @property
     def name(self) -> str:

@@ -5,7 +5,7 @@ import math
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import torch.distributed as dist
@@ -168,6 +168,19 @@ def _parser_of(config_class: Callable[..., Any], words: Sequence[str]) -> tuple[
     return parser, words
 
 
+def _refuse_spent(parsed: Namespace, given: Iterable[str]) -> None:
+    """Refuse a number of steps that was given for an attack which takes one; what was not given is another attack's default.
+
+    Raises:
+        UserError: There is one.
+    """
+    for name in given:
+        owner, _, option = name.rpartition(".")
+        spent = option == "steps" and owner and parsed.get(f"{owner}.kind") == "nfgsm"
+        sentence = f"--{name} {parsed.get(name)} has no effect with --{owner}.kind nfgsm, which takes one: leave it out, or give kind pgd"
+        require(not spent or parsed.get(name) == 1, sentence)
+
+
 def parse(config_class: Callable[..., Config], words: Sequence[str] | None = None) -> Config:
     """Read ``--config FILE``, dotted overrides and ``--print_config`` into a checked ``config_class``.
 
@@ -183,8 +196,9 @@ def parse(config_class: Callable[..., Config], words: Sequence[str] | None = Non
     names = set(parser.positional[:1] if parser.positional else ())
     try:
         words = _spelled_out(parser, words)
-        parsed, given = parser.parse_args(words), parser.parse_args(words, defaults=False).keys()
+        parsed, given = parser.parse_args(words), frozenset(parser.parse_args(words, defaults=False).keys())
         parser.drop_foreign(parsed)
+        _refuse_spent(parsed, given)
         values = vars(parser.instantiate(parsed))
     except UnicodeDecodeError as error:
         raise UserError(f"the file given to --config is not UTF-8 ({error.reason} at byte {error.start}): save it as such") from error

@@ -73,7 +73,7 @@ def _preset(config: Any, given: frozenset[str]) -> dict[str, Any]:
 def _fine_tuning(config: Any, given: frozenset[str]) -> dict[str, Any]:
     """``recipes/configs/finetune_224px.yaml``, but for its length."""
     preset: dict[str, Any] = {"attack.epsilon": Number(4 / 255) if config.attack.norm == "linf" else config.attack.epsilon}
-    if not {"attack.step_size", "attack.steps"} & given:
+    if config.attack.kind == "pgd" and not {"attack.step_size", "attack.steps"} & given:
         epsilon = config.attack.epsilon if "attack.epsilon" in given else preset["attack.epsilon"]
         preset |= {"attack.step_size": Number(epsilon / 2), "attack.steps": 3}
     preset["augmentation.crop_area"] = (Number(0.25), Number(1))

@@ -145,7 +145,7 @@ def complete_twin(
         student: What was trained.
         teacher: What it was to be like.
         measured: On what, and against what; None where there are no images to measure on.
-        attack: What was trained against; it climbs the features here too.
+        attack: What was trained against; it climbs the features here too, or PGD does where that was N-FGSM.
         split: The images measured on, and what they are in words.
         data: Whose images.
         rest: See :func:`complete_run`.
@@ -164,7 +164,7 @@ def complete_twin(
             "n": len(measured.positions),
             "accuracy": [] if before is None or after is None else [asdict(entry) for entry in before.evaluations],
             "agreement": [[asdict(entry) for entry in measured.agreements(model, teacher)] for model in (teacher, student)],
-            "displacement": [round(watched.measure(model, attack, own=True)["displacement"], 4) for model in comparable],
+            "displacement": [round(watched.measure(model, attack.climber, own=True)["displacement"], 4) for model in comparable],
         }
         report = {"before_after": found}
         _say_twin(found, results)

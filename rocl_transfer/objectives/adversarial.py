@@ -112,6 +112,8 @@ class AdversarialTraining(Objective):
                 require_untouched(self, ("ss_views",), "without --ss_weight")
             if self.method == "standard":
                 require_untouched(self, ("ramp", "awp_gamma"), "with --method standard, which has no adversary")
+                untaught = self.attack.kind == "pgd" and self.attack.first_steps is None
+                require(untaught, "--attack.kind and --attack.first_steps have no effect with --method standard: leave them out")
             given = self.attack.norm != "l2" or self.attack.epsilon != AdversarialTraining.Options.attack.epsilon
             require(given, "the default --attack.epsilon 8/255 is meant for linf: give a radius with l2, such as 0.5 at 32 px")
 
@@ -142,7 +144,7 @@ class AdversarialTraining(Objective):
         assert (counts is not None) or not options.class_balanced, "class_balanced needs counts"
         self.average = running_average(classifier, options.ema_decay)
         self.register_buffer("weights", class_weights(counts) if counts is not None and options.class_balanced else None, persistent=False)
-        self.step, self.scale = 0, 1.0
+        self.step, self.scale, self.progress = 0, 1.0, 1.0
 
     @property
     def exported(self) -> PixelModel:
@@ -172,7 +174,8 @@ class AdversarialTraining(Objective):
         return {frozenset([True]): "train", frozenset([False]): "frozen", frozenset([True, False]): "partly"}.get(frozenset(modes))
 
     def begin_step(self, step: int, total: int) -> None:
-        """The radius follows the ramp."""
+        """The radius follows the ramp, and the steps of an attack grow where they are to."""
+        self.progress = step / total
         self.step, self.scale = step, 1.0 if self.attack is None else share_of_radius(self.ramp, step / total)
 
     def end_step(self) -> None:
@@ -213,7 +216,7 @@ class AdversarialTraining(Objective):
                 logits = network(adversarial).float()
                 return F.cross_entropy(logits, labels, reduction="sum") if clean is None else divergence(clean, logits).sum()
 
-            return self.attack.ascent(self.scale)(images, loss, generators(seeds, "attack", images.device))
+            return self.attack.ascent(self.scale, self.progress)(images, loss, generators(seeds, "attack", images.device))
 
     def _terms(self, predict: Predict, images: Tensor, adversarial: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The weighted mean of the method's loss, and what is logged beside it."""

@@ -148,7 +148,7 @@ class Distillation(Objective):
         self.bridge = None if student.num_features == teacher.num_features else nn.Linear(student.num_features, teacher.num_features)
         self.dual = _dual(teacher.num_features) if options.method == "lore" else None
         self.average = running_average(student, options.ema_decay)
-        self.step, self.share = 0, 1.0
+        self.step, self.share, self.progress = 0, 1.0, 1.0
 
     @property
     def exported(self) -> PixelModel:
@@ -183,7 +183,8 @@ class Distillation(Objective):
         }
 
     def begin_step(self, step: int, total: int) -> None:
-        """The radius follows the ramp."""
+        """The radius follows the ramp, and the steps of an attack grow where they are to."""
+        self.progress = step / total
         self.step, self.share = step, share_of_radius(self.options.ramp, step / total)
 
     def end_step(self) -> None:
@@ -257,7 +258,7 @@ class Distillation(Objective):
                 pooled: Embedding = found if isinstance(found, tuple) else (found.float(),)
                 return self.distance(pooled if self.bridge is None else (self.bridge(pooled[0]), *pooled[1:]), target).sum()
 
-            return self.options.attack.ascent(self.share)(images, loss, generators(seeds, "attack", images.device))
+            return self.options.attack.ascent(self.share, self.progress)(images, loss, generators(seeds, "attack", images.device))
 
 
 @dataclass(frozen=True)

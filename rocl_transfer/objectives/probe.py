@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rocl_transfer.attacks import PGD
+from rocl_transfer.attacks import PGD, AttackOptions, against_labels
 from rocl_transfer.data import Batch, generators
 from rocl_transfer.models import Folded, PixelModel
 from rocl_transfer.objectives.objective import Objective
@@ -67,16 +67,21 @@ class RobustProbe(Probe):
 
     title = "a linear head on a frozen backbone, trained on adversarial examples made through the backbone (r-LE)"
 
-    def __init__(self, classifier: PixelModel, attack: PGD) -> None:
+    def __init__(self, classifier: PixelModel, attack: AttackOptions | PGD) -> None:
         super().__init__(classifier)
-        self.attack, self.attacked = attack, Folded(classifier)
+        self.attack, self.attacked, self.progress = attack, Folded(classifier), 1.0
+
+    def begin_step(self, step: int, total: int) -> None:
+        """The steps of the attack grow where they are to."""
+        self.progress = step / total
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of the adversarial images; ``batch.inputs`` are uint8 images."""
         assert batch.labels is not None
         images = batch.inputs.float() / 255
         draws = generators(batch.seeds, "attack", images.device)
-        adversarial = self.attack.perturb(self.attacked.current(images), images, batch.labels, draws)
+        ascent = self.attack.ascent if isinstance(self.attack, PGD) else self.attack.ascent(progress=self.progress)
+        adversarial = against_labels(ascent, self.attacked.current(images), images, batch.labels, draws)
         with torch.no_grad():
             features = self.exported.features(adversarial)
         return self.measured(features, batch.labels)

@@ -53,8 +53,12 @@ class RoCL(ViewContrast):
     def __init__(self, encoder: PixelModel, projector: nn.Module, views: Views, options: Options | None = None) -> None:
         options = options or self.Options()
         super().__init__(encoder, projector, views, options)
-        self.attacked, self.attack = Folded(encoder, options.compile), options.attack.ascent()
+        self.options, self.attacked, self.attack = options, Folded(encoder, options.compile), options.attack.ascent()
         self.regularizer_weight, self.shared_regularizer = options.regularizer_weight, options.shared_regularizer
+
+    def begin_step(self, step: int, total: int) -> None:
+        """The steps of the attack grow where they are to."""
+        self.attack = self.options.attack.ascent(progress=step / total)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of one step; ``loss`` is what is minimised.

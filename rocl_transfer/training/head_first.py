@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rocl_transfer.attacks import PGD
+from rocl_transfer.attacks import AttackOptions
 from rocl_transfer.data import Batches, Resident, Store
 from rocl_transfer.models import PixelModel
 from rocl_transfer.objectives import LinearProbe, RobustProbe
@@ -51,7 +51,7 @@ class HeadFirst:
     kept: bool
     watched: str
     classes: int
-    attack: PGD | None
+    attack: AttackOptions | None
 
     def __call__(
         self,

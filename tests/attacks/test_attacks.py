@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rocl_transfer import PGD, UserError
-from rocl_transfer.attacks import L2, Linf, frozen, threat_model
+from rocl_transfer.attacks import L2, AttackOptions, Linf, against_labels, frozen, threat_model
 from tests.conftest import Precise
 
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))
@@ -141,3 +141,61 @@ def test_a_radius_for_each_image_is_an_attack_for_each_image(norm):
 def test_wrong_balls_are_refused(norm, epsilon):
     with pytest.raises(UserError):
         threat_model(norm, epsilon)
+
+
+def noisy(images, seed, radius):
+    return (images + (2 * torch.rand(images.shape, generator=torch.Generator().manual_seed(seed)) - 1) * radius).clamp(0, 1)
+
+
+@pytest.mark.parametrize(("scale", "step"), [(1.0, None), (0.25, None), (1.0, 0.05)])
+def test_n_fgsm_is_twice_the_noise_and_one_step_that_is_not_projected(scale, step):
+    model, epsilon = Precise(small_net()).eval(), 0.06
+    images, labels = torch.rand(5, 3, 8, 8, generator=one()[0]), torch.tensor([0, 1, 2, 3, 0])
+    ascent = AttackOptions(kind="nfgsm", epsilon=epsilon, step_size=step).ascent(scale)
+    found = against_labels(ascent, model, images, labels, one(7))
+    start = noisy(images, 7, 2 * epsilon * scale).requires_grad_(True)
+    gradient = torch.autograd.grad(F.cross_entropy(model(start), labels, reduction="sum"), start)[0]
+    wanted = (start + (step or epsilon) * scale * gradient.sign()).clamp(0, 1)
+    assert torch.allclose(found, wanted, atol=1e-7)
+    far = (found - images).abs().max() / (epsilon * scale)
+    assert 2 < far <= 3.001
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+def test_n_fgsm_takes_one_step_whatever_the_default_of_its_recipe_was():
+    attack = AttackOptions(kind="nfgsm", epsilon=8 / 255, steps=10)
+    assert attack.steps == 1
+    assert attack.step == 8 / 255
+    assert attack.words == "linf 0.03137 = 8/255 (N-FGSM)"
+    assert attack.climber == attack.measuring() == AttackOptions(epsilon=8 / 255, step_size=2 / 255, steps=10)
+    plain = AttackOptions(epsilon=8 / 255, steps=3)
+    assert plain.climber is plain
+    assert plain.words == "linf 0.03137 = 8/255 (3 steps)"
+    with pytest.raises(AssertionError, match="leaves the ball"):
+        attack.pgd()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"kind": "nfgsm", "norm": "l2", "epsilon": 0.5}, "--attack.kind nfgsm is an attack in linf, and --attack.norm is l2"),
+        ({"kind": "nfgsm", "first_steps": 1}, "--attack.first_steps has no effect with --attack.kind nfgsm"),
+        ({"kind": "nfgsm", "steps": 0}, "an attack's steps is 0"),
+        ({"steps": 3, "first_steps": 3}, "an attack's first_steps is 3: give 1 or more, and fewer than its 3 steps"),
+        ({"first_steps": 0}, "an attack's first_steps is 0"),
+    ],
+)
+def test_options_of_an_attack_that_do_nothing_are_refused(options, sentence):
+    with pytest.raises(UserError, match="^" + sentence.replace("--", "[-]{2}")):
+        AttackOptions(**options)
+
+
+def test_steps_grow_over_the_training_in_equal_shares():
+    attack = AttackOptions(epsilon=8 / 255, steps=7, first_steps=1)
+    assert attack.words == "linf 0.03137 = 8/255 (1 to 7 steps)"
+    steps = [attack.ascent(progress=step / 700).steps for step in range(700)]
+    assert [steps.count(number) for number in range(1, 8)] == [100] * 7
+    assert steps == sorted(steps)
+    assert attack.ascent().steps == attack.ascent(progress=1.0).steps == 7
+    assert {AttackOptions(steps=5).ascent(progress=share / 10).steps for share in range(11)} == {5}

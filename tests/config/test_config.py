@@ -4,12 +4,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from finetune import FinetuneConfig
 from linear_probe import ProbeConfig
 from predict import PredictConfig
 from pretrain import PretrainConfig
 from quickstart import QuickstartConfig
 from rocl_transfer import UserError
-from rocl_transfer.config import parse
+from rocl_transfer.config import parse, sized
 from rocl_transfer.options import write_options
 
 BASE = ["--output_dir", "runs/x", "--data.name", "digits", "--model.name", "resnet18_cifar"]
@@ -64,6 +65,20 @@ def test_a_resolved_configuration_is_fed_back_as_it_is(tmp_path, words):
     assert set(yaml.safe_load((tmp_path / "config.yaml").read_text())) == {f.name for f in dataclasses.fields(config)}
 
 
+def test_one_step_is_recorded_and_fed_back(tmp_path):
+    words = ["--output_dir", "runs/x", "--data.name", "digits", "--model.name", "resnet18_cifar", "--attack.kind", "nfgsm"]
+    config = parse(FinetuneConfig, words)
+    assert (config.attack.steps, config.attack.step) == (1, 8 / 255)
+    write_options(config, tmp_path / "config.yaml")
+    assert parse(FinetuneConfig, ["--config", str(tmp_path / "config.yaml")]) == config
+    with pytest.raises(UserError, match="--attack.steps 5 has no effect with --attack.kind nfgsm, which takes one: leave it out, or give kind pgd"):
+        parse(FinetuneConfig, [*words, "--attack.steps", "5"])
+    with pytest.raises(UserError, match="no effect with --method standard"):
+        parse(FinetuneConfig, [*words, "--method", "standard"])
+    large = sized(config, 224)
+    assert (large.attack.kind, large.attack.epsilon, large.attack.step, large.attack.steps) == ("nfgsm", 4 / 255, 4 / 255, 1)
+
+
 def test_print_config(capsys):
     with pytest.raises(SystemExit) as ended:
         pretrain("--print_config")
@@ -83,6 +98,9 @@ def test_print_config(capsys):
         (["--objective.attack.epsilon", "8"], "pixels are in [0, 1], so write 8/255 rather than 8"),
         (["--objective.attack.epsilon", "1/0"], "a number or a fraction"),
         (["--objective.attack.norm", "l2"], "give a radius with l2"),
+        (["--objective.attack.kind", "nfgsm", "--objective.attack.steps", "3"], "--objective.attack.steps 3 has no effect with"),
+        (["--objective.attack.kind", "nfgsm", "--objective.attack.first_steps", "1"], "--attack.first_steps has no effect with --attack.kind nfgsm"),
+        (["--objective.attack.first_steps", "7"], "first_steps is 7: give 1 or more, and fewer than its 7 steps"),
         (["--optimizer.name", "kron"], "choose another"),
         (["--objective.attack.norm", "l7"], "--objective.attack.norm is l7: give one of 'linf', 'l2'"),
         (
