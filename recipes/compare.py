@@ -1,9 +1,13 @@
 """Evaluated models compared sample by sample: for each evaluation the difference in accuracy, its 95 % interval and whether it is shown.
 
     python recipes/compare.py RUN RUN ... [--output_dir DIR]
+    python recipes/compare.py RUN ... --page models.html
 
 A RUN is a folder with results.json and verdicts.jsonl; the first is the reference. Only samples and evaluations that all have are compared. Prints a
 table; --output_dir gets comparison.json (with the samples that only one of two gets right), comparison.md and comparison.png.
+
+With --page nothing is compared sample by sample: every number of any models, whatever they were measured on, goes into one HTML page, and into a
+Markdown table beside it. Only results.json is read.
 """
 
 import json
@@ -19,7 +23,8 @@ from rocl_transfer.evaluation.comparison import LEVEL, Comparison, Difference, c
 from rocl_transfer.evaluation.comparison_figure import draw_comparison
 from rocl_transfer.evaluation.evaluated_run import read_run
 from rocl_transfer.evaluation.figures import can_draw
-from rocl_transfer.options import require
+from rocl_transfer.hub.overview import markdown_overview, read_models, render_overview
+from rocl_transfer.options import require, require_untouched
 from rocl_transfer.training import writable
 
 log = logging.getLogger("rocl_transfer")
@@ -38,14 +43,20 @@ class CompareConfig:
         runs: Run folders with results.json and verdicts.jsonl, measured on the same images; the first is the reference.
         output_dir: Where comparison.json, comparison.md and comparison.png go, over older ones (default: a table on the screen alone).
         all_pairs: Compare every run with every other, not with the first alone. More comparisons make each p-value's adjustment stricter.
+        page: Instead, put the numbers of all runs, also of one or of runs on other data, on this HTML page, and into a Markdown table beside it.
     """
 
     runs: tuple[str, ...] = field(metadata={"positional": "run folders"})
     output_dir: str | None = None
     all_pairs: bool = False
+    page: str | None = None
 
     def __post_init__(self) -> None:
         require(all(self.runs), "a run's name is empty: name run folders")
+        if self.page is not None:
+            require_untouched(self, ("output_dir", "all_pairs"), "with --page, which compares nothing sample by sample")
+            require(self.page.endswith(".html"), f"--page is {self.page or 'empty'}: give the page's file, such as runs/models.html")
+            return
         require(len(self.runs) > 1, "there is one run and a comparison needs two: name the reference first, then the others")
         require(len(self.runs) <= MOST_RUNS, f"there are {len(self.runs)} runs and the table has room for {MOST_RUNS}: name fewer")
         paths = [path_of(run).resolve() for run in self.runs]
@@ -55,9 +66,12 @@ class CompareConfig:
         require(not self.all_pairs or len(self.runs) > 2, "--all_pairs has no effect with two runs: leave it out")
 
 
-def main(config: CompareConfig) -> Comparison:
+def main(config: CompareConfig) -> Comparison | None:
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)
+    if config.page is not None:
+        write_page(config.runs, path_of(config.page))
+        return None
     folder = None if config.output_dir is None else writable(path_of(config.output_dir))
     comparison = compare([read_run(path_of(run)) for run in config.runs], config.all_pairs)
     print(table(comparison))
@@ -65,6 +79,18 @@ def main(config: CompareConfig) -> Comparison:
         write(comparison, folder)
         log.info("comparison: %s", folder)
     return comparison
+
+
+def write_page(runs: tuple[str, ...], page: Path) -> None:
+    """Print the table of all numbers; write it and the page."""
+    models = read_models([path_of(run) for run in runs])
+    writable(page.parent)
+    beside = page.with_suffix(".md")
+    text = markdown_overview(models, beside)
+    page.write_text(render_overview(models, page), encoding="utf-8")
+    beside.write_text(text, encoding="utf-8")
+    print(text, end="")
+    log.info("page: %s; table: %s", page, beside)
 
 
 def write(comparison: Comparison, folder: Path) -> None:

@@ -97,5 +97,5 @@ def test_a_wheel_carries_recipes_and_templates(tmp_path):
     assert "finetune" in rocl("ls", path=place, cwd=tmp_path).stdout
     assert rocl("path", "finetune", path=place, cwd=tmp_path).stdout.strip() == str(place / "rocl_transfer" / "recipes" / "finetune.py")
     assert "--optimizer.layer_decay" in rocl("finetune", "--help", path=place, cwd=tmp_path).stdout
-    find = "from rocl_transfer.hub.templates import template; print(template('template.md'), template('report.html'))"
+    find = "from rocl_transfer.hub.templates import template; print(template('template.md'), template('report.html'), template('models.html'))"
     assert str(place) in rocl(path=place, cwd=tmp_path, code=find).stdout

@@ -149,3 +149,20 @@ def test_a_mistake_is_one_sentence_and_status_2(command, runs, tmp_path, mistake
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert sentence in done.stderr.splitlines()[-1]
     assert not done.stdout
+
+
+def test_a_page_of_any_runs(command, runs, tmp_path):
+    for name in ("a", "b"):
+        edit(tmp_path, name, "results.json", lambda text: text.replace('"sha256"', '"title": "made here", "sha256"'))
+    edit(tmp_path, "b", "results.json", lambda text: text.replace('"test"', '"validation"'))  # other data, which a comparison refuses
+    (tmp_path / "runs" / "b" / "verdicts.jsonl").unlink()
+    done = compare(command, "runs/a", "runs/b", "--page", "out/models.html")
+    assert "| net.b | digits, validation | clean |" in done.stdout
+    assert (tmp_path / "out" / "models.md").read_text() == done.stdout
+    assert "net.a" in (tmp_path / "out" / "models.html").read_text()
+    for words, sentence in (
+        (["--page", "models.txt"], "--page is models.txt: give the page's file, such as runs/models.html"),
+        (["--page", "m.html", "--all_pairs", "true"], "--all_pairs has no effect with --page"),
+        (["--page", "m.html", "--output_dir", "o"], "--output_dir has no effect with --page"),
+    ):
+        assert sentence in compare(command, "runs/a", "runs/b", *words, check=2).stderr.splitlines()[-1]
