@@ -239,3 +239,17 @@ def test_the_quick_starts_second_part_needs_the_first_and_prints_its_table(comma
     assert shown[3].split() == ["clean", "0.025", "0.05", "0.1"]
     assert [line[2:26].strip() for line in shown[4:7]] == ["SimCLR, its LE head", "its twin, the same head", "its twin, an r-LE head"]
     assert "Without a label:" in done.stdout
+
+
+def test_images_may_be_streamed(command, flat_folder, model, tmp_path):
+    import datasets
+
+    (tmp_path / "shards").mkdir()
+    files = sorted(str(path) for path in flat_folder.glob("*.png"))
+    rows = datasets.Dataset.from_dict({"image": files}).cast_column("image", datasets.Image())
+    for shard in range(2):
+        rows.shard(2, shard).to_parquet(str(tmp_path / "shards" / f"train-{shard}.parquet"))
+    words = ["--model.name", model(), "--data.name", tmp_path / "shards", "--data.streaming", "true", "--data.images", "40", "--data.workers", "1"]
+    done = command("robustify.py", *words, "--max_steps", "2", "--output_dir", "out", *SHORT, check=0)
+    assert "the images are streamed: the twin is not watched in training, and nothing is measured of it" in done.stderr
+    assert rt.load_backbone(str(tmp_path / "out"))(torch.rand(1, 3, 32, 32)).isfinite().all()
