@@ -91,6 +91,8 @@ def load_with_datasets(
     local = Path(name).is_dir()
     if local and revision is not None:
         raise UserError(f"--data.revision has no effect with the folder {name}: leave it out")
+    if files is not None:  # datasets would look for relative ones below the folder once more
+        files = {split: [str(Path(file).absolute()) for file in own] for split, own in files.items()}
     asked = None if local else _commit(name, revision)  # first: a branch may move while it is read
     try:
         return datasets.load_dataset(name, config, revision=asked or revision, data_files=files, streaming=streaming), asked

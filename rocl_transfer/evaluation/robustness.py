@@ -94,7 +94,7 @@ def evaluate(
     rank, world = (0, 1) if state is None else (state.process_index, state.num_processes)
     if len(samples) < world:
         raise UserError(f"{len(samples)} samples cannot be shared by {world} processes: start fewer processes")
-    alone = {"one at a time": True} if one_at_a_time else {}
+    alone = {"one at a time": one_at_a_time}
     notes = Journal(journal, {**(identity or {}), "seed": seed, "engine": engine, "search precision": search_precision, **alone}, rank)
     with full_precision(), frozen(network), torch.no_grad():
         if seen is None:
