@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,11 @@ from rocl_transfer.data.device import to_device
 from rocl_transfer.options import Number, Range, require, require_untouched
 
 _LUMA = (0.2989, 0.587, 0.114)
+# What leaves an image as it is.
+_NEUTRAL = {
+    "brightness": 1, "contrast": 1, "saturation": 1, "hue": 0, "jitter_probability": 0, "grey_probability": 0,
+    "crop_area": 1, "crop_aspect": 1, "rotation": 0, "scale": 1, "shift": 0,
+}  # fmt: skip
 _CACHED = 2**18  # pixel values that a CPU takes at once: 85 images of 32 px, 9 of 96 px, 1 of 224 px
 
 
@@ -74,6 +80,27 @@ class Augmentation:
         require(0 <= self.shift < 1, f"a view's shift is {self.shift}: give a share of the side in [0, 1)")
         if self.crop_area == (1, 1):
             require_untouched(self, ("crop_aspect",), "without a crop (crop_area [1, 1])", "views.")
+
+    def scaled(self, strength: float) -> Self:
+        """These views at a share of their strength: every range goes linearly to what leaves an image as it is, every probability to 0.
+
+        Mirroring stays as it is: it has no range, and a mirrored image is no weaker than another one.
+
+        Args:
+            strength: In [0, 1]; at 1 the views are these bit for bit, at 0 images are at most mirrored.
+        """
+        require(0 <= strength <= 1, f"the views' strength is {strength}: give a share in [0, 1]")
+
+        def moved(value: float, neutral: float) -> Number:
+            return Number((1 - strength) * neutral + strength * value)
+
+        now: dict[str, Any] = {
+            name: tuple(moved(end, neutral) for end in value) if isinstance(value := getattr(self, name), tuple) else moved(value, neutral)
+            for name, neutral in _NEUTRAL.items()
+        }
+        if now["crop_area"] == (1, 1):  # which has no aspect
+            now["crop_aspect"] = Augmentation.crop_aspect
+        return dataclasses.replace(self, **now)
 
     def __call__(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """One view of each image.

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from torchvision.transforms import v2
@@ -5,6 +7,7 @@ from torchvision.transforms.v2 import functional as VF
 
 from rocl_transfer.data import Augmentation, augmentation, generators
 from rocl_transfer.data.augmentation import _brightness, _contrast, _grey, _hue, _saturation
+from rocl_transfer.errors import UserError
 
 NOTHING = {
     "jitter_probability": 0.0, "grey_probability": 0.0, "flip_probability": 0.0, "crop_area": (1.0, 1.0),
@@ -137,3 +140,47 @@ def test_how_many_images_a_cpu_takes_at_once_changes_nothing(monkeypatch):
         monkeypatch.setattr(augmentation, "_CACHED", cached)
         assert torch.equal(drawn(images, generators((1, 2), "views")), whole)
         assert torch.equal(drawn.alike(images, generators((1,), "views")[0]), alike)
+
+
+EVERYTHING = Augmentation(rotation=(-20, 30), scale=(0.8, 1.25), shift=0.2, crop_area=(0.2, 0.9), crop_aspect=(0.5, 3), hue=(-0.2, 0.1))
+
+
+@pytest.mark.parametrize("views", [Augmentation(), EVERYTHING, augmentation.light_views()])
+def test_at_full_strength_views_are_the_same_bit_for_bit(views):
+    assert views.scaled(1) == views
+    draws = [generators([7], "views") for _ in range(2)]
+    assert torch.equal(views.scaled(1)(pictures(), draws[0]), views(pictures(), draws[1]))
+
+
+@pytest.mark.parametrize("views", [Augmentation(), EVERYTHING, augmentation.light_views()])
+def test_at_no_strength_images_are_at_most_mirrored(views):
+    images, weak = pictures(), views.scaled(0)
+    assert weak.flip_probability == views.flip_probability
+    for seed in range(5):
+        for view, image in zip(weak(images, generators([seed], "views")), images, strict=True):
+            assert min((view - image).abs().max(), (view - image.flip(-1)).abs().max()) < 1e-5
+
+
+def test_every_range_moves_linearly_and_every_probability_but_the_flips():
+    weak = EVERYTHING.scaled(0.25)
+    expected = {
+        "brightness": (0.9, 1.1), "contrast": (0.9, 1.1), "saturation": (0.9, 1.1), "hue": (-0.05, 0.025), "jitter_probability": 0.2,
+        "grey_probability": 0.05, "flip_probability": 0.5, "crop_area": (0.8, 0.975), "crop_aspect": (0.875, 1.5), "rotation": (-5, 7.5),
+        "scale": (0.95, 1.0625), "shift": 0.05,
+    }  # fmt: skip
+    assert expected.keys() == {option.name for option in dataclasses.fields(Augmentation)}
+    for name, value in expected.items():
+        assert getattr(weak, name) == pytest.approx(value), name
+
+
+def test_views_without_a_crop_stay_without_one():
+    weak = augmentation.light_views().scaled(0.5)
+    assert weak.crop_area == (1, 1)
+    assert weak.crop_aspect == Augmentation.crop_aspect
+    assert weak.shift == pytest.approx(1 / 16)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
+def test_a_strength_that_is_no_share_is_refused(strength):
+    with pytest.raises(UserError, match="the views' strength is .*: give a share in"):
+        Augmentation().scaled(strength)
