@@ -1,4 +1,4 @@
-"""Pre-train a backbone without labels, by RoCL, by SimCLR (the control), or by an objective of your own.
+"""Pre-train a backbone without labels, by RoCL, ACL, DynACL, SimCLR (the control), or an objective of your own.
 
     python recipes/pretrain.py --config recipes/configs/<row>.yaml --output_dir runs/pre --data.name DATA --model.name MODEL
 
@@ -10,8 +10,6 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from rocl_transfer.config import ModelConfig, by_method, command_line, find_method, sized
 from rocl_transfer.data import (
@@ -28,7 +26,6 @@ from rocl_transfer.data import (
 )
 from rocl_transfer.evaluation import NeighbourMonitor, Results
 from rocl_transfer.hub import complete_run, continued_from, find_model, is_trained, load_backbone, load_projector, native_size
-from rocl_transfer.models import PixelModel
 from rocl_transfer.objectives import PRETRAINING, Objective, ObjectiveOptions
 from rocl_transfer.options import require
 from rocl_transfer.training import OptimizerOptions, Run, RunOptions
@@ -79,8 +76,7 @@ def main(config: PretrainConfig) -> Path:
         run.note(data.notes)
         config = sized(config, data.image_size)
         run.require_batch(len(data.train))  # refuse before anything is decoded
-        encoder, projector, begun = load_networks(config, data)
-        objective = find_method(PRETRAINING, config.objective.method)(encoder, projector, config.views, config.objective)
+        objective, begun = make_objective(config, data)
         run.check(config)
         data, batches, monitor = prepare(config, run, objective, data, stream)
         run.begin()
@@ -106,15 +102,16 @@ def open_data(config: PretrainConfig) -> tuple[ImageData, Stream | None]:
     return load_images(config.data, image_size=size, labels_needed=False), None
 
 
-def load_networks(config: PretrainConfig, data: ImageData) -> tuple[PixelModel, nn.Module, bool]:
-    """Backbone and projector, and whether their weights are trained ones."""
+def make_objective(config: PretrainConfig, data: ImageData) -> tuple[Objective, bool]:
+    """The method with its networks, and whether their weights are trained ones."""
+    method = find_method(PRETRAINING, config.objective.method)
     by_name = config.model.pretrained is None and find_model(config.model.name) is None
     pretrained = False if by_name else config.model.pretrained
     encoder = load_backbone(config.model.name, data.image_size, pretrained, config.model.sha256)
-    projector, kept = load_projector(config.model.name, encoder.num_features)
+    projector, kept = load_projector(config.model.name, encoder.num_features, method.make_projector)
     if kept:
         log.info("pre-training begins with the projector of %s", config.model.name)
-    return encoder, projector, is_trained(config.model.name, pretrained)
+    return method(encoder, projector, config.views, config.objective), is_trained(config.model.name, pretrained)
 
 
 def prepare(

@@ -36,7 +36,9 @@ class Ascent:
     projects: bool = True
 
     def __call__(self, images: Tensor, loss: Callable[[Tensor], Tensor], generators: Sequence[torch.Generator]) -> Tensor:
-        """Perturb ``images`` to raise ``loss``, a scalar in which each image's gradient must not depend on the others' perturbation.
+        """Perturb ``images`` to raise ``loss``, a scalar in which an image's gradient must not depend on perturbations outside its generator's part.
+
+        Of what is reported sample by sample a part is one sample: its gradient must not depend on any other's perturbation.
 
         Args:
             images: (N, C, H, W), float32 in [0, 1].

@@ -1,7 +1,7 @@
 """Models by name: a run folder, a timm folder, the Hub, or timm itself. Only safetensors is read, and what is read is checked."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -98,20 +98,29 @@ def load_model(name: str, image_size: int | None = None, pretrained: bool | None
     return _load_any(name, image_size, pretrained, sha256, head=True)
 
 
-def load_projector(name: str, num_features: int) -> tuple[nn.Sequential, bool]:
-    """RoCL's projector for a backbone: the one that its pre-training left, or a new one; and whether it was left.
+def load_projector(name: str, num_features: int, make: Callable[[int], nn.Module] = projector) -> tuple[nn.Module, bool]:
+    """The projector for a backbone: the one that its pre-training left, or a new one; and whether it was left.
+
+    Args:
+        name: Of the backbone.
+        num_features: Its width.
+        make: A new one for a width. What another method's pre-training left, with other layers than it has, is not taken, and the log says so.
 
     Raises:
         UserError: There is one, and it is damaged or of another width.
     """
-    folder, head = find_model(name), projector(num_features)
+    folder, head = find_model(name), make(num_features)
     wanted = None if folder is None else own_facts(folder).get("projector_sha256")
     if folder is None or wanted is None:  # without this fact, a projector that lies there is another model's
         return head, False
     if not (folder / PROJECTOR).is_file() or sha256_of(folder / PROJECTOR) != wanted:
         raise UserError(f"{folder / PROJECTOR} is not the file that was exported (sha256 {wanted}): {_AGAIN}")
     try:
-        head.load_state_dict(load_file(folder / PROJECTOR))
+        left = load_file(folder / PROJECTOR)
+        if left.keys() != head.state_dict().keys():
+            log.info("the projector of %s was made for another method: a new one is learned", name)
+            return head, False
+        head.load_state_dict(left)
     except Exception as error:
         raise UserError(f"{folder / PROJECTOR} is damaged or no projector of {num_features} features ({_first(error)}): {_AGAIN}") from error
     return head, True

@@ -26,20 +26,21 @@ def gather_keys(keys: Tensor) -> tuple[Tensor, int]:
     return torch.cat(parts, dim=1), dist.get_rank() * keys.shape[1]
 
 
-def nt_xent(anchors: Tensor, keys: Tensor, temperature: float, offset: int = 0) -> Tensor:
+def nt_xent(anchors: Tensor, keys: Tensor, temperature: float, offset: int = 0, through_keys: bool = False) -> Tensor:
     """The contrastive loss of some anchors against all keys.
 
     Every other view of an anchor's image is a positive, one term each: minus the log-softmax over all keys but the anchor itself, so the
     other positives stay in the denominator. The terms' sum is divided by the number of anchors: for two views their mean, for three twice it.
 
-    Gradients flow through the anchors alone. With keys gathered from every process each therefore computes just its own rows, and the mean over
-    processes is the gradient of one process with the whole batch.
+    Gradients flow through the anchors alone unless ``through_keys``. With keys gathered from every process each therefore computes just its own rows,
+    and the mean over processes is the gradient of one process with the whole batch.
 
     Args:
         anchors: (..., A, N, D), L2-normalised: the first A views of N images; leading axes are independent problems.
         keys: (..., V, M, D), L2-normalised: all V views of the M >= N images that the anchors are among.
         temperature: Similarities are divided by it.
         offset: Where the anchors' images start among the M.
+        through_keys: Let the gradient flow through the keys as well: what an attack climbs that moves anchors and keys together.
 
     Returns:
         A scalar, summed over the leading axes, in float32.
@@ -47,7 +48,7 @@ def nt_xent(anchors: Tensor, keys: Tensor, temperature: float, offset: int = 0) 
     *_, num_anchor_views, n, _ = anchors.shape
     *_, num_views, m, _ = keys.shape
     rows = anchors.float().flatten(-3, -2)
-    columns = keys.detach().float().flatten(-3, -2)
+    columns = (keys if through_keys else keys.detach()).float().flatten(-3, -2)
     image = offset + torch.arange(n, device=anchors.device).repeat(num_anchor_views)
     view = torch.arange(num_anchor_views, device=anchors.device).repeat_interleave(n)
     # Row r's V columns of its own image, itself first, then the positives.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rocl_transfer.data import Batch
-from rocl_transfer.models import PixelModel
+from rocl_transfer.models import PixelModel, projector
 
 Views = Callable[[Tensor, Sequence[torch.Generator]], Tensor]
 
@@ -55,6 +55,11 @@ class Objective(nn.Module, ABC):
             module._apply(fn, recurse)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+    @classmethod
+    def make_projector(cls, num_features: int) -> nn.Module:
+        """The head on which a pre-training compares features (N, ``num_features``): RoCL's, unless a method has its own."""
+        return projector(num_features)
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:

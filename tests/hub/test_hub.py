@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from rocl_transfer import UserError, load_backbone, load_classifier
 from rocl_transfer.hub import export, find_model, load_projector, native_size
-from rocl_transfer.models import PixelModel, add_head, create_backbone, projector
+from rocl_transfer.models import PixelModel, add_head, create_backbone, normalized_projector, projector
 from rocl_transfer.training import sha256
 
 FAMILIES = ["resnet8_cifar", "test_resnet", "test_vit", "test_convnext", "test_efficientnet"]
@@ -190,6 +190,22 @@ def test_the_projector_is_kept_apart(tmp_path):
     (tmp_path / "projector.safetensors").write_bytes(saved)
     assert not load_projector(str(tmp_path), 64)[1]
     assert not load_projector("resnet8_cifar", 64)[1]
+
+
+def test_a_projector_of_another_method_is_not_taken_and_the_log_says_so(tmp_path, caplog):
+    caplog.set_level("INFO")
+    head = normalized_projector(64)
+    export(trained("resnet8_cifar"), tmp_path, projector=head)
+    loaded, kept = load_projector(str(tmp_path), 64, normalized_projector)
+    assert kept
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in head.state_dict().items())
+    assert "another method" not in caplog.text
+    other, kept = load_projector(str(tmp_path), 64)
+    assert not kept
+    assert other.state_dict().keys() == projector(64).state_dict().keys()
+    assert f"the projector of {tmp_path} was made for another method: a new one is learned" in caplog.text
+    with pytest.raises(UserError, match="no projector of 32 features"):
+        load_projector(str(tmp_path), 32, normalized_projector)
 
 
 def test_the_pipeline_of_transformers_gives_the_same(tmp_path):

@@ -9,7 +9,7 @@ from rocl_transfer.attacks import AttackOptions, Linf
 from rocl_transfer.attacks.pgd import Ascent
 from rocl_transfer.data import Augmentation, Batch
 from rocl_transfer.models import add_head, create_backbone, projector
-from rocl_transfer.objectives import AdversarialTraining, Distillation, RobustProbe, RoCL
+from rocl_transfer.objectives import ACL, AdversarialTraining, Distillation, DynACL, RobustProbe, RoCL
 from rocl_transfer.training.run import defaults
 
 EPSILON = 8 / 255
@@ -22,6 +22,8 @@ def network():
 
 TRAININGS = {
     "rocl": lambda attack: RoCL(network(), projector(network().num_features), Augmentation(), RoCL.Options(attack=attack)),
+    "acl": lambda attack: ACL(network(), ACL.make_projector(64), Augmentation(), ACL.Options(attack=attack)),
+    "dynacl": lambda attack: DynACL(network(), DynACL.make_projector(64), Augmentation(), DynACL.Options(attack=attack, ema_decay=0.9)),
     "r-LE": lambda attack: RobustProbe(add_head(network(), "abc"), attack),
     "at": lambda attack: AdversarialTraining(add_head(network(), "abc"), AdversarialTraining.Options(method="at", attack=attack)),
     "trades": lambda attack: AdversarialTraining(add_head(network(), "abc"), AdversarialTraining.Options(method="trades", attack=attack)),
