@@ -31,23 +31,31 @@ from rocl_transfer.objectives import AdversarialTraining, LinearProbe, Objective
 from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, keep_memory, start, train
 
 EPOCHS, BATCH = 150, 128
+DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")  # as training chooses it
+
+
+def now() -> float:
+    """Seconds, with what the device was asked for done."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def probe(architecture: str, size: int, counted: int, images: int) -> None:
     """Seconds of LE both ways; ``counted`` epochs of the plain one are run."""
     data = load_images("digits", image_size=size, validation_fraction=0)
     chosen = data.train.subset(np.arange(images))
-    store, labels = store_images(chosen, size, torch.device("cpu")), chosen.labels
+    store, labels = store_images(chosen, size, DEVICE), chosen.labels
     schedule = Schedule(0.1, EPOCHS, "steps", milestones=(0.2, 0.33, 0.67))
     sampler = Sampler(images, BATCH, 0)
 
     def fresh():
         torch.manual_seed(0)
-        return add_head(create_backbone(architecture, size), data.class_names).eval().to(memory_format=torch.channels_last)
+        return add_head(create_backbone(architecture, size), data.class_names).eval().to(DEVICE, memory_format=torch.channels_last)
 
     plain = fresh()
     optimizer = create_optimizer(LinearProbe(plain), "momentum", 0.1, 5e-4, 0.9)
-    began = time.perf_counter()
+    began = now()
     for epoch in range(counted):
         for group in optimizer.param_groups:
             group["lr"] = schedule(epoch)
@@ -57,18 +65,18 @@ def probe(architecture: str, size: int, counted: int, images: int) -> None:
             optimizer.zero_grad()
             F.cross_entropy(plain.head(features), batch.labels).backward()
             optimizer.step()
-    slow = (time.perf_counter() - began) / counted * EPOCHS
+    slow = (now() - began) / counted * EPOCHS
 
     ours = fresh()
     with tempfile.TemporaryDirectory() as folder:
         accelerator = start(folder, 0)
-        began = time.perf_counter()
+        began = now()
         objective = LinearProbe(ours)
         batches = Batches(Resident(compute_features(ours, store)), labels, sampler)
         optimizer = create_optimizer(objective, "momentum", 0.1, 5e-4, 0.9)
         cadence = Cadence(checkpoint=10**9, monitor=10**9)
         train(accelerator, objective, optimizer, schedule, batches, Checkpoints(folder, 1, {}), resume="none", cadence=cadence)
-        fast = time.perf_counter() - began
+        fast = now() - began
     print(f"LE, {architecture}, {images} images of {size} px, {EPOCHS} epochs: {slow:.1f} s with a pass an epoch ({counted} of them run),", end=" ")
     print(f"{fast:.1f} s over cached features: {slow / fast:.0f} times as fast", end="" if counted == EPOCHS else "\n")
     if counted == EPOCHS:
@@ -77,7 +85,7 @@ def probe(architecture: str, size: int, counted: int, images: int) -> None:
 
 
 def views(size: int, count: int = 256) -> None:
-    """Images a second of one view each, on one core."""
+    """Images a second of one view each, on one core; and on a GPU, where training there draws them."""
     torch.set_num_threads(1)
     keep_memory()  # as training does
     images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
@@ -98,6 +106,13 @@ def views(size: int, count: int = 256) -> None:
     pil, batched = (statistics.median(column) for column in zip(*rates[1:], strict=True))
     spread = f"{statistics.median(ratios[1:]):.1f} ({min(ratios[1:]):.1f} to {max(ratios[1:]):.1f})"
     print(f"views, {size} px, one core: {pil:.0f} images/s one by one, {batched:.0f} in a batch; ratio {spread}")
+    if DEVICE.type == "cuda":
+        there, seconds = images.to(DEVICE), []
+        for repeat in range(8):
+            began = now()
+            ours(there.float() / 255, generators((repeat,), "views"))
+            seconds.append(now() - began)
+        print(f"views, {size} px, {torch.cuda.get_device_name(0)}: {count / statistics.median(seconds[1:]):.0f} images/s in a batch of {count}")
 
 
 def loss(at_once: bool, ranks: int = 64, batch: int = 32768, dimensions: int = 128) -> None:
@@ -143,10 +158,11 @@ def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tenso
 def steps(architecture: str = "resnet18_cifar", size: int = 32, count: int = 32, repeats: int = 3) -> None:
     """Seconds of a step both ways, in turn."""
     images, labels = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8), torch.randint(0, 10, (count,))
+    images, labels = images.to(DEVICE), labels.to(DEVICE)
 
     def classifier() -> PixelModel:
         torch.manual_seed(0)
-        return add_head(create_backbone(architecture, size), [str(label) for label in range(10)])
+        return add_head(create_backbone(architecture, size), [str(label) for label in range(10)]).to(DEVICE)
 
     def ours(method: str, model: PixelModel) -> Objective:
         if method == "r-LE":
@@ -161,13 +177,13 @@ def steps(architecture: str = "resnet18_cifar", size: int = 32, count: int = 32,
         optimizer = create_optimizer(objective, "momentum", 0.1, 0.0)
         seconds = []
         for repeat in range(repeats + 1):
-            began = time.perf_counter()
+            began = now()
             plain_step(plain, plain_optimizer, images / 255, labels, method)
-            middle = time.perf_counter()
+            middle = now()
             objective.train()(Batch(images, labels, (repeat,)))["loss"].backward()
             optimizer.step()
             optimizer.zero_grad()
-            seconds.append((middle - began, time.perf_counter() - middle))
+            seconds.append((middle - began, now() - middle))
         slow, fast = (statistics.median(column) for column in zip(*seconds[1:], strict=True))
         ratios = [a / b for a, b in seconds[1:]]
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"

@@ -5,7 +5,9 @@
 The reference step is written from the description of the official code, plainly: per-image PIL views, float32, NCHW, the target view encoded anew
 at every attack step, gradients taken for the parameters as well, a forward of its own for the regulariser. Ours computes the same loss, "exact";
 "fast" is another function (the regulariser from the main forward; under bf16 autocast where the device has units for it), with --compile through
-torch.compile.
+torch.compile. Ours are the steps that training takes: buffers kept, means over the processes, and on a GPU the device's choice of taking the step.
+
+On a GPU reference and exact step are timed a second time with TF32 convolutions, which is torch's default and what training computes float32 in.
 """
 
 import argparse
@@ -17,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -27,11 +31,19 @@ from rocl_transfer.data import Augmentation, Batch
 from rocl_transfer.models import create_backbone, projector
 from rocl_transfer.objectives import RoCL, nt_xent
 from rocl_transfer.training import create_optimizer
+from rocl_transfer.training.bf16 import bf16_factor
+from rocl_transfer.training.update import Update
 
 EPSILON, STEP_SIZE, STEPS, TEMPERATURE = 0.0314, 0.007, 7, 0.5
 ATTACK = AttackOptions(epsilon=EPSILON, step_size=STEP_SIZE, steps=STEPS)
+TF32 = ", TF32"  # rows of the same function with convolutions in TF32
 # Network passes an image, a forward counting 1, a backward to the input alone 1, a full backward 2; 7 steps, 2 views in the regulariser, 3 in main.
 PASSES = {"reference": STEPS * 4 + 3 * (2 + 3), "exact": 1 + STEPS * 2 + 3 * (2 + 3), "fast": 1 + STEPS * 2 + 3 * 3}
+
+
+def passes(name: str) -> int:
+    """Of a row."""
+    return PASSES[name.removesuffix(TF32)]
 
 
 class Clock:
@@ -62,6 +74,8 @@ class Clock:
 
 class Reference:
     """The official code's structure."""
+
+    autocast = False
 
     def __init__(self, objective: RoCL, pictures: list[Image.Image], device: torch.device) -> None:
         self.objective, self.pictures, self.device = objective, pictures, device
@@ -105,7 +119,11 @@ class Exact:
         self.objective = objective.to(memory_format=torch.channels_last)
         self.autocast = fast and has_bf16_units(images.device)
         self.batch = Batch(images, None, (1,))
-        self.optimizer = create_optimizer(objective, "lars", 0.24, 1e-6)
+        AcceleratorState._reset_state(reset_partial_state=True)  # it holds one precision for all
+        accelerator = Accelerator(cpu=images.device.type == "cpu", mixed_precision="bf16" if self.autocast else "no")
+        self.update = Update(accelerator, objective, create_optimizer(objective, "lars", 0.24, 1e-6), None)
+        self.update.learn_at(0.24)
+        self.taken = 0
 
     def step(self, clock: Clock) -> float:
         whole = Clock(clock.device)
@@ -113,28 +131,30 @@ class Exact:
         module.views, module.perturb = clock.timed("data", views), clock.timed("attack", perturb)
         before = sum(clock.seconds[name] for name in ("data", "attack"))
         with whole.phase("all"):
-            with torch.autocast(clock.device.type, torch.bfloat16, enabled=self.autocast):
-                loss = module(self.batch)["loss"]
-            self.optimizer.zero_grad()
-            loss.backward()
+            _, means = self.update.compute(self.batch, self.taken, 1000, (0, 0))
         clock.seconds["forward-backward"] += whole.seconds["all"] - (sum(clock.seconds[name] for name in ("data", "attack")) - before)
         module.views, module.perturb = views, perturb
         with clock.phase("optimizer"):
-            self.optimizer.step()
-        return loss.item()
+            if clock.device.type == "cpu":  # as training does
+                self.update.apply()
+            else:
+                self.update.apply_where(torch.isfinite(means).all())
+        self.taken += 1
+        return float(means[0])
 
 
 def has_bf16_units(device: torch.device) -> bool:
-    """A GPU, or a CPU that multiplies matrices of bf16 at least twice as fast as of float32: others convert each number to float32 and back."""
-    return device.type == "cuda" or matrix_rate(device, torch.bfloat16) > 2 * matrix_rate(device, torch.float32)
+    """A GPU, or a CPU that does not emulate bf16: found out in less than a tenth of a second, or said."""
+    return device.type == "cuda" or bf16_factor() < 1
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+def matrix_rate(device: torch.device, dtype: torch.dtype, tf32: bool = False) -> float:
     """FLOP/s of a matrix product as measured here: what a step is held against."""
-    size = 8192 if device.type == "cuda" else 2048
+    size = 8192 if device.type == "cuda" else 1024
+    torch.backends.cuda.matmul.allow_tf32 = tf32
     a, clock = torch.rand(size, size, device=device).to(dtype), Clock(device)
-    rates = []
-    for _ in range(10):
+    rates, began = [], time.perf_counter()
+    while len(rates) < 10 and (not rates or time.perf_counter() - began < 5):
         clock.seconds.clear()
         with clock.phase("product"):
             a @ a
@@ -155,6 +175,7 @@ def alternate(steps: dict[str, Reference | Exact], repeats: int, device: torch.d
     for repeat in range(repeats + 1):
         for name, step in steps.items():
             clock = Clock(device)
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name.endswith(TF32)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             step.step(clock)
@@ -164,6 +185,7 @@ def alternate(steps: dict[str, Reference | Exact], repeats: int, device: torch.d
                 clocks[name].append(clock.seconds)
             else:
                 first[name] = sum(clock.seconds.values())
+                print(f"{name}: the first step took {first[name]:.1f} s", flush=True)
     return clocks, first, peaks
 
 
@@ -174,10 +196,11 @@ def print_table(clocks: dict[str, list[dict[str, float]]], batch_size: int) -> d
     for name, rows in clocks.items():
         phases = [statistics.median(seconds[phase] for seconds in rows) for phase in ("data", "attack", "forward-backward", "optimizer")]
         cells = " | ".join(f"{1000 * seconds:.0f}" for seconds in phases)
-        print(f"| {name} | {batch_size / medians[name]:.1f} | {1000 * medians[name]:.0f} | {cells} | {PASSES[name]} |")
-    for name in ("exact", "fast"):
-        ratios = [sum(a.values()) / sum(b.values()) for a, b in zip(clocks["reference"], clocks[name], strict=True)]
-        print(f"\nratio reference / {name}: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} pairs")
+        print(f"| {name} | {batch_size / medians[name]:.1f} | {1000 * medians[name]:.0f} | {cells} | {passes(name)} |")
+    pairs = [("reference", "exact"), ("reference", "fast"), ("reference" + TF32, "exact" + TF32), ("reference" + TF32, "fast")]
+    for slow, name in [pair for pair in pairs if pair[0] in clocks]:
+        ratios = [sum(a.values()) / sum(b.values()) for a, b in zip(clocks[slow], clocks[name], strict=True)]
+        print(f"\nratio {slow} / {name}: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} pairs")
     return medians
 
 
@@ -190,7 +213,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="counted steps of each, after one that is not")
     words = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
     images = torch.randint(0, 256, (words.batch_size, 3, words.image_size, words.image_size), dtype=torch.uint8)
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
@@ -200,9 +222,10 @@ def main() -> None:
         encoder = create_backbone(words.model, words.image_size)
         return RoCL(encoder, projector(encoder.num_features), Augmentation(), RoCL.Options(attack=ATTACK, **options)).to(device)
 
-    steps = {
-        "reference": Reference(objective(), pictures, device),
-        "exact": Exact(objective(), images.to(device)),
+    steps = {"reference": Reference(objective(), pictures, device), "exact": Exact(objective(), images.to(device))}
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        steps |= {f"{name}{TF32}": step for name, step in steps.items()}  # TF32 is set before each step
+    steps |= {
         "fast": Exact(objective(shared_regularizer=True, compile=words.compile), images.to(device), fast=True),
     }
     flops = pass_flops(steps["exact"].objective, words.image_size, device)
@@ -215,8 +238,10 @@ def main() -> None:
     print(f"\na pass forward: {flops / 1e9:.3f} GFLOP an image")
     for name, step in steps.items():
         dtype = torch.bfloat16 if getattr(step, "autocast", False) else torch.float32
-        achieved, rate = flops * PASSES[name] * words.batch_size / medians[name], matrix_rate(device, dtype)
-        print(f"{name}: {achieved / 1e12:.3f} TFLOP/s of {rate / 1e12:.3f} in a {str(dtype)[6:]} matrix product ({achieved / rate:.0%})")
+        tf32 = name.endswith(TF32)
+        kind = "tf32" if tf32 else str(dtype)[6:]
+        achieved, rate = flops * passes(name) * words.batch_size / medians[name], matrix_rate(device, dtype, tf32)
+        print(f"{name}: {achieved / 1e12:.3f} TFLOP/s of {rate / 1e12:.3f} in a {kind} matrix product ({achieved / rate:.0%})")
     whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory: {', '.join(f'{name} {peak:.1f} GiB' for name, peak in peaks.items()) or f'{whole:.1f} GiB of the host, all three together'}")
 
