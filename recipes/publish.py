@@ -3,15 +3,18 @@
     python recipes/publish.py --run runs/ft --repo_id USER/NAME [--dry_run] [--private] [--license apache-2.0] [--tag v1]
 
 With --dry_run it says what would be sent and needs no network. The token comes from `hf auth login` or HF_TOKEN, never from the command line.
-A broken upload is repeated by the same command.
+A broken upload is repeated by the same command. --space FOLDER sends a demo that recipes/demo.py --export_space wrote, as a Space.
 """
 
 import logging
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from rocl_transfer.config import command_line
+from rocl_transfer.errors import path_of
 from rocl_transfer.hub.publish import Publication, Published, prepare, publish
+from rocl_transfer.hub.space import files_of, publish_space
 from rocl_transfer.options import require, require_untouched
 
 log = logging.getLogger("rocl_transfer")
@@ -23,6 +26,7 @@ class PublishConfig:
 
     Args:
         run: A run folder.
+        space: Instead of a run, a folder that ``recipes/demo.py --export_space`` wrote; it is sent as a Space.
         repo_id: USER/NAME on the Hub.
         dry_run: Say what would be sent, and send nothing.
         private: Whether a new repository is private (default: as the account has it); one that exists stays as it is.
@@ -31,8 +35,9 @@ class PublishConfig:
         license: Licence of the weights by the Hub's identifier, such as apache-2.0.
     """
 
-    run: str
     repo_id: str
+    run: str | None = None
+    space: str | None = None
     dry_run: bool = False
     private: bool | None = None
     revision: str | None = None
@@ -40,13 +45,17 @@ class PublishConfig:
     license: str | None = None
 
     def __post_init__(self) -> None:
-        require(bool(self.run), "--run is empty: name a run folder, such as runs/ft")
+        require((self.run is None) != (self.space is None), "give either --run, a run folder such as runs/ft, or --space, a folder with a demo")
+        require(self.run != "", "--run is empty: name a run folder, such as runs/ft")
+        require(self.space != "", "--space is empty: name a folder that recipes/demo.py --export_space wrote")
         named = re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo_id, re.ASCII) is not None
         require(named, f"--repo_id is {self.repo_id}: write USER/NAME, of letters, digits, '-', '_' and '.'")
         for name in ("revision", "tag", "license"):
             value = getattr(self, name)
             plain = value is None or re.fullmatch(r"[\w./-]+", value, re.ASCII) is not None
             require(plain, f"--{name} is {value!r}: write letters, digits, '-', '_', '.'")
+        if self.space is not None:
+            require_untouched(self, ("revision", "tag", "license"), "with --space")
         if self.dry_run:
             require_untouched(self, ("private", "tag"), "with --dry_run, which sends nothing")
 
@@ -54,6 +63,9 @@ class PublishConfig:
 def main(config: PublishConfig) -> Published | None:
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO)
+    if config.space is not None:
+        return send_space(config, path_of(config.space))
+    assert config.run is not None
     publication = prepare(config.run, config.repo_id, config.license, config.revision)
     say(publication, config.repo_id)
     if config.dry_run:
@@ -63,6 +75,19 @@ def main(config: PublishConfig) -> Published | None:
     published = publish(publication, config.repo_id, private=config.private, revision=config.revision, tag=config.tag)
     log.info("%s: %s", "published" if published.changed else "the Hub held all of it already", published.url)
     log.info("load it with hf-hub:%s@%s", config.repo_id, config.tag or published.commit)
+    return published
+
+
+def send_space(config: PublishConfig, folder: Path) -> Published | None:
+    sizes = {name: path.stat().st_size for name, path in files_of(folder).items()}
+    log.info("%12s  bytes in %d files for the Space %s", f"{sum(sizes.values()):,}", len(sizes), config.repo_id)
+    if images := sum(name.startswith("images/") for name in sizes):
+        log.info("note: it shows %d of your images", images)
+    if config.dry_run:
+        log.info("nothing was sent (--dry_run)")
+        return None
+    published = publish_space(folder, config.repo_id, private=config.private)
+    log.info("%s: %s", "published" if published.changed else "the Hub held all of it already", published.url)
     return published
 
 

@@ -3,7 +3,7 @@
 ``with StandInHub() as hub``: run a child process with ``{**os.environ, **hub.environment(home)}`` and look at ``hub.files(...)`` and
 ``hub.requests`` afterwards. Everything is held in memory and is gone at the end.
 
-Not there: pull requests, spaces, organisations, pages of long lists, uploads in parts, downloads by Xet, the dataset viewer, and gated
+Not there: pull requests, the running of Spaces, organisations, pages of long lists, uploads in parts, downloads by Xet, the dataset viewer, and gated
 repositories other than as a fault (``Fault("status", path, status=403, code="GatedRepo")``).
 """
 

@@ -25,7 +25,7 @@ def create_repo(call: Call) -> Answer:
     type, id = wanted.get("type") or "model", f"{wanted.get('organization') or user.name}/{wanted['name']}"
     if not user.write or id.split("/")[0] != user.name:
         raise HubError(403, message=f'You don\'t have the rights to create a {type} under the namespace "{id.split("/")[0]}"')
-    url = f"{call.hub.endpoint}/{'datasets/' * (type == 'dataset')}{id}"
+    url = f"{call.hub.endpoint}/{'' if type == 'model' else f'{type}s/'}{id}"
     if (type, id) in call.hub.repos:
         return Answer.json({"error": f"You already created this {type} repo", "url": url}, 409)
     private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
@@ -168,7 +168,7 @@ def commit(call: Call) -> Answer:
     for line in lines:
         _change(call.hub, files, line["key"], line["value"])
     made = repo.commit(files, header["summary"], branch)
-    url = f"{call.hub.endpoint}/{'datasets/' * (repo.type == 'dataset')}{repo.id}/commit/{made.id}"
+    url = f"{call.hub.endpoint}/{'' if repo.type == 'model' else f'{repo.type}s/'}{repo.id}/commit/{made.id}"
     return Answer.json({"success": True, "commitOid": made.id, "commitUrl": url, "hookOutput": ""})
 
 

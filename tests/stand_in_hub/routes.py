@@ -55,7 +55,8 @@ class Call:
 
     def repo(self, write: bool = False) -> Repo:
         """The repository in the path."""
-        return self.hub.find("dataset" if "dataset" in (self.names["type"] or "") else "model", self.names["id"], self.user, write)
+        type = (self.names["type"] or "models").strip("/").removesuffix("s")
+        return self.hub.find(type, self.names["id"], self.user, write)
 
     def commit(self) -> Commit:
         """The commit in the path."""
@@ -67,7 +68,7 @@ ROUTES: list[tuple[str, re.Pattern[str], Callable[[Call], Answer]]] = []
 
 def route(methods: str, pattern: str) -> Callable[[Callable[[Call], Answer]], Callable[[Call], Answer]]:
     """Answer requests of these methods whose path is of this pattern."""
-    pattern = pattern.replace("API", "/api/(?P<type>models|datasets)/ID").replace("WEB", "/(?P<type>datasets/)?ID")
+    pattern = pattern.replace("API", "/api/(?P<type>models|datasets|spaces)/ID").replace("WEB", "/(?P<type>datasets/|spaces/)?ID")
     pattern = pattern.replace("ID", "(?P<id>[^/]+(?:/[^/]+)?)").replace("REV", "(?P<rev>[^/]+)").replace("PATH", "(?P<path>.+)")
 
     def note(function: Callable[[Call], Answer]) -> Callable[[Call], Answer]:
