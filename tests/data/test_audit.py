@@ -30,7 +30,8 @@ def noting(decoded, position):
     return examine(decoded, position)
 audit._examine = noting
 try:
-    data, stores = store_splits(load_images(f"{folder}/data"), ("train", "validation", "test"), torch.device("cpu"), in_memory, 1, 0.2)
+    held = {"in_memory": in_memory, "workers": 1, "max_unreadable": 0.2}
+    data, stores = store_splits(load_images(f"{folder}/data"), ("train", "validation", "test"), torch.device("cpu"), **held)
     found = {split: [getattr(data, split).indices.tolist(), getattr(data, split).labels.tolist(), len(store)] for split, store in stores.items()}
     answer = [data.notes, data.unreadable, found]
 except UserError as error:
@@ -81,7 +82,7 @@ def is_red(store):
 @both
 def test_unreadable_images_are_left_out_counted_and_listed(damaged, in_memory, caplog):
     with caplog.at_level(logging.INFO, "rocl_transfer"):
-        data, stores = store_splits(load_images(str(damaged)), ALL, CPU, in_memory, max_unreadable=0.2)
+        data, stores = store_splits(load_images(str(damaged)), ALL, CPU, in_memory=in_memory, max_unreadable=0.2)
     assert {split: len(store) for split, store in stores.items()} == {"train": 37, "validation": 7, "test": 8}
     for split, store in stores.items():
         images = getattr(data, split)
@@ -107,7 +108,7 @@ def test_unreadable_images_are_left_out_counted_and_listed(damaged, in_memory, c
 
 def test_resident_and_streamed_find_the_same(damaged):
     shutil.copy(damaged / "train" / "b" / "02.png", damaged / "test" / "b" / "copy.png")
-    (a, resident), (b, streamed) = (store_splits(load_images(str(damaged)), ALL, CPU, flag, max_unreadable=0.2) for flag in (True, False))
+    (a, resident), (b, streamed) = (store_splits(load_images(str(damaged)), ALL, CPU, in_memory=flag, max_unreadable=0.2) for flag in (True, False))
     assert (a.notes, a.unreadable) == (b.notes, b.unreadable)
     for split in ALL:
         assert torch.equal(pixels(resident[split]), pixels(streamed[split]))
@@ -119,7 +120,7 @@ def test_sound_data_is_stored_as_it_is_and_nothing_random_is_drawn(folder):
     before = load_images(str(folder))
     for in_memory in (True, False):
         state = torch.get_rng_state()
-        data, _ = store_splits(before, ALL, CPU, in_memory)
+        data, _ = store_splits(before, ALL, CPU, in_memory=in_memory)
         assert torch.equal(torch.get_rng_state(), state)
         assert data == before  # the same splits, the same notes
         assert "unreadable" not in data.facts(data.test, "test")
@@ -130,17 +131,17 @@ def test_too_many_are_a_sentence(damaged, in_memory):
     data = load_images(str(damaged))
     words = r"^3 of 40 images of train \(7\.5%\) cannot be read, such as \S*b/00\.png \(.*\): .* raise --data\.max_unreadable \(now 0\.05\)$"
     with pytest.raises(UserError, match=words):
-        store_splits(data, ALL, CPU, in_memory)
-    assert len(store_splits(data, ["train"], CPU, in_memory, max_unreadable=3 / 40)[1]["train"]) == 37  # up to the limit, and no further
+        store_splits(data, ALL, CPU, in_memory=in_memory)
+    assert len(store_splits(data, ["train"], CPU, in_memory=in_memory, max_unreadable=3 / 40)[1]["train"]) == 37  # up to the limit, and no further
     with pytest.raises(UserError, match="max_unreadable"):
-        store_splits(data, ["train"], CPU, in_memory, max_unreadable=2.9 / 40)
+        store_splits(data, ["train"], CPU, in_memory=in_memory, max_unreadable=2.9 / 40)
 
 
 @both
 def test_no_test_image_is_left_out(damaged, in_memory, noise_image):
     truncate(damaged / "test" / "r" / "53.png", noise_image)
     with pytest.raises(UserError, match=r"^\S*test/r/53\.png \(image file is truncated .*\) cannot be read, and no test image .* remove it$"):
-        store_splits(load_images(str(damaged)), ALL, CPU, in_memory, max_unreadable=0.9)
+        store_splits(load_images(str(damaged)), ALL, CPU, in_memory=in_memory, max_unreadable=0.9)
 
 
 def two_processes(context, folder, in_memory):
@@ -161,7 +162,7 @@ def two_processes(context, folder, in_memory):
 @both
 def test_processes_share_the_reading_and_know_the_same(damaged, tmp_path, in_memory, forks):
     shutil.copy(damaged / "train" / "b" / "02.png", damaged / "test" / "r" / "copy.png")  # read by different processes
-    data, stores = store_splits(load_images(str(damaged)), ALL, CPU, in_memory, max_unreadable=0.2)
+    data, stores = store_splits(load_images(str(damaged)), ALL, CPU, in_memory=in_memory, max_unreadable=0.2)
     found = {split: [getattr(data, split).indices.tolist(), getattr(data, split).labels.tolist(), len(store)] for split, store in stores.items()}
     assert len(data.unreadable) == 4
     assert any("is also an image of train" in note for note in data.notes)
@@ -200,7 +201,7 @@ def test_held_out_images_that_are_in_train_are_counted(folder, in_memory):
     shutil.copy(folder / "train" / "b" / "02.png", folder / "validation" / "b" / "x.png")
     copied.putpixel((0, 0), (1, 2, 3))  # one pixel apart: another image
     copied.save(folder / "test" / "r" / "near.png")
-    data, _ = store_splits(load_images(str(folder)), ALL, CPU, in_memory)
+    data, _ = store_splits(load_images(str(folder)), ALL, CPU, in_memory=in_memory)
     in_test, in_validation = (next(note for note in data.notes if f"images of {split}" in note) for split in ("test", "validation"))
     assert in_test == (
         f"2 of 11 images of test (18.2%) are also images of train, the same at 24 px pixel for pixel, such as "
@@ -210,7 +211,7 @@ def test_held_out_images_that_are_in_train_are_counted(folder, in_memory):
     under_another = f"1 of them has another label there, such as {folder}/test/r/52.png (r) and {folder}/train/b/02.png (b)"
     assert [note for note in data.notes if "another label" in note] == [under_another]
     # What is the same depends on the size they are used at.
-    data, _ = store_splits(load_images(str(folder), image_size=1), ALL, CPU, in_memory)
+    data, _ = store_splits(load_images(str(folder), image_size=1), ALL, CPU, in_memory=in_memory)
     assert any("images of test" in note and "at 1 px" in note for note in data.notes)
 
 
@@ -269,7 +270,7 @@ def test_parquet_rows_without_an_image(tmp_path, noise_image, in_memory, monkeyp
         dataset = datasets.Dataset.from_dict({"image": cells[rows], "label": [i % 2 for i in range(40)][rows]}, features=features)
         (tmp_path / "p").mkdir(exist_ok=True)
         dataset.to_parquet(tmp_path / "p" / f"{split}.parquet")
-    data, stores = store_splits(load_images(str(tmp_path / "p"), validation_fraction=0), ALL, CPU, in_memory, max_unreadable=0.1)
+    data, stores = store_splits(load_images(str(tmp_path / "p"), validation_fraction=0), ALL, CPU, in_memory=in_memory, max_unreadable=0.1)
     assert data.unreadable[:2] == ("train: row 4 of split 'train' (there is no image in it)", "train: row 9 of split 'train' (empty)")
     assert data.unreadable[2].startswith("train: row 11 of split 'train' (")
     assert torch.equal(is_red(stores["train"]), data.train.labels)
@@ -290,8 +291,10 @@ def test_options_that_are_wrong_or_do_nothing_are_refused(options, sentence):
         ImageOptions(**{"name": "x", **options})
 
 
-def test_options_say_which_images_or_how_they_are_held(folder):
-    config = ImageOptions(name=str(folder))
-    data, stores = store_splits(load_images(**config.selection), ALL, CPU, **config.storage)
+def test_options_say_which_images_and_how_they_are_held(folder):
+    options = ImageOptions(name=str(folder), workers=1, in_memory=False)
+    data, stores = store_splits(load_images(options), ALL, CPU, options)
     assert len(stores["train"]) == len(data.train) == 40
-    assert not set(config.selection) & set(config.storage)
+    assert type(stores["train"]).__name__ == "Streamed"
+    _, stores = store_splits(load_images(options, validation_fraction=0), ALL, CPU, options, in_memory=True)  # what differs wins
+    assert type(stores["train"]).__name__ == "Resident"

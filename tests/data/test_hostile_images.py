@@ -81,7 +81,7 @@ def folder(tmp_path, noise_image):
 
 
 def read(folder, in_memory=True):
-    return store_splits(load_images(str(folder)), ALL, CPU, in_memory, max_unreadable=0.5)[0]
+    return store_splits(load_images(str(folder)), ALL, CPU, in_memory=in_memory, max_unreadable=0.5)[0]
 
 
 @pytest.mark.parametrize("in_memory", [True, False], ids=["resident", "streamed"])
@@ -231,7 +231,7 @@ def test_a_table_that_names_a_pipe_or_a_device(tmp_path, noise_image, name):
     (tmp_path / "tty.png").symlink_to("/dev/tty")
     (tmp_path / "table.csv").write_text("\n".join([*lines, *[f"{name},{label}" for label in (0, 1) for _ in range(4)]]))
     with pytest.raises(UserError, match=rf"{name} \((no regular file|.*No such device.*)\)"):
-        store_splits(load_images(str(tmp_path / "table.csv"), validation_fraction=0), ("train", "test"), CPU, True, max_unreadable=0.5)
+        store_splits(load_images(str(tmp_path / "table.csv"), validation_fraction=0), ("train", "test"), CPU, in_memory=True, max_unreadable=0.5)
 
 
 def test_archives_beside_images_are_never_opened(folder, noise_image, tmp_path):

@@ -94,7 +94,7 @@ def test_webdataset_shards_with_labels(tmp_path, monkeypatch, noise_image, in_me
                     entry = tarfile.TarInfo(f"{seed:05}.{extension}")
                     entry.size = len(data)
                     shard.addfile(entry, io.BytesIO(data))
-    data, stores = store_splits(load_images(str(tmp_path / "shards")), ("train", "test"), torch.device("cpu"), in_memory)
+    data, stores = store_splits(load_images(str(tmp_path / "shards")), ("train", "test"), torch.device("cpu"), in_memory=in_memory)
     assert data.class_names == ("0", "1")
     assert (len(data.train), len(data.validation), len(data.test)) == (28, 4, 8)
     for split, store in stores.items():

@@ -100,8 +100,8 @@ def test_it_can_be_given_and_values_beyond_are_counted(tmp_path):
     assert (pixels["train"].amax((1, 2, 3)) == 255).all()
     assert said(data, "0 is read as black and 2000 as white in all splits; as given")
     assert said(data, "15 of 20 images of train are clipped: values beyond the value range; such as ")
-    assert read(folder, value_range={"integers": [0, 4095]})[0].value_range == {"integers": [0, 4095]}
-    with pytest.raises(UserError, match=r"the value range \[5, 5\] is none"):
+    assert read(folder, known_range={"integers": [0, 4095]})[0].value_range == {"integers": [0, 4095]}
+    with pytest.raises(UserError, match=r"--data.value_range is \(5, 5\): give the values of black and of white"):
         load_images(str(folder), value_range=(5, 5))
 
 
@@ -193,7 +193,7 @@ def test_animated_images_and_warnings_are_counted_not_printed(class_folder, nois
         warnings.simplefilter("error")
         warnings.filterwarnings("default", module="PIL")
         data = load_images(str(class_folder), validation_fraction=0).whole()
-        data = store_splits(_trained_on(data), ("train",), CPU, in_memory, max_unreadable=0.5)[0]
+        data = store_splits(_trained_on(data), ("train",), CPU, in_memory=in_memory, max_unreadable=0.5)[0]
     assert said(data, "3 of 45 images of train are animated or of several pages, of which the first is used; such as")
     assert said(data, "1 of 45 images of train is read with a warning of Pillow's")
     assert any("cut.tif" in line for line in data.unreadable)

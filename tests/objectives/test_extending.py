@@ -50,7 +50,7 @@ def test_it_trains_resumes_and_says_what_it_is(command, words, tmp_path):
         ("nothing.py:Barlow", "there is no file nothing.py: check the path given to --objective.method"),
         ("barlow.py:Missing", "--objective.method barlow.py:Missing cannot be imported"),
         ("barlow.py:AttackOptions", "--objective.method barlow.py:AttackOptions is no Objective with a class Options in it"),
-        ("barlow", "--objective.method is barlow: give one of rocl, simclr, or FILE.py:Class"),
+        ("barlow", "--objective.method is barlow: give one of rocl, acl, dynacl, simclr, or FILE.py:Class"),
     ],
 )
 def test_what_is_no_objective_is_refused(command, words, method, sentence):
