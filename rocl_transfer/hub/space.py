@@ -24,7 +24,7 @@ from rocl_transfer.hub.publish import Published
 APP, REQUIREMENTS, CARD = "app.py", "requirements.txt", "README.md"
 GRADIO = "6.31.0"  # that the page was tried in a browser with
 _PACKAGE = Path(__file__).parents[1]
-_OF_RECIPES = ("jsonargparse", "datasets", "tqdm")  # what only recipes, training data and bars use
+_OF_RECIPES = ("jsonargparse", "datasets")  # what only recipes and training data use
 
 _APP = '''"""The demo of rocl_transfer as a Space; locally: pip install -r requirements.txt, then python app.py."""
 

@@ -135,16 +135,15 @@ def drive(browser, address, digits, tmp_path):
     assert address.startswith("http://127.0.0.1:")
     page, broken = browser.new_page(viewport={"width": 1280, "height": 1000}), []
     page.on("pageerror", lambda error: broken.append(str(error)))
+    page.set_default_timeout(120_000)  # on a busy machine a picture of the page alone takes more than the usual 30 seconds
     page.goto(address)
-    page.get_by_text("Smallest epsilon").nth(1).wait_for(timeout=120_000)
+    page.get_by_text("Smallest epsilon").nth(1).wait_for()
     first = answers(page)
     assert len(first) == 2
     assert first[0] == first[1]
     assert first[0].startswith("0 (")
-    for label in ("clean", "perturbation", "adversarial"):
-        assert page.get_by_label(label, exact=True).locator("img").or_(page.locator(f"[data-testid='image'][alt='{label}']")) is not None
     assert page.locator("img").count() >= 6 + 6  # thumbnails, and three pictures of each model
-    page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
+    page.screenshot(path=str(tmp_path / "page.png"), full_page=True, timeout=120_000)
 
     page.get_by_role("button", name=re.compile("Thumbnail 4")).first.click()
     changed(page, first)
@@ -153,7 +152,7 @@ def drive(browser, address, digits, tmp_path):
 
     page.locator("input[type=number]").first.fill("0")
     page.locator("input[type=number]").first.press("Enter")
-    page.get_by_text("nothing changes").nth(1).wait_for(timeout=120_000)
+    page.get_by_text("nothing changes").nth(1).wait_for()
     unperturbed = answers(page)
     assert "stays 3" in unperturbed[0]
 
@@ -164,12 +163,12 @@ def drive(browser, address, digits, tmp_path):
     (tmp_path / "no image.png").write_text("nothing")
     page.get_by_label("Remove").or_(page.get_by_label("Clear")).first.click()
     page.locator("input[type=file]").first.set_input_files(tmp_path / "no image.png")
-    page.get_by_text("this file is not a readable image").first.wait_for(timeout=120_000)
+    page.get_by_text("this file is not a readable image").first.wait_for()
     assert not broken
 
 
 def answers(page):
-    return [text.split("\n")[0] for text in page.locator(".prose:has-text('Smallest epsilon')").all_inner_texts()]
+    return page.locator("p").filter(has_text=re.compile(r"\) (stays|becomes) ")).all_inner_texts()
 
 
 def changed(page, before):
