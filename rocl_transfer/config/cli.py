@@ -1,7 +1,9 @@
 """From the words on the command line to a checked configuration, and from a user's mistake to one sentence and status 2."""
 
+import atexit
 import dataclasses
 import math
+import os
 import re
 import signal
 import sys
@@ -278,6 +280,11 @@ def command_line(main: Callable[[Config], Any], config_class: Callable[..., Conf
             raise
         name = getattr(error, "filename", None)
         _end(f"error: {name or 'a file'} cannot be written ({found[0]}): make room there, and give the same command again", 2)
-    if dist.is_initialized():  # two-process runs that do not part sometimes abort at exit
+    if dist.is_initialized():
+        # Two processes whose job was done were seen to abort ("terminate called") while the interpreter took itself down: so it does not.
         dist.destroy_process_group()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     sys.exit(0)
