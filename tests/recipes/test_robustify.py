@@ -229,9 +229,11 @@ def test_the_quick_starts_second_part_needs_the_first_and_prints_its_table(comma
     pytest.importorskip("sklearn")
     done = command("quickstart_robustify.py", check=2)
     assert "start recipes/quickstart.py first" in done.stderr.splitlines()[-1]
-    words = ["--model.name", "resnet8_cifar", "--model.pretrained", "false", "--data.name", "digits", "--data.image_size", "16", "--method", "standard"]
-    words += ["--epochs", "4", "--batch_size", "32", "--optimizer.name", "adamw", "--optimizer.lr", "1e-2", "--evaluation.epsilons", "[0.025,0.05,0.1]"]
-    command("finetune.py", *words, "--output_dir", "runs/quickstart/simclr/le", check=0)  # one that has learned, or the guard may stop its twin's head
+    # A classifier that has learned: of one that has not, the guard may stop the twin's head.
+    words = ["--model.name", "resnet8_cifar", "--model.pretrained", "false", "--data.name", "digits", "--data.image_size", "16"]
+    words += ["--method", "standard", "--epochs", "4", "--batch_size", "32", "--optimizer.name", "adamw", "--optimizer.lr", "1e-2"]
+    words += ["--evaluation.epsilons", "[0.025,0.05,0.1]", "--output_dir", "runs/quickstart/simclr/le"]
+    command("finetune.py", *words, check=0)
     done = command("quickstart_robustify.py", "--epochs", "2", check=0)
     shown = done.stdout.splitlines()
     assert shown[3].split() == ["clean", "0.025", "0.05", "0.1"]
