@@ -1,0 +1,148 @@
+"""Reference models of natural images: small ResNets for CIFAR-10, made by the rows of recipes/configs/cifar10_*.yaml and measured with AutoAttack.
+
+    python benchmarks/cifar10.py --data path/to/cifar10 [--rows nfgsm twin] [--output_dir runs/cifar10] [--mixed_precision bf16]
+
+Rows: ``nfgsm`` (N-FGSM from random weights, the control), ``twin`` (an ordinary ResNet-20, robustified without labels, its head untouched),
+``twin-r-le`` (a robust linear head on the twin), ``rocl-r-le`` and ``rocl-ft`` (RoCL from random weights, then r-LE or N-FGSM fine-tuning). Every
+part is a recipe's command line, as the header of its YAML file has it. What is there is not made again, and a part that was cut short goes on.
+Prints the table of benchmarks/RESULTS.md: clean, PGD-20 and AutoAttack of the same test images, with 95 % intervals, and the minutes.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One run of a recipe, on the model that another part left."""
+
+    recipe: str
+    config: str
+    start: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model and the radii (of 255) that it is measured at."""
+
+    part: str
+    what: str
+    radii: tuple[int, ...] = field(default=(8,))
+
+
+PARTS = {
+    "nfgsm": Part("finetune.py", "cifar10_nfgsm_resnet20.yaml"),
+    "standard": Part("finetune.py", "cifar10_standard_resnet20.yaml"),
+    "twin": Part("robustify.py", "cifar10_robustify_resnet20.yaml", "standard"),
+    "twin-r-le": Part("linear_probe.py", "cifar10_r_le.yaml", "twin"),
+    "rocl": Part("pretrain.py", "cifar10_rocl_resnet20.yaml"),
+    "rocl-r-le": Part("linear_probe.py", "cifar10_r_le.yaml", "rocl"),
+    "rocl-ft": Part("finetune.py", "cifar10_nfgsm_finetune.yaml", "rocl"),
+}
+ROWS = (
+    Row("nfgsm", "N-FGSM from random weights"),
+    Row("twin", "an ordinary network, robustified at 4/255 without labels", (4, 8)),
+    Row("twin-r-le", "its twin, a robust linear head (r-LE)", (4, 8)),
+    Row("rocl-r-le", "RoCL, a robust linear head (r-LE)"),
+    Row("rocl-ft", "RoCL, N-FGSM fine-tuning"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="CIFAR-10: a folder, or its name on the Hub")
+    parser.add_argument("--title", default="CIFAR-10 (JPEG q75)", help="what cards and table call it")
+    parser.add_argument("--rows", nargs="+", choices=[row.part for row in ROWS], default=[row.part for row in ROWS])
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/cifar10"))
+    parser.add_argument("--samples", type=int, default=1000, help="test images that a model is measured on")
+    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="no", help="of the trainings; evaluation is in float32")
+    parser.add_argument("--words", nargs="*", default=[], help="more options for every training, such as max_steps=2")
+    options = parser.parse_args()
+    for row in ROWS:
+        if row.part in options.rows:
+            make(row.part, options)
+            for radius in row.radii:
+                for attacks in ("paper", "standard"):
+                    measure(row.part, radius, attacks, options)
+    print(table([row for row in ROWS if row.part in options.rows], options))
+
+
+def make(name: str, options: argparse.Namespace) -> None:
+    """The part's run folder, and what it stands on."""
+    part, folder = PARTS[name], options.output_dir / name
+    if part.start is not None:
+        make(part.start, options)
+    if (folder / "results.json").exists():
+        return
+    words = ["--config", str(ROOT / "recipes" / "configs" / part.config), "--data.name", options.data, "--data.title", options.title]
+    words += [] if part.start is None else ["--model.name", str(options.output_dir / part.start)]
+    more = [f"--{word}" for word in options.words]
+    run(folder, part.recipe, [*words, *more, "--output_dir", str(folder)], options.mixed_precision)
+
+
+def measure(name: str, radius: int, attacks: str, options: argparse.Namespace) -> None:
+    folder = options.output_dir / f"{name}-{attacks}-{radius}"
+    if (folder / "results.json").exists():
+        return
+    words = ["--model.name", str(options.output_dir / name), "--data.name", options.data, "--data.title", options.title]
+    words += ["--attacks", attacks, "--epsilon", f"{radius}/255", "--samples", str(options.samples), "--output_dir", str(folder)]
+    run(folder, "evaluate.py", words, "no")
+
+
+def run(folder: Path, recipe: str, words: list[str], precision: str) -> None:
+    """A recipe as a command of its own; the seconds of all its starts are added up beside its run folder."""
+    print(f"{folder.name}: {recipe} {' '.join(words)}", flush=True)
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, ROOT / "recipes" / recipe, *words], env={**os.environ, "ACCELERATE_MIXED_PRECISION": precision}, check=False
+    )
+    clock = folder.with_suffix(".seconds")
+    if folder.exists():
+        clock.write_text(f"{float(clock.read_text() if clock.exists() else 0) + time.perf_counter() - began:.1f}")
+    if done.returncode:
+        sys.exit(f"{recipe} ended with status {done.returncode}; the same command goes on from there")
+
+
+def table(rows: list[Row], options: argparse.Namespace) -> str:
+    lines = ["", f"{options.title}, {options.samples:,} test images, accuracy in % (95 % interval), minutes of training and of AutoAttack:", ""]
+    lines += ["| model | clean | radius | PGD-20 | AutoAttack | training | attack |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    for row in rows:
+        for radius in row.radii:
+            found = {attacks: evaluations(options.output_dir / f"{row.part}-{attacks}-{radius}") for attacks in ("paper", "standard")}
+            cells = [shown(found["standard"]["clean"]), f"{radius}/255", shown(found["paper"]["pgd-20"]), shown(found["standard"]["autoattack"])]
+            attack = minutes(options.output_dir / f"{row.part}-standard-{radius}")
+            lines.append(f"| {row.what} | {' | '.join(cells)} | {trained(row.part, options.output_dir)} | {attack} |")
+    return "\n".join(lines)
+
+
+def evaluations(folder: Path) -> dict[str, dict]:
+    return {entry["name"]: entry for entry in json.loads((folder / "results.json").read_text())["evaluations"]}
+
+
+def shown(entry: dict) -> str:
+    low, high = entry["interval"]
+    return f"{100 * entry['accuracy']:.1f} ({100 * low:.1f}-{100 * high:.1f})"
+
+
+def trained(name: str, output: Path) -> str:
+    """Minutes of a part and of all that it stands on, in turn."""
+    part = PARTS[name]
+    own = minutes(output / name)
+    return own if part.start is None else f"{trained(part.start, output)} + {own}"
+
+
+def minutes(folder: Path) -> str:
+    clock = folder.with_suffix(".seconds")
+    return f"{float(clock.read_text()) / 60:.0f}" if clock.exists() else "-"
+
+
+if __name__ == "__main__":
+    main()
