@@ -172,7 +172,8 @@ class Guard:
         if robust < peak / 4 and (peak - robust) > 3 * math.sqrt(2 * peak * (1 - peak) / self.images):
             return (
                 f"robust accuracy fell from {100 * peak:.1f} to {100 * robust:.1f} % while clean accuracy is {100 * clean:.1f} % (catastrophic "
-                "overfitting): give the attack more --attack.steps or a smaller --attack.step_size, or lower --optimizer.lr"
+                "overfitting): attack in more steps (--attack.kind pgd with more --attack.steps) or smaller ones (--attack.step_size), "
+                "or lower --optimizer.lr"
             )
         return None
 
