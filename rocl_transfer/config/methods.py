@@ -87,7 +87,8 @@ def _module(place: str) -> Any:
 
 
 def _common_base(choices: Mapping[str, Any]) -> type:
-    """The nearest class that all choices come from."""
+    """The class that asks for ``Options`` and all choices come from; where several do, the one that asks least."""
     first, *rest = choices.values()
-    found: type = next(kind for kind in first.__mro__[1:] if all(issubclass(other, kind) for other in rest) and "Options" in kind.__annotations__)
+    asking = (kind for kind in reversed(first.__mro__[1:]) if "Options" in getattr(kind, "__annotations__", {}))
+    found: type = next(kind for kind in asking if all(issubclass(other, kind) for other in rest))
     return found

@@ -11,15 +11,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rocl_transfer.attacks import AttackOptions, frozen
 from rocl_transfer.data import Batch, generators
-from rocl_transfer.models import Folded, PixelModel, TwoSets, normalized_projector
+from rocl_transfer.models import PixelModel, TwoSets, normalized_projector
 from rocl_transfer.objectives.contrastive import nt_xent
 from rocl_transfer.objectives.objective import Views
-from rocl_transfer.objectives.view_contrast import ContrastOptions, ViewContrast
+from rocl_transfer.objectives.view_contrast import AttackedContrast, AttackedOptions
 
 log = logging.getLogger("rocl_transfer")
 
 
-class ACL(ViewContrast):
+class ACL(AttackedContrast):
     """Dual-stream adversarial contrast: half the loss of the clean pair and half that of the pair that was attacked jointly.
 
     Adversarial images see the encoder's and the projector's own BatchNorm, which is what is exported; clean ones see a second set. Negatives of the
@@ -27,17 +27,13 @@ class ACL(ViewContrast):
 
     The gradient of the losses takes keys for constants, as everywhere here: the direction of the official one (cosine above 0.999), half its length.
 
-    Args:
-        encoder: Images (N, 3, H, W) in [0, 1] -> features (N, D).
-        projector: Features -> the space in which views are compared.
-        views: Draws a view of each image, in pixel space.
-        options: See :class:`ACL.Options`.
+    Made as every :class:`~rocl_transfer.objectives.view_contrast.ViewContrast` is.
     """
 
     title = "pre-trained without labels by ACL (adversarial contrastive learning, clean and adversarial pairs with BatchNorm of their own)"
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(ContrastOptions):
+    class Options(AttackedOptions):
         """ACL: contrast of clean pairs and of adversarial pairs.
 
         Args:
@@ -47,10 +43,10 @@ class ACL(ViewContrast):
         method: str = "acl"
         attack: AttackOptions = AttackOptions(steps=5)
 
+    options: Options
+
     def __init__(self, encoder: PixelModel, projector: nn.Module, views: Views, options: Options | None = None) -> None:
-        options = options or self.Options()
         super().__init__(encoder, projector, views, options)
-        self.options, self.attacked, self.attack = options, Folded(encoder, options.compile), options.attack.ascent()
         self.clean_set = TwoSets(encoder, projector)
         self.normalizes = any(isinstance(part, _BatchNorm) for part in encoder.modules())
         if not self.normalizes:
@@ -64,10 +60,6 @@ class ACL(ViewContrast):
     def facts(self) -> dict[str, Any]:
         """What becomes of BatchNorm."""
         return {**super().facts(), **({"batchnorm": "two sets, the adversarial one is exported"} if self.normalizes else {})}
-
-    def begin_step(self, step: int, total: int) -> None:
-        """The steps of the attack grow where they are to."""
-        self.attack = self.options.attack.ascent(progress=step / total)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of one step; ``loss`` is what is minimised.

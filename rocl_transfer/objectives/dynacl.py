@@ -21,11 +21,7 @@ class DynACL(ACL):
 
     The paper's weight as AIR's code has it; in DynACL's own it rises one epoch before the strength falls, and ends at 0.667 instead of 0.633.
 
-    Args:
-        encoder: Images (N, 3, H, W) in [0, 1] -> features (N, D).
-        projector: Features -> the space in which views are compared.
-        views: Draws a view of each image, in pixel space, at full strength.
-        options: See :class:`DynACL.Options`.
+    Made as :class:`ACL` is; the views are drawn at full strength at first.
     """
 
     title = "pre-trained without labels by DynACL (adversarial contrastive learning under augmentation that weakens)"
@@ -45,14 +41,15 @@ class DynACL(ACL):
             super().__post_init__()
             require(0 <= self.ema_decay < 1, f"--objective.ema_decay is {self.ema_decay}: give a factor in [0, 1), such as 0.99")
 
+    options: Options
+
     def __init__(self, encoder: PixelModel, projector: nn.Module, views: Augmentation, options: Options | None = None) -> None:
-        options = options or self.Options()
         super().__init__(encoder, projector, views, options)
-        self.whole, self.strength, self.decay = views, 1.0, options.ema_decay
+        self.whole, self.strength, self.decay = views, 1.0, self.options.ema_decay
         self.key: PixelModel | None = None
         if self.decay:
             key, self.key_projector = copy.deepcopy(encoder).requires_grad_(False), copy.deepcopy(projector).requires_grad_(False)
-            self.key, self.key_attacked = key, Folded(key, options.compile)
+            self.key, self.key_attacked = key, Folded(key, self.options.compile)
             # First the norms of the two that learn, then those of the two that follow.
             self.clean_set = TwoSets(encoder, projector, key, self.key_projector)
 

@@ -4,45 +4,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rocl_transfer.attacks import AttackOptions, frozen
+from rocl_transfer.attacks import frozen
 from rocl_transfer.data import Batch, generators
-from rocl_transfer.models import Folded, PixelModel
 from rocl_transfer.objectives.contrastive import nt_xent
-from rocl_transfer.objectives.objective import Views
-from rocl_transfer.objectives.view_contrast import ContrastOptions, ViewContrast
+from rocl_transfer.objectives.view_contrast import AttackedContrast, AttackedOptions
 from rocl_transfer.options import Number, require
 
 
-class RoCL(ViewContrast):
+class RoCL(AttackedContrast):
     """The pre-training objective, and the module that is prepared: attack, forward passes of all views and losses are one ``forward``.
 
     The negatives of the main loss are the global batch of all processes; those of the attack and the regulariser are the images of one group
     (a batch brings one seed a group), so that one process with two groups computes what two processes with one group each would.
 
-    Args:
-        encoder: Images (N, 3, H, W) in [0, 1] -> features (N, D).
-        projector: Features -> the space in which views are compared.
-        views: Draws a view of each image, in pixel space.
-        options: See :class:`RoCL.Options`.
+    Made as every :class:`~rocl_transfer.objectives.view_contrast.ViewContrast` is.
     """
 
     title = "pre-trained without labels by RoCL (adversarial self-supervised contrastive learning)"
 
     @dataclass(frozen=True, kw_only=True)
-    class Options(ContrastOptions):
+    class Options(AttackedOptions):
         """RoCL: contrastive learning against an instance-wise attack.
 
         Args:
-            attack: The instance-wise attack.
             regularizer_weight: Weight of the contrastive loss of the adversarial pair alone.
             shared_regularizer: Take that loss from the main loss's forward pass: 24 network passes an image instead of 30. Not quite the paper's
                 function, since BatchNorm then normalises the two views with the third.
         """
 
         method: str = "rocl"
-        attack: AttackOptions = AttackOptions()
         regularizer_weight: Number = Number(1 / 256)
         shared_regularizer: bool = False
 
@@ -50,15 +42,7 @@ class RoCL(ViewContrast):
             super().__post_init__()
             require(self.regularizer_weight >= 0, f"--objective.regularizer_weight is {self.regularizer_weight}: give 0 or more")
 
-    def __init__(self, encoder: PixelModel, projector: nn.Module, views: Views, options: Options | None = None) -> None:
-        options = options or self.Options()
-        super().__init__(encoder, projector, views, options)
-        self.options, self.attacked, self.attack = options, Folded(encoder, options.compile), options.attack.ascent()
-        self.regularizer_weight, self.shared_regularizer = options.regularizer_weight, options.shared_regularizer
-
-    def begin_step(self, step: int, total: int) -> None:
-        """The steps of the attack grow where they are to."""
-        self.attack = self.options.attack.ascent(progress=step / total)
+    options: Options
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of one step; ``loss`` is what is minimised.
@@ -72,10 +56,10 @@ class RoCL(ViewContrast):
         first, second = self.views(images, draws), self.views(images, draws)
         adversarial = self.perturb(first, second, batch.seeds)
         # The regulariser's forward comes first: BatchNorm's running statistics depend on the order (official code).
-        pair = None if self.shared_regularizer else self.embed(adversarial, second)
+        pair = None if self.options.shared_regularizer else self.embed(adversarial, second)
         z = self.embed(first, second, adversarial)
         regularizer, main = self._pair(z[1:].flip(0) if pair is None else pair, len(batch.seeds)), self.contrast(z)
-        return {"loss": main + self.regularizer_weight * regularizer, "main": main.detach(), "regularizer": regularizer.detach()}
+        return {"loss": main + self.options.regularizer_weight * regularizer, "main": main.detach(), "regularizer": regularizer.detach()}
 
     def perturb(self, images: Tensor, target: Tensor, seeds: Sequence[int]) -> Tensor:
         """The instance-wise attack: move ``images`` away from their other view ``target`` among the images of their group (section 3.1).

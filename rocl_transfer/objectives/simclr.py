@@ -2,22 +2,16 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from rocl_transfer.data import Batch, generators
-from rocl_transfer.models import PixelModel
-from rocl_transfer.objectives.objective import Views
 from rocl_transfer.objectives.view_contrast import ContrastOptions, ViewContrast
 
 
 class SimCLR(ViewContrast):
     """Contrastive pre-training without an adversary.
 
-    Args:
-        encoder: Images (N, 3, H, W) in [0, 1] -> features (N, D).
-        projector: Features -> the space in which views are compared.
-        views: Draws a view of each image, in pixel space.
-        options: See :class:`SimCLR.Options`.
+    Made as every :class:`~rocl_transfer.objectives.view_contrast.ViewContrast` is.
     """
 
     title = "pre-trained without labels by SimCLR (contrastive learning without an adversary; the control for RoCL)"
@@ -27,9 +21,6 @@ class SimCLR(ViewContrast):
         """SimCLR: contrastive learning without an adversary."""
 
         method: str = "simclr"
-
-    def __init__(self, encoder: PixelModel, projector: nn.Module, views: Views, options: Options | None = None) -> None:
-        super().__init__(encoder, projector, views, options or self.Options())
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of one step.

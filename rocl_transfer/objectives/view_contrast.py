@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rocl_transfer.models import PixelModel
+from rocl_transfer.attacks import AttackOptions
+from rocl_transfer.models import Folded, PixelModel
 from rocl_transfer.objectives.contrastive import gather_keys, nt_xent
 from rocl_transfer.objectives.objective import Objective, ObjectiveOptions, Views
 from rocl_transfer.options import Number, require
@@ -45,13 +46,17 @@ class ViewContrast(Objective):
         encoder: Images (N, 3, H, W) in [0, 1] -> features (N, D).
         projector: Features -> the space in which views are compared.
         views: Draws a view of each image, in pixel space.
-        options: Temperature, groups, and whether to compile.
+        options: The subclass's ``Options`` (default: theirs).
     """
 
-    def __init__(self, encoder: PixelModel, projector: nn.Module, views: Views, options: ContrastOptions) -> None:
+    Options: type[ContrastOptions]
+    options: ContrastOptions
+
+    def __init__(self, encoder: PixelModel, projector: nn.Module, views: Views, options: ContrastOptions | None = None) -> None:
         super().__init__()
         self.encoder, self.projector, self.views = encoder, projector, views
-        self.temperature, self._to_compile = options.temperature, options.compile
+        self.options = options or self.Options()  # type: ignore[call-arg] # a method has a name by default
+        self.temperature, self._to_compile = self.options.temperature, self.options.compile
 
     @property
     def exported(self) -> PixelModel:
@@ -91,3 +96,32 @@ class ViewContrast(Objective):
         """The V-view loss of ``z`` (V, N, D) with the negatives of all processes."""
         keys, offset = gather_keys(z)
         return nt_xent(z, keys, self.temperature, offset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackedOptions(ContrastOptions):
+    """Options of a contrastive pre-training with an adversary.
+
+    Args:
+        attack: What moves the views.
+    """
+
+    attack: AttackOptions = AttackOptions()
+
+
+class AttackedContrast(ViewContrast):
+    """A contrast in which an adversary moves views: it climbs on the encoder folded, by steps that may grow over training.
+
+    Made as every :class:`ViewContrast` is.
+    """
+
+    Options: type[AttackedOptions]
+    options: AttackedOptions
+
+    def __init__(self, encoder: PixelModel, projector: nn.Module, views: Views, options: AttackedOptions | None = None) -> None:
+        super().__init__(encoder, projector, views, options)
+        self.attacked, self.attack = Folded(encoder, self.options.compile), self.options.attack.ascent()
+
+    def begin_step(self, step: int, total: int) -> None:
+        """The steps of the attack grow where they are to."""
+        self.attack = self.options.attack.ascent(progress=step / total)

@@ -108,7 +108,7 @@ def test_a_shared_regularizer_is_that_of_the_main_forward(objective):
     third = objective.perturb(first, second, (1,))
     draws = iter((first, second))
     objective.views, objective.perturb = (lambda *_: next(draws)), (lambda *_: third)
-    objective.shared_regularizer = True
+    objective.options = RoCL.Options(shared_regularizer=True)
     losses = objective(batch(8))
     objective.eval().train()
     z = objective.project(torch.cat([first, second, third])).view(3, 8, -1)
