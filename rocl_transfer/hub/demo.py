@@ -19,6 +19,13 @@ from rocl_transfer.options import spelled
 SHOWN = 24  # images beside the page's upload
 _SIDE = 224  # pixels of a picture on the page; smaller images are enlarged without smoothing
 _UPLOAD = "20mb"
+# Gradio lays a picture's label over the picture, makes thumbnails 100 px wide or more, and keeps a gallery as high as a screen.
+_STYLE = """
+.pictures label[data-testid="block-label"], .gallery label[data-testid="block-label"] {position: static; border: none; box-shadow: none}
+.pictures .image-container {height: auto}
+.gallery .grid-container {grid-template-columns: repeat(auto-fill, 84px); grid-auto-rows: 84px; grid-template-rows: none}
+.gallery .grid-wrap {height: auto; min-height: 0}
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +144,9 @@ def interface(models: Sequence[tuple[str, PixelModel]], images: Sequence[Path], 
     with gr.Blocks(title=title) as page:
         chosen = gr.State(images[0] if images else None)
         gr.Markdown(f"# {title}\nChoose an image or upload one, and let the perturbation grow. It is made by PGD against each model's own answer.")
+        gallery = gr.Gallery(thumbnails, label="images", buttons=[], allow_preview=False, visible=bool(images), elem_classes="gallery")
         with gr.Row():
             with gr.Column(scale=1):
-                gallery = gr.Gallery(thumbnails, label="images", columns=6, height=150, allow_preview=False, visible=bool(images))
                 upload = gr.File(label="or your own", height=150)
             with gr.Column(scale=1):
                 name = "epsilon in 255ths" if unit == 255 else "epsilon"
@@ -171,12 +178,12 @@ def _column(gr: Any, name: str) -> list[Any]:
     """The parts that show one model."""
     with gr.Column(min_width=400):
         gr.Markdown(f"### {_plain(name)}")
-        with gr.Row():
-            pictures = [
-                gr.Image(label=label, interactive=False, min_width=100, height=200, buttons=[]) for label in ("clean", "perturbation", "adversarial")
-            ]
+        with gr.Row(elem_classes="pictures"):
+            pictures = [gr.Image(label=label, interactive=False, min_width=100, buttons=[]) for label in ("clean", "perturbation", "adversarial")]
         said = gr.Markdown()
-        curves = gr.LinePlot(x="epsilon", y="probability", color="class", y_lim=[0, 1], height=320, label="probabilities as epsilon grows")
+        # A label of its own would push the legend out of sight.
+        gr.Markdown("Probabilities as epsilon grows:")
+        curves = gr.LinePlot(x="epsilon", y="probability", color="class", y_lim=[0, 1], height=320, show_label=False)
     return [*pictures, said, curves]
 
 
@@ -209,7 +216,7 @@ def serve(page: Any, *, host: str | None = None, port: int | None = None, share:
     try:
         page.queue(default_concurrency_limit=1)
         _, address, shared = page.launch(
-            server_name=host, server_port=port, share=share, prevent_thread_lock=True, max_file_size=_UPLOAD, quiet=True, footer_links=[]
+            server_name=host, server_port=port, share=share, prevent_thread_lock=True, max_file_size=_UPLOAD, quiet=True, footer_links=[], css=_STYLE
         )
     except OSError as error:
         place = f"{host or 'loopback'}:{port or '7860 to 7959'}"

@@ -130,6 +130,13 @@ def test_the_page_in_a_browser(browser, digits, tmp_path):
         process.wait(60)
 
 
+# Thumbnails and charts, legends included, that reach beyond the box they are in.
+CUT_OFF = """() => [...document.querySelectorAll(".vega-embed, .gallery img")].filter(part => {
+    const [own, box] = [part, part.closest(".block")].map(node => node.getBoundingClientRect());
+    return own.bottom > box.bottom + 1 || own.right > box.right + 1;
+}).length"""
+
+
 def drive(browser, address, digits, tmp_path):
     """The first image is shown at once for both models; another image, the slider and an upload change what is said; no image is a sentence."""
     assert address.startswith("http://127.0.0.1:")
@@ -143,7 +150,9 @@ def drive(browser, address, digits, tmp_path):
     assert first[0] == first[1]
     assert first[0].startswith("0 (")
     assert page.locator("img").count() >= 6 + 6  # thumbnails, and three pictures of each model
+    page.locator(".vega-embed").nth(1).wait_for()
     page.screenshot(path=str(tmp_path / "page.png"), full_page=True, timeout=120_000)
+    assert page.evaluate(CUT_OFF) == 0
 
     page.get_by_role("button", name=re.compile("Thumbnail 4")).first.click()
     changed(page, first)
