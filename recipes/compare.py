@@ -41,9 +41,10 @@ class CompareConfig:
 
     Args:
         runs: Run folders with results.json and verdicts.jsonl, measured on the same images; the first is the reference.
-        output_dir: Where comparison.json, comparison.md and comparison.png go, over older ones (default: a table on the screen alone).
-        all_pairs: Compare every run with every other, not with the first alone. More comparisons make each p-value's adjustment stricter.
-        page: Instead, put the numbers of all runs, also of one or of runs on other data, on this HTML page, and into a Markdown table beside it.
+        output_dir: Folder for comparison.json, comparison.md and comparison.png, which replace older ones (default: only print a table).
+        all_pairs: Compare every run with every other, not only with the first. More comparisons make each p-value's adjustment stricter.
+        page: Instead of comparing, list the numbers of all runs on this HTML page and in a Markdown table beside it; one run, or runs on different
+            data, will do.
     """
 
     runs: tuple[str, ...] = field(metadata={"positional": "run folders"})

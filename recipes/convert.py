@@ -28,8 +28,8 @@ class ConvertConfig(ConversionOptions):
     """A checkpoint of another project to safetensors in timm's layout; nothing in the file is executed.
 
     Args:
-        checkpoints: A file of torch.save or safetensors.
-        output_dir: Where config.json, model.safetensors and, with a projector of RoCL's shape, projector.safetensors go.
+        checkpoints: A file written by torch.save or safetensors.
+        output_dir: Folder for config.json, model.safetensors and, with a projector of RoCL's shape, projector.safetensors.
     """
 
     checkpoints: tuple[str, ...] = field(metadata={"positional": "a checkpoint file"})

@@ -31,7 +31,7 @@ class BesideOptions:
 
     Args:
         name: As --model.name; the network before and after robustify, say.
-        sha256: What the weights file of an exported model must have; another one is refused.
+        sha256: SHA-256 that an exported model's weights file must have; any other file is refused.
     """
 
     name: str | None = None
@@ -51,14 +51,14 @@ class DemoConfig:
         model: Which classifier; its image size and normalisation come with it.
         beside: Another classifier, shown beside it.
         images: An image file, or a folder of images to choose from; others can be uploaded.
-        norm: Ball: linf or l2.
-        epsilon: Where the slider begins, in [0, 1] pixel units, a number or a fraction.
-        max_epsilon: Where it ends, and the largest radius that is tried for the smallest one that flips the answer.
-        steps: Gradient steps of PGD where the slider begins, 1 to 100; a step is epsilon / 10.
+        norm: Norm of the ball: linf or l2.
+        epsilon: Where the slider for epsilon begins, in [0, 1] pixel units, a number or a fraction.
+        max_epsilon: Where that slider ends, and the largest radius tried in the search for the smallest one that flips the answer.
+        steps: Where the slider for PGD's gradient steps begins, 1 to 100; each step is epsilon / 10.
         host: Address to listen on; 0.0.0.0 lets others in.
-        port: To listen on (default: the first free one from 7860).
-        share: Let others in through a public tunnel of Gradio's.
-        export_space: Write a Space of the page to this folder and start nothing.
+        port: Port to listen on (default: the first free one from 7860).
+        share: Let others in through Gradio's public tunnel.
+        export_space: Write the page as a Space to this folder, and start nothing.
     """
 
     model: ClassifierConfig

@@ -48,7 +48,7 @@ class FinetuneConfig(RunOptions, AdversarialTraining.Options, TrainableOptions):
         model: Which backbone or classifier; a head is kept where its classes are the data's.
         head_epochs: Before everything trains, train the head alone: 20 epochs on clean features and, where the backbone proves robust, this many
             on adversarial images; 0 for neither (default: 3 for a new head on a trained backbone, else 0).
-        optimizer: How.
+        optimizer: How it is trained.
         evaluation: How the classifier is measured.
     """
 

@@ -54,11 +54,11 @@ class PredictConfig:
     Args:
         images: Image files, and folders, in which images are looked for at every depth.
         model: Which classifier; its image size and normalisation come with it.
-        output: CSV file to write, over one that is there (default: a table on the screen).
-        robustness: Look for the smallest epsilon; it is an upper bound, a stronger attack may need less. Without it only the classes are given.
-        norm: Ball: linf or l2.
-        steps: Gradient steps of PGD; it starts at random and steps by epsilon / 10, so fewer than 20 cannot cross the ball.
-        max_epsilon: The largest epsilon tried, in [0, 1] pixel units, a number or a fraction. What it does not change is ``inf`` in the CSV.
+        output: CSV file to write, replacing one that is there (default: print a table).
+        robustness: Look for the smallest epsilon that changes the answer; a stronger attack may need less. Without it only the classes are given.
+        norm: Norm of the ball: linf or l2.
+        steps: Gradient steps of PGD. It starts at a random point, and each step is epsilon / 10: fewer than 20 cannot cross the ball.
+        max_epsilon: The largest epsilon tried, in [0, 1] pixel units, a number or a fraction. An answer that stands it has ``inf`` in the CSV.
         batch_size: Images at once; the answers do not depend on it.
         seed: Of the random start, the same for every image, so that its row does not depend on the others.
     """
@@ -93,7 +93,7 @@ def main(config: PredictConfig) -> list[Row]:
     log.setLevel(logging.INFO)
     state = PartialState(cpu=not torch.accelerator.is_available())
     if state.num_processes > 1:
-        raise UserError(f"{state.num_processes} processes were launched and one does it all: start it with python recipes/predict.py")
+        raise UserError(f"{state.num_processes} processes were launched and only one is used: start it with python recipes/predict.py")
     paths = find_images(config.images)
     output = None if config.output is None else writable(path_of(config.output))
     model = load_classifier(config.model.name, config.model.sha256).to(state.device)

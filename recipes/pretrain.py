@@ -42,7 +42,7 @@ class PretrainConfig(RunOptions):
         model: Which backbone.
         views: How a view of an image is drawn.
         objective: What is learned.
-        optimizer: How.
+        optimizer: How it is trained.
     """
 
     data: PretrainImageOptions

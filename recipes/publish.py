@@ -22,15 +22,15 @@ log = logging.getLogger("rocl_transfer")
 
 @dataclass(frozen=True, kw_only=True)
 class PublishConfig:
-    """A run to a model on the Hub, its weights with the record and the card that speak of them.
+    """Send a run to the Hub as a model: its weights, and the record and the card that belong to them.
 
     Args:
         run: A run folder.
         space: Instead of a run, a folder that ``recipes/demo.py --export_space`` wrote; it is sent as a Space.
         repo_id: USER/NAME on the Hub.
         dry_run: Say what would be sent, and send nothing.
-        private: Whether a new repository is private (default: as the account has it); one that exists stays as it is.
-        revision: Branch to send to, made where there is none (default: main).
+        private: Whether a new repository is private (default: the account's setting); one that exists stays as it is.
+        revision: Branch to send to, created if there is none (default: main).
         tag: Name for the commit, such as v1.
         license: Licence of the weights by the Hub's identifier, such as apache-2.0.
     """

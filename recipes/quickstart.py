@@ -31,8 +31,8 @@ class QuickstartConfig(RunOptions):
 
     Args:
         output_dir: Where the six run folders go.
-        epochs: Of the two pre-trainings.
-        batch_size: Of the two pre-trainings.
+        epochs: Epochs of each of the two pre-trainings.
+        batch_size: Images per step of the two pre-trainings.
     """
 
     output_dir: str = "runs/quickstart"

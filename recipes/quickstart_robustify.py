@@ -28,8 +28,8 @@ class QuickstartRobustifyConfig:
 
     Args:
         output_dir: Where the quick start left its run folders.
-        seed: Of every random draw.
-        epochs: Of the distillation.
+        seed: Seed of every random draw.
+        epochs: Epochs of the distillation.
     """
 
     output_dir: str = "runs/quickstart"

@@ -69,11 +69,11 @@ WARMUP = 0.07  # of the training, as FARE has it
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherOptions:
-    """What the network is to be like.
+    """The network whose embeddings the twin learns.
 
     Args:
         name: A run folder, a timm name, ``hf-hub:USER/NAME`` or ``local-dir:FOLDER`` (default: the network itself, as it is at the start).
-        sha256: What the weights file of an exported model must have; another one is refused.
+        sha256: SHA-256 that an exported model's weights file must have; any other file is refused.
     """
 
     name: str | None = None
@@ -88,14 +88,15 @@ class TeacherOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RobustifyConfig(RunOptions, Distillation.Options, TrainableOptions):
-    """A network's robust twin, without labels. What is left out follows the network's family and the size of the images.
+    """A network's robust twin, without labels. Options left out follow the network's family and the size of the images.
 
     Args:
         data: Which images; labels, where there are any, only measure.
         model: Which network: a backbone, or a classifier, whose head stays as it is.
-        teacher: What it is to be like.
-        views: How the view that both see is drawn (default: mirrored and moved by up to an eighth where images are small, as they are where not).
-        optimizer: How.
+        teacher: The network whose embeddings the twin learns.
+        views: How the view that both networks see is drawn (default: small images are mirrored and shifted by up to an eighth, larger ones stay as
+            they are).
+        optimizer: How it is trained.
         evaluation: How a classifier is measured, where there are labels of its classes.
         samples: Measure on this many images, drawn by --seed in proportion to the classes.
     """

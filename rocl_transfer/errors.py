@@ -66,7 +66,7 @@ def path_of(name: str | Path) -> Path:
         return Path(name).expanduser()
     except RuntimeError as error:
         raise UserError(
-            f"{name} begins with the home folder of a user that there is not: write ./{name} for what is called so, or the path"
+            f"{name} begins with the home folder of a user who does not exist here: write ./{name} for a file of that name, or the whole path"
         ) from error
 
 

@@ -89,7 +89,7 @@ def check_labels(labels: Any, count: int) -> Tensor:
     try:
         labels = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"labels are no class numbers ({_first_line(error)}): give a tensor (N,) of whole numbers, 0 and up") from error
+        raise UserError(f"labels are not class numbers ({_first_line(error)}): give a tensor (N,) of whole numbers, 0 and up") from error
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
         hint = "; labels.argmax(1) makes them of one-hot rows" if labels.ndim == 2 and labels.shape[1] > 1 else ""
         raise UserError(f"labels are {_plain(labels.dtype)} of shape {tuple(labels.shape)}: give whole class numbers of shape (N,), 0 and up{hint}")

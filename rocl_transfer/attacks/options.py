@@ -16,7 +16,7 @@ class AttackOptions:
 
     Args:
         kind: pgd, or nfgsm (N-FGSM, linf): uniform noise of twice epsilon and one step of epsilon, not projected back to the ball.
-        norm: Ball: linf or l2.
+        norm: Norm of the ball: linf or l2.
         epsilon: Radius, a number or a fraction such as 8/255.
         step_size: Length of a step (default: of pgd RoCL's share of the radius, 0.007 / 0.0314 of it; of nfgsm the radius).
         steps: Number of gradient steps of pgd; nfgsm takes one.
@@ -34,7 +34,7 @@ class AttackOptions:
         if self.kind == "nfgsm":
             require(self.norm == "linf", f"--attack.kind nfgsm is an attack in linf, and --attack.norm is {self.norm}: give --attack.kind pgd")
             require(self.first_steps is None, "--attack.first_steps has no effect with --attack.kind nfgsm, which takes one step: leave it out")
-            require(self.steps > 0, f"an attack's steps is {self.steps}: give 1 or more")
+            require(self.steps > 0, f"an attack's number of steps is {self.steps}: give 1 or more")
             object.__setattr__(self, "steps", 1)  # what a record says of it; the command line refuses another number
         require(0 < self.epsilon < float("inf"), f"an attack's epsilon is {self.epsilon}: give a radius above 0, such as 8/255")
         in_range = self.norm != "linf" or self.epsilon <= 1
@@ -42,7 +42,7 @@ class AttackOptions:
         given = self.norm != "l2" or self.epsilon != AttackOptions.epsilon
         require(given, "the default epsilon 0.0314 is meant for linf: give a radius with l2, such as 0.5 at 32 px")
         require(self.step_size is None or self.step_size > 0, f"an attack's step_size is {self.step_size}: give a length above 0")
-        require(self.steps > 0, f"an attack's steps is {self.steps}: give 1 or more")
+        require(self.steps > 0, f"an attack's number of steps is {self.steps}: give 1 or more")
         grows = self.first_steps is None or 0 < self.first_steps < self.steps
         require(grows, f"an attack's first_steps is {self.first_steps}: give 1 or more, and fewer than its {self.steps} steps, or leave it out")
 

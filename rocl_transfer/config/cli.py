@@ -147,7 +147,7 @@ class _Parser(ArgumentParser):
             return f"--{found[1]} is {found[3]}: give {kind}"
         if self.positional and "'str' object does not support item assignment" in message:
             # What jsonargparse 4.53 makes of one word in the YAML where several are taken.
-            return f"{self.positional[0]} in the configuration is no list: write {self.positional[1]} as [FIRST, SECOND]"
+            return f"{self.positional[0]} in the configuration is not a list: write {self.positional[1]} as [FIRST, SECOND]"
         if found := re.search(r"File does not exist: '?([^']*)'?", message):
             return f"there is no file {found[1]}: check the path given to --config"
         return re.sub(r"\s+", " ", re.sub(r'Parser key "([\w.]+)":', r"--\1:", message)).strip()
@@ -217,7 +217,7 @@ def parse(config_class: Callable[..., Config], words: Sequence[str] | None = Non
     require(not wrong, f"{wrong[:100]!r} has a character of code 0, or more than {_LONGEST:,}: no name has")
     written = [value for name, value in vars(config).items() if name not in names]  # into config.yaml
     bytes_only = next((text for text in _texts(written) if re.search("[\ud800-\udfff]", text)), "")
-    require(not bytes_only, f"{bytes_only!r} is no UTF-8, so config.yaml cannot name it: rename it")
+    require(not bytes_only, f"{bytes_only!r} is not UTF-8, so config.yaml cannot name it: rename it")
     remember(config, given)
     return config
 

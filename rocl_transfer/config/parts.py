@@ -16,7 +16,7 @@ class ModelConfig:
         name: A timm name (ours: resnet8_cifar, 18, 34, 50 and, thinner, 20, 32, 44, 56, 110), a run folder, ``hf-hub:USER/NAME`` or
             ``local-dir:FOLDER``.
         pretrained: For a timm name, start from its published weights (default: no in pre-training, yes in adaptation where it has any).
-        sha256: What the weights file of an exported model must have; another one is refused.
+        sha256: SHA-256 that an exported model's weights file must have; any other file is refused.
     """
 
     name: str
@@ -34,7 +34,7 @@ class ClassifierConfig:
 
     Args:
         name: A run folder that holds a classifier, ``hf-hub:USER/NAME`` or ``local-dir:FOLDER``.
-        sha256: What the weights file of an exported model must have; another one is refused.
+        sha256: SHA-256 that an exported model's weights file must have; any other file is refused.
     """
 
     name: str

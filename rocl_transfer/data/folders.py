@@ -34,7 +34,7 @@ def open_image_folder(folder: Path, image_column: str | None = None, label_colum
     roots, notes = _roots(folder)
     if train_needed and "train" not in roots:
         there = ", ".join(sorted(roots))
-        raise UserError(f"{folder} holds no train folder beside {there}: add one to train on; evaluating does without")
+        raise UserError(f"{folder} holds no train folder beside {there}: add one to train on (evaluation needs none)")
     found = {split: _Root(split, root, take_inventory(root)) for split, root in roots.items()}
     if not any(root.inventory.images for root in found.values()):
         raise UserError(_nothing(folder, [root.inventory for root in found.values()]))

@@ -82,7 +82,7 @@ def parquet_splits(folder: Path) -> tuple[dict[str, list[str]] | None, list[str]
         notes.append(counted(empty, "parquet file", "has no column of images and is left out", "have no column of images and are left out", folder))
     others = [path for path in files if path not in parquet]
     if others:
-        notes.append(counted(others, "file", "is no parquet and is left out", "are no parquet and are left out", folder))
+        notes.append(counted(others, "file", "is not parquet and is left out", "are not parquet and are left out", folder))
     return group_by_split(folder, held), notes
 
 

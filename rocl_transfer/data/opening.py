@@ -64,4 +64,4 @@ def _open_with_datasets(name: str, *options: str | None) -> Source:
         raise
     except Exception as error:  # datasets hands its files to a dozen libraries, each with errors of its own
         reason = one_line(str(error).strip().split("\n")[0])[:200]
-        raise UserError(f"{name} cannot be opened ({type(error).__name__}: {reason}): repair its files, or leave out what is no image") from error
+        raise UserError(f"{name} cannot be opened ({type(error).__name__}: {reason}): repair its files, or leave out what is not an image") from error

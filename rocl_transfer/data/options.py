@@ -38,7 +38,7 @@ class ImageOptions(StorageOptions):
     Args:
         name: A Hub dataset id, a local folder (images, or parquet files), a CSV of paths and labels, a safetensors file of images and labels, or
             ``digits`` (scikit-learn's, bundled).
-        title: What records and cards call it (default: its name; of a path the last part alone, for where it lies is nobody's business).
+        title: What records and cards call it (default: its name; for a path, only its last part, so that they do not show where it lies).
         config: Configuration of a Hub dataset, where it has several.
         revision: Branch, tag or commit of a Hub dataset.
         image_column: Column of images, where more than one could be meant.
@@ -85,9 +85,9 @@ class PretrainImageOptions(ImageOptions):
     """Which images, for pre-training.
 
     Args:
-        streaming: Read shards of a Hub dataset over the network while training goes on, without a copy on the disk. What fits the disk is better
-            off without: images then come in one true permutation, and are checked beforehand.
-        images: How many there are in a stream, where the data itself does not say.
+        streaming: Read shards of a Hub dataset over the network while training goes on, without a copy on the disk. Leave it off for
+            data that fits on the disk: its images come in one true permutation, and are checked beforehand.
+        images: How many images a stream has, where the data itself does not say.
     """
 
     streaming: bool = False

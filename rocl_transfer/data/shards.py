@@ -96,7 +96,7 @@ def open_shards(folder: Path, image_column: str | None = None, label_column: str
     files = files_below(folder)
     paths = [path for path in files if path.suffix.lower() == ".tar"]
     others = [path for path in files if path.suffix.lower() != ".tar"]
-    notes = [counted(others, "file", "is no shard and is left out", "are no shards and are left out", folder)] if others else []
+    notes = [counted(others, "file", "is not a shard and is left out", "are not shards and are left out", folder)] if others else []
     shards = {path: _index(path) for path in paths}
     notes += [note for shard in shards.values() for note in shard.notes]
     extensions = list(dict.fromkeys(name for shard in shards.values() for sample in shard.samples for name in sample.members))
@@ -153,7 +153,7 @@ def _index(path: Path) -> _Shard:
     notes = _after(path, end, samples)
     if beside:
         named = one_line(beside[0])
-        notes.append(f"{len(beside):,} members of {path.name} are no files of a sample (KEY.EXTENSION) and are left out, the first is {named}")
+        notes.append(f"{len(beside):,} members of {path.name} are not files of a sample (KEY.EXTENSION) and are left out, the first is {named}")
     return _Shard(path, list(samples.values()), notes)
 
 

@@ -67,7 +67,7 @@ class ValueRange:
         parts = np.array_split(np.asarray(image), max(1, image.width * image.height // _PART))
         least, most = min(float(part.min()) for part in parts), max(float(part.max()) for part in parts)
         if not np.isfinite([least, most]).all():
-            raise ValueError("it holds values that are no finite numbers")
+            raise ValueError("it holds values that are not finite numbers")
         if known is None and kind(image) == "floats" and not (low <= least and most <= high):
             raise ValueError(f"its values lie in {least:g} to {most:g}, and which are black and white is not known: give --data.value_range")
         grey = [((part.astype(np.float64).clip(low, high) - low) / (high - low) * 255).round().astype(np.uint8) for part in parts]

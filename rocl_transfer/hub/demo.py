@@ -36,7 +36,7 @@ class Settings:
         epsilon: Radius.
         max_epsilon: The largest radius of the slider, and the largest that is tried for the smallest one that flips the answer.
         steps: Of PGD.
-        norm: Ball: linf or l2.
+        norm: Norm of the ball: linf or l2.
     """
 
     epsilon: float = 8 / 255

@@ -45,7 +45,7 @@ def find_model(name: str) -> Path | None:
                 raise UserError(f"{folder} has no {file}: it holds no exported model{remedy}")
         return folder
     if folder.is_file():
-        raise UserError(f"{folder} is no folder{is_pickle([folder])}: recipes/convert.py makes a model of a checkpoint's tensors alone")
+        raise UserError(f"{folder} is not a folder{is_pickle([folder])}: recipes/convert.py makes a model from a checkpoint's tensors")
     if name.startswith(("local-dir:", ".", "~")) or "/" in name:
         raise UserError(f"there is no folder {folder}: check the path, or write hf-hub:USER/NAME for a model on the Hub")
     return None
@@ -69,7 +69,7 @@ def _download(name: str) -> Path:
             raise UserError(f"{damaged} of hf-hub:{name} arrived damaged twice: check your network and your disk, and try again")
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
-            raise UserError(f"hf-hub:{name} has no {file}: timm's layout in safetensors is read, never a pickle; recipes/convert.py makes one of it")
+            raise UserError(f"hf-hub:{name} has no {file}: only safetensors in timm's layout is read; recipes/convert.py converts a pickle's tensors")
     return folder
 
 
@@ -98,7 +98,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         content: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{folder / CONFIG} is no JSON ({error}): export or download the model again") from error
+        raise UserError(f"{folder / CONFIG} is not JSON ({error}): export or download the model again") from error
     cfg = content.get("pretrained_cfg", content) if isinstance(content, dict) else None
     three = isinstance(cfg, dict) and all(isinstance(cfg.get(name), list) and len(cfg[name]) == 3 for name in ("input_size", "mean", "std"))
     if not three or not isinstance(content.get("architecture"), str):
@@ -118,7 +118,7 @@ def _wrong(content: dict[str, Any], cfg: dict[str, Any]) -> str | None:
             return f"has the {name} {cfg[name]}, not three numbers of pixels"
     names = content.get("label_names")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        return "has label_names that are no list of names"
+        return "has label_names that are not a list of names"
     arguments = content.get("model_args", {})
     if not isinstance(arguments, dict):
         return "has model_args without names"

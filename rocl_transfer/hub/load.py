@@ -35,7 +35,7 @@ def load_classifier(name: str, sha256: str | None = None) -> PixelModel:
         return create_classifier(name).eval()
     model = _load(folder, sha256)
     if not model.class_names:
-        raise UserError(f"{name} is no classifier: give a run of finetune or linear_probe, or another exported model that has classes")
+        raise UserError(f"{name} is not a classifier: give a run of finetune or linear_probe, or another exported model that has classes")
     for doubt in own_doubts(folder):
         log.warning("%s was exported with a doubt: %s", name, doubt)
     return model
@@ -147,7 +147,7 @@ def _load_any(name: str, image_size: int | None, pretrained: bool | None, sha256
     model = _load(folder, sha256)
     if image_size is not None and image_size != model.input_size:
         if model.net.pretrained_cfg.get("fixed_input_size"):
-            raise UserError(f"{name} takes images of {model.input_size} px alone: leave out --data.image_size {image_size}")
+            raise UserError(f"{name} only takes images of {model.input_size} px: leave out --data.image_size {image_size}")
         model.input_size = image_size
     return model
 

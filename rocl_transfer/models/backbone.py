@@ -137,7 +137,7 @@ def create_backbone(name: str, image_size: int, pretrained: bool = False, head: 
     import timm
 
     if not timm.is_model(name):
-        raise UserError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}; a local folder must exist to be taken for one")
+        raise UserError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}; if a local folder is meant, it does not exist")
     tagged = timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True)
     if "." in name and name not in tagged:
         raise UserError(f"timm has no weights {name!r}{did_you_mean(name, tagged)}; without a tag the default ones are taken")
@@ -165,7 +165,7 @@ def create_classifier(name: str) -> PixelModel:
 
     if not timm.is_model(name) or not has_weights(name):
         near = did_you_mean(name, timm.list_models(pretrained=True))
-        raise UserError(f"{name} is no classifier: timm has no published weights for {name!r}{near}")
+        raise UserError(f"{name} is not a classifier: timm has no published weights for {name!r}{near}")
     try:
         net = timm.create_model(name, pretrained=True)
     except (OSError, HfHubHTTPError, RuntimeError) as error:

@@ -80,7 +80,7 @@ def select_trainable(model: PixelModel, what: str, lora_rank: int = 8, head: boo
     elif what == "norm":
         norms = [p for module in net.modules() if "norm" in type(module).__name__.lower() for p in module.parameters(recurse=False)]
         if not norms:
-            raise UserError(f"--train norm: {model.architecture} has no norms with parameters; give head, last-1, lora or all")
+            raise UserError(f"--train norm: {model.architecture} has no normalisation layers with parameters; give head, last-1, lora or all")
         for parameter in norms:
             parameter.requires_grad_(True)
     elif what == "lora":

@@ -181,7 +181,7 @@ def test_n_fgsm_takes_one_step_whatever_the_default_of_its_recipe_was():
     [
         ({"kind": "nfgsm", "norm": "l2", "epsilon": 0.5}, "--attack.kind nfgsm is an attack in linf, and --attack.norm is l2"),
         ({"kind": "nfgsm", "first_steps": 1}, "--attack.first_steps has no effect with --attack.kind nfgsm"),
-        ({"kind": "nfgsm", "steps": 0}, "an attack's steps is 0"),
+        ({"kind": "nfgsm", "steps": 0}, "an attack's number of steps is 0"),
         ({"steps": 3, "first_steps": 3}, "an attack's first_steps is 3: give 1 or more, and fewer than its 3 steps"),
         ({"first_steps": 0}, "an attack's first_steps is 0"),
     ],

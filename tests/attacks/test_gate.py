@@ -157,7 +157,7 @@ def test_other_floats_are_taken(door, kind):
         (torch.zeros(6, 1, dtype=torch.long), "of shape (6, 1)"),
         (torch.full((6,), K), "labels run from 4 to 4, the model has 4 classes, 0 and up"),
         (torch.full((6,), -100), "labels run from -100 to -100"),
-        (["cat"] * 6, "labels are no class numbers"),
+        (["cat"] * 6, "labels are not class numbers"),
     ],
 )
 def test_labels_that_are_none_are_one_sentence(door, labels, sentence):

@@ -233,7 +233,7 @@ def test_mistakes_in_predicting(words, sentence):
 
 def test_one_word_where_a_list_is_meant(tmp_path):
     (tmp_path / "c.yaml").write_text("images: photos\nmodel: {name: m}\n")
-    with pytest.raises(UserError, match="images in the configuration is no list"):
+    with pytest.raises(UserError, match="images in the configuration is not a list"):
         parse(PredictConfig, ["--config", str(tmp_path / "c.yaml")])
 
 

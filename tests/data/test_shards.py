@@ -83,7 +83,7 @@ def test_names_that_are_no_splits_are_all_trained_on(tmp_path, samples):
     (tmp_path / "s" / "index.json").write_text("{}")
     data = opened(tmp_path / "s")
     assert right(data, 60)
-    assert "1 file is no shard and is left out: index.json" in data.notes
+    assert "1 file is not a shard and is left out: index.json" in data.notes
 
 
 def test_a_label_that_is_missing_is_named_by_shard_and_key(tmp_path, samples):
@@ -161,7 +161,7 @@ def test_members_that_belong_to_no_sample_are_said_and_never_followed(tmp_path, 
         tar.addfile(link)
     data = opened(tmp_path / "s")
     assert right(data, 20)
-    assert "3 members of a.tar are no files of a sample (KEY.EXTENSION) and are left out, the first is README" in data.notes
+    assert "3 members of a.tar are not files of a sample (KEY.EXTENSION) and are left out, the first is README" in data.notes
 
 
 def test_a_sample_without_an_image_and_one_twice(tmp_path, samples):

@@ -127,7 +127,7 @@ def test_floats_of_no_known_range_and_no_numbers_are_refused(tmp_path):
     bad[3, 3] = np.nan
     Image.fromarray(bad).save(folder / "train" / "a" / "nan.tif")
     data, _ = read(folder)
-    assert data.unreadable == (f"train: {folder}/train/a/nan.tif (it holds values that are no finite numbers)",)
+    assert data.unreadable == (f"train: {folder}/train/a/nan.tif (it holds values that are not finite numbers)",)
     with pytest.raises(UserError, match="its values lie in 0 to 1.1, and which are black and white is not known: give --data.value_range"):
         decode(folder_of(tmp_path / "b", lambda *_: pattern(1, 0, 1.1).astype("float32"), 1, "tif") / "train" / "a" / "0.tif", 8, "x")
 

@@ -544,12 +544,12 @@ WRONG = {
     ),
     "no such family": (lambda s: s, {"family": "rcol"}, "there is no family 'rcol'; did you mean 'rocl'"),
     "a sparse weight": (lambda s: change(s, bn1__bias=torch.zeros(64).to_sparse()), {}, r"lacks bn1\.bias in the file"),
-    "no such copy": (lambda s: s, {"copy": "ema"}, "no one network at ema"),
+    "no such copy": (lambda s: s, {"copy": "ema"}, "not have exactly one network at ema"),
     "one set of statistics": (lambda s: s, {"bn": "clean"}, "--bn clean has no effect"),
     "names without head": (lambda s: s, {"label_names": ["a"], "head": "none"}, "--label_names has no effect"),
     "names too few": (lambda s: s, {"label_names": ["a"]}, "names 1 classes, the head has 3"),
     "no mean and std": (lambda s: s, {"family": "robustness"}, "no mean and std, which robustness keeps in its files: give --mean and --std"),
-    "a std of nothing": (lambda s: change(s, mu=torch.zeros(3), sigma=torch.zeros(3)), {}, "no mean and std of pixels"),
+    "a std of nothing": (lambda s: change(s, mu=torch.zeros(3), sigma=torch.zeros(3)), {}, "which cannot be the mean and std of pixels"),
     "a stem that may pad": (
         lambda s: prefixed("backbone.", {k.replace("shortcut", "downsample"): v for k, v in s.items()}),
         {},
@@ -592,7 +592,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
         "half-whole.safetensors": "no complete safetensors file",
         "empty.pt": "is empty",
         "page.pt": "is a web page",
-        "text.pt": "is no checkpoint",
+        "text.pt": "is not a checkpoint",
         "nothing.pt": "holds no named tensors",
         "loop.pt": "holds no named tensors",
     }

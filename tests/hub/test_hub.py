@@ -94,7 +94,7 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path):
         (lambda: load_backbone(f"local-dir:{tmp_path}/nowhere"), "there is no folder"),
         (lambda: load_backbone("resnet18_cifr"), "did you mean 'resnet18_cifar'"),
         (lambda: load_backbone("resnet18.a1_in1"), "timm has no weights 'resnet18.a1_in1'; did you mean 'resnet18.a1_in1k'"),
-        (lambda: load_classifier(str(tmp_path)), "is no classifier"),
+        (lambda: load_classifier(str(tmp_path)), "is not a classifier"),
         (lambda: load_classifier("resnet8_cifar"), "no published weights for 'resnet8_cifar'"),
         (lambda: load_backbone(str(tmp_path), pretrained=True), "has no effect"),
     ]
@@ -118,7 +118,7 @@ def test_another_image_size_is_taken_where_the_network_can(tmp_path):
         (tmp_path / name).mkdir()
         export(trained(name), tmp_path / name)
     assert load_backbone(str(tmp_path / "resnet8_cifar"), 48).input_size == 48
-    with pytest.raises(UserError, match="takes images of 32 px alone"):
+    with pytest.raises(UserError, match="only takes images of 32 px"):
         load_backbone(str(tmp_path / "test_vit"), 48)
 
 

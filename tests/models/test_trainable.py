@@ -39,7 +39,7 @@ def test_parts_of_every_family(name):
     assert head < parts["last-1"] < parts["last-2"] < everything
     assert any(model.net.get_parameter(n).dim() > 1 for n in parts["last-1"] - head)
     if name == "test_nfnet":
-        with pytest.raises(UserError, match="--train norm: test_nfnet has no norms"):
+        with pytest.raises(UserError, match="--train norm: test_nfnet has no normalisation layers"):
             select_trainable(model, "norm")
     else:
         assert parts["norm"] > head

@@ -113,7 +113,7 @@ MISTAKES = {
     "a folder without images": (["{empty}"], "has no images"),
     "a folder as output": (["{digits}", "--output", "{folder}"], "is a folder: name a file in it"),
     "an output that cannot be": (["{digits}", "--output", "{digits}/notes.txt/p.csv"], "cannot be written"),
-    "a model that is no classifier": (["{digits}", "--model.name", "resnet8_cifar"], "resnet8_cifar is no classifier"),
+    "a model that is no classifier": (["{digits}", "--model.name", "resnet8_cifar"], "resnet8_cifar is not a classifier"),
 }
 
 

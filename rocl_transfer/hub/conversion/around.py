@@ -66,7 +66,9 @@ def find_normalization(fit: Fit, others: Iterable[Fit], tensors: Mapping[str, Te
     chosen = max(pairs, key=lambda pair: (_common(fit.place, pair[0]), -len(pair[0])))
     centre, spread = (tuple(round(value, 7) for value in tensors[name].double().flatten().tolist()) for name in chosen)
     if not all(-10 < value < 10 for value in centre) or not all(0 < value < 10 for value in spread):
-        raise UserError(f"{chosen[0]} and {chosen[1]} are {centre} and {spread}, no mean and std of pixels in [0, 1]: give --mean and --std")
+        raise UserError(
+            f"{chosen[0]} and {chosen[1]} are {centre} and {spread}, which cannot be the mean and std of pixels in [0, 1]: give --mean and --std"
+        )
     return (centre, spread), chosen
 
 

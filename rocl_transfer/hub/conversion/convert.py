@@ -25,21 +25,21 @@ _AVERAGES = rf"{AVERAGED}|(^|\.)(momentum_\w+|encoder_k)$"
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionOptions:
-    """What is not left to the file.
+    """What the file does not decide.
 
     Args:
         family: Whose checkpoint it is; auto looks at its names. acl is also DynACL's and AIR's.
         architecture: A timm name (default: the ResNet whose shapes they are).
-        bn: Of two sets of BatchNorm statistics, the adversarial or the clean one; auto: adversarial.
-        copy: Where the network is in a file that holds several, such as encoder_q, or . for its outermost dictionary (default: the
-            family's choice, or the averaged one).
-        head: A file with a linear layer, or none to leave out the one in the checkpoint, which is kept otherwise.
+        bn: Which of two sets of BatchNorm statistics to take: adversarial or clean; auto: adversarial.
+        copy: Which network to take from a file that holds several, by its place there, such as encoder_q, or . for the outermost
+            dictionary (default: the family's choice, or the averaged one).
+        head: A file with a linear layer, or none to leave out the checkpoint's own (default: keep that one).
         projector: A file with a projector (default: the one in the checkpoint, where it has RoCL's shape).
-        label_names: In the order of the logits: a list, or a file with one on each line (default: 0, 1, ...).
+        label_names: Names of the classes in the order of the logits: a list, or a file with one on each line (default: 0, 1, ...).
         image_size: Side in pixels (default: 32 with a 3x3 stem, else timm's).
-        mean: Subtracted from images in [0, 1], a number a channel (default: what the file says, else what the family trains with).
-        std: Divided by next.
-        drop: Beginnings of names in the file that are no part of the network.
+        mean: What is subtracted from images in [0, 1], one number per channel (default: what the file says, else what the family trains with).
+        std: What they are divided by next, one number per channel.
+        drop: Prefixes of names in the file that are not part of the network.
     """
 
     family: Literal["auto", "rocl", "acl", "deacl", "solo-learn", "robustness", "robustbench", "torchvision", "timm"] = "auto"
@@ -99,7 +99,7 @@ def convert(file: str | Path, options: ConversionOptions | None = None) -> Conve
 
     Args:
         file: Of torch.save or safetensors.
-        options: What is not left to the file.
+        options: What the file does not decide.
 
     Raises:
         UserError: The file cannot be read or would run code, fits no network, or does not say enough; or a wish has no effect.
@@ -262,5 +262,5 @@ def _listed(names: Sequence[str] | str | None) -> list[str] | None:
     try:
         lines = path_of(names).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--label_names {names} is no file of names: give one on each line, or a list such as [cat, dog]") from error
+        raise UserError(f"--label_names {names} is not a file of names: give one name on each line, or a list such as [cat, dog]") from error
     return [line.strip() for line in lines if line.strip()]

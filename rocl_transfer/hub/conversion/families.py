@@ -130,7 +130,7 @@ def choose_norms(names: Iterable[str], wanted: str | None) -> tuple[int | None, 
     if wanted is not None and len(numbers) < 2:
         raise UserError(f"--bn {wanted} has no effect with a file that has one set of BatchNorm statistics: leave it out")
     if len(numbers) > 2:
-        raise UserError(f"the file has {len(numbers)} sets of BatchNorm statistics, and which is which is known of two: remove the others from it")
+        raise UserError(f"the file has {len(numbers)} sets of BatchNorm statistics, and only two can be told apart: remove the others from it")
     if not numbers:
         return None, 1
     return (max(numbers) if wanted != "clean" else min(numbers)), len(numbers)

@@ -132,7 +132,7 @@ def choose_copy(fits: list[Fit], tensors: Mapping[str, Tensor], family: Family, 
     if wanted is not None:
         named = [fit for fit in fits if (fit.place or ".") == wanted or fit.place.endswith(f".{wanted}")]
         if len(named) != 1:
-            raise UserError(f"the file has no one network at {wanted}: give --copy one of {shown}")
+            raise UserError(f"the file does not have exactly one network at {wanted}: give --copy one of {shown}")
         return named[0]
     whole = sorted((fit for fit in fits if not fit.missing), key=lambda fit: len(fit.place)) or [min(fits, key=lambda fit: len(fit.missing))]
     different = [fit for i, fit in enumerate(whole) if not any(_same(fit, other, tensors) for other in whole[:i])]

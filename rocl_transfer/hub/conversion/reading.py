@@ -58,7 +58,7 @@ def read_checkpoint(name: str | Path) -> Checkpoint:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from error
     except SafetensorError as error:
-        raise UserError(f"{path} is no complete safetensors file ({error}): download or copy it again") from error
+        raise UserError(f"{path} is not a complete safetensors file ({error}): download or copy it again") from error
     tensors: dict[str, Tensor] = {}
     set_aside: list[str] = []
     _flatten(content, "", 0, tensors, set_aside)
@@ -138,9 +138,9 @@ def _load(path: Path) -> Any:
     # Whatever bytes a file holds ends somewhere in torch's readers, in an error of any kind.
     except Exception as error:
         if start[:1] != b"\x80" and not zipfile.is_zipfile(path) and start[:2] != b"PK":
-            raise UserError(f"{path} is no checkpoint: name a file of torch.save or safetensors") from error
+            raise UserError(f"{path} is not a checkpoint: name a file written by torch.save or safetensors") from error
         if refused := _refused(path, str(error)):
-            raise UserError(f"{path} is refused, for loading it may run any code: {refused} {_remedy(path)}") from error
+            raise UserError(f"{path} is refused, because loading it could run any code: {refused} {_remedy(path)}") from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0][:150]
         raise UserError(f"{path} is damaged or incomplete ({reason}): download or copy it again") from error
 
