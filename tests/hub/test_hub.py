@@ -238,7 +238,7 @@ def test_damage_is_noticed(tmp_path):
     with pytest.raises(UserError, match="leave out --model.sha256"):
         load_backbone("resnet8_cifar", 32, sha256="0" * 64)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="no JSON"):
+    with pytest.raises(UserError, match="is not JSON"):
         load_backbone(str(tmp_path))
     export(trained("resnet8_cifar"), tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
