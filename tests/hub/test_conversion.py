@@ -589,7 +589,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
         "": "is a folder",
         "half-zip.pt": "damaged or incomplete",
         "half-legacy.pt": "damaged or incomplete",
-        "half-whole.safetensors": "no complete safetensors file",
+        "half-whole.safetensors": "is not a complete safetensors file",
         "empty.pt": "is empty",
         "page.pt": "is a web page",
         "text.pt": "is not a checkpoint",
