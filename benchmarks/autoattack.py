@@ -24,9 +24,10 @@ from pyautoattack import AutoAttack
 
 from rocl_transfer.attacks.reference import PARTS
 from rocl_transfer.data import load_images, store_splits, stratified_sample
-from rocl_transfer.evaluation import evaluate
-from rocl_transfer.evaluation.engine import key, pixels_of
+from rocl_transfer.evaluation import SearchOptions, evaluate
 from rocl_transfer.evaluation.protocols import named_attacks
+from rocl_transfer.evaluation.results import attack_key
+from rocl_transfer.evaluation.samples import pixels_of
 from rocl_transfer.hub import load_classifier
 from rocl_transfer.training import keep_memory
 
@@ -48,10 +49,10 @@ class Times(logging.Handler):
 def ours(model, images, labels, epsilon, norm, compiled, precision):
     began = time.perf_counter()
     attacks = named_attacks("standard", epsilon, norm, 10)
-    results = evaluate(model, images, labels, attacks=attacks, batch_size=None, compiled=compiled, search_precision=precision)
+    results = evaluate(model, images, labels, attacks=attacks, search=SearchOptions(compile=compiled, search_precision=precision))
     whole = time.perf_counter() - began
     entries = [results[part, epsilon] for part in PARTS]
-    standing = torch.tensor([line[key(attacks[0])] for line in results.verdicts])
+    standing = torch.tensor([line[attack_key(attacks[0])] for line in results.verdicts])
     return [(entry.accuracy, entry.seconds) for entry in entries], whole, standing
 
 

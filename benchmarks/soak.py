@@ -222,6 +222,7 @@ def evaluation(words: argparse.Namespace) -> None:
     import rocl_transfer as rt
     from rocl_transfer.attacks import PGD
     from rocl_transfer.data import Resident
+    from rocl_transfer.evaluation import Context, SearchOptions
 
     model = rt.load_classifier(str(ROOT / "model_cards/resnet8_cifar.r_le_digits"))
     images = torch.randint(0, 256, (words.samples, 3, 16, 16), dtype=torch.uint8)
@@ -238,8 +239,9 @@ def evaluation(words: argparse.Namespace) -> None:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         results = rt.evaluate(
-            model, Resident(images), labels, attacks=[PGD(0.1, steps=5)], batch_size=512, journal=Path(folder) / "journal", identity={}
-        )
+            model, Resident(images), labels, attacks=[PGD(0.1, steps=5)], search=SearchOptions(batch_size=512),
+            context=Context(journal=Path(folder) / "journal"),
+        )  # fmt: skip
     seconds = time.perf_counter() - began
     done.set()
     watcher.join()

@@ -10,12 +10,12 @@ import dataclasses
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rocl_transfer.attacks import untouched
@@ -23,8 +23,10 @@ from rocl_transfer.config import command_line, note_radius
 from rocl_transfer.data import Augmentation, ImageData, ImageOptions, Store, labels_of, load_images, store_splits, stratified_sample
 from rocl_transfer.errors import UserError, path_of
 from rocl_transfer.evaluation import (
+    Context,
     Ensemble,
-    Results,
+    SearchOptions,
+    Smoothing,
     assemble,
     borderline,
     choose_pictures,
@@ -34,10 +36,12 @@ from rocl_transfer.evaluation import (
     measure_smoothed,
     named_attacks,
     report_attacks,
+    say_report,
 )  # fmt: skip
 from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.checks import Inspection
-from rocl_transfer.evaluation.engine import pixels_of
+from rocl_transfer.evaluation.robustness import LOOKED_AT
+from rocl_transfer.evaluation.samples import evenly, pixels_of
 from rocl_transfer.hub import add_to_card, code_digest, find_model, import_model, load_classifier, match_labels, render_page, weights_digest
 from rocl_transfer.options import Number, require, require_sha256, require_untouched, write_options
 from rocl_transfer.training import finish, sha256, start
@@ -57,6 +61,13 @@ class Samples:
     data: ImageData
     facts: dict[str, Any]
     notes: tuple[str, ...]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What findings on them belong to."""
+        which = {"name": self.data.name, "revision": self.facts["revision"], "split": self.facts["split"]}
+        labels = self.labels[self.chosen.to(self.labels.device)].tolist()
+        return {"data": which, "image size": self.data.image_size, "labels": labels, "version": __version__}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +95,7 @@ class EvaluatedConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(SearchOptions):
     """Robustness that can be believed: AutoAttack for any number of classes, and with --report full everything around it.
 
     Args:
@@ -92,17 +103,12 @@ class EvaluateConfig:
         data: Which images and labels.
         output_dir: Where results.json, verdicts.jsonl, the page and what is needed to go on go.
         attacks: standard (AutoAttack), fast (its APGD-CE and APGD-T), paper (RoCL's PGD-20) or strong-pgd (PGD-50, ten restarts).
-        engine: native, or reference (the pyautoattack package, for comparison).
         norm: Ball: linf, l2 or l1.
         epsilon: Its radius in [0, 1] pixel units, a number or a fraction.
         report: none, or full: unseen balls, accuracy over epsilon and per class, corruptions, transfer, smoothing, gradient masking.
         surrogates: With --report full, other classifiers of these classes whose adversarial images are tried.
         split: test, validation, or all: every image of data that has no test split, where some would be held out.
         samples: Evaluate this many, drawn by --seed in proportion to the classes (default: all).
-        batch_size: Images at once in each process (default: measured); verdicts do not depend on it, but with models that mix the images of a batch.
-        one_at_a_time: Show the model one image a pass; for models whose answer to an image depends on the others, which is looked for and said.
-        compile: Compile the network that attacks search on; pays on a GPU, or where evaluation takes long.
-        search_precision: fp32; or bf16, faster where the device has units for it: attacks search so, every success is judged in float32.
         update_card: Write the results on the card of the run that --model.name names, where that is a folder.
         resume: auto (go on where the folder stands) or none.
         log_with: One of Accelerate's trackers, such as tensorboard.
@@ -113,23 +119,19 @@ class EvaluateConfig:
     data: ImageOptions
     output_dir: str
     attacks: Literal["standard", "fast", "paper", "strong-pgd"] = "standard"
-    engine: Literal["native", "reference"] = "native"
     norm: Literal["linf", "l2", "l1"] = "linf"
     epsilon: Number = Number(8 / 255)
     report: Literal["none", "full"] = "none"
     surrogates: tuple[str, ...] = field(default_factory=tuple)
     split: Literal["test", "validation", "all"] = "test"
     samples: int | None = None
-    batch_size: int | None = None
-    one_at_a_time: bool = False
-    compile: bool = False
-    search_precision: Literal["fp32", "bf16"] = "fp32"
     update_card: bool = True
     resume: Literal["auto", "none"] = "auto"
     log_with: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(bool(self.output_dir), "--output_dir is empty: name a folder, such as runs/eval")
         require(self.epsilon > 0, f"--epsilon is {self.epsilon}: give a radius above 0, such as 8/255")
         require(self.norm != "linf" or self.epsilon <= 1, f"--epsilon is {self.epsilon}: pixels are in [0, 1], so write 8/255 rather than 8")
@@ -137,9 +139,7 @@ class EvaluateConfig:
         require(
             given, f"the default --epsilon is meant for linf: give a radius with {self.norm}, such as {'0.5' if self.norm == 'l2' else '12'} at 32 px"
         )
-        for name in ("samples", "batch_size"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"--{name} is {value}: give 1 or more")
+        require(self.samples is None or self.samples > 0, f"--samples is {self.samples}: give 1 or more")
         require(0 <= self.seed < 2**32, f"--seed is {self.seed}: give 0 or more, below 2**32")
         if self.report == "full":
             whole = self.engine == "native" and self.attacks in ("standard", "fast")
@@ -147,8 +147,6 @@ class EvaluateConfig:
         else:
             require_untouched(self, ("surrogates",), "without --report full")
         require(self.engine == "native" or self.attacks == "standard", f"--engine reference has no attacks {self.attacks}: give standard")
-        if self.engine == "reference":
-            require_untouched(self, ("compile", "search_precision"), "with --engine reference, which attacks the model as it is")
         if self.model.callable is not None:
             require_untouched(self, ("update_card",), "with --model.callable, which has no card")
 
@@ -160,14 +158,7 @@ def main(config: EvaluateConfig) -> Path:
     surrogates = open_surrogates(config, model, accelerator.device)
     samples = open_samples(config, model, accelerator.device)
     model = untouched(model.to(accelerator.device), config.one_at_a_time)
-    few = samples.chosen[torch.linspace(0, len(samples.chosen) - 1, min(64, len(samples.chosen))).long()]
-    sight = pixels_of(next(iter(samples.store.stream([few])))), samples.labels[few.to(accelerator.device)]
-    seen = inspect_model(model, *sight)
-    for other, (surrogate, _) in surrogates.items():
-        log.info("surrogate %s: %s", other, "; ".join(inspect_model(surrogate, *sight, f"the surrogate {other}").warnings) or "nothing strange")
-    warnings = [*samples.notes, *seen.warnings]
-    for warning in warnings:
-        log.info("note: %s", warning)
+    seen = inspect(model, samples, surrogates)
     log.info("%s: %d %s images of %s, %d classes", name, len(samples.chosen), config.split, samples.data.name, seen.classes)
 
     attacks = named_attacks(config.attacks, config.epsilon, config.norm, seen.classes, config.engine)
@@ -182,37 +173,41 @@ def main(config: EvaluateConfig) -> Path:
     if accelerator.is_main_process:
         write_options(config, folder / "config.yaml")
     code = code_digest(model.model, config.model.callable)
-    which = {"name": samples.data.name, "revision": samples.facts["revision"], "split": samples.facts["split"]}
-    identity = {"model": sha, "code": code, "data": which, "image size": size,
-                "labels": samples.labels[samples.chosen.to(accelerator.device)].tolist(), "version": __version__}  # fmt: skip
+    identity = {"model": sha, "code": code, **samples.identity}
+    context = Context(journal=journal / "attacks", identity=identity, state=accelerator.state, seen=seen, progress=True, say_doubts=False)
     results = evaluate(
-        model, samples.store, samples.labels, attacks=attacks, samples=samples.chosen, batch_size=config.batch_size, seed=config.seed,
-        engine=config.engine, compiled=config.compile, search_precision=config.search_precision, journal=journal / "attacks", identity=identity,
-        state=accelerator.state, progress=True, say_doubts=False, seen=seen,
-        one_at_a_time=config.one_at_a_time,
+        model, samples.store, samples.labels, attacks=attacks, samples=samples.chosen, seed=config.seed, search=config, context=context
     )  # fmt: skip
-    report: dict[str, Any] = {"warnings": warnings, "borderline": borderline(results), "refuted": results.refuted}
+    report: dict[str, Any] = {"warnings": [*samples.notes, *seen.warnings], "borderline": borderline(results), "refuted": results.refuted}
     if isinstance(headline, Ensemble) and config.report == "full":
         report |= assemble(results, headline, size, samples.facts["class_names"], seen, surrogates)
-        report |= beyond(config, accelerator, model, samples, headline, seen, journal / "smoothed", identity)
+        report |= beyond(config, model, samples, headline, dataclasses.replace(context, journal=journal / "smoothed"))
     if accelerator.is_main_process:
-        what = {
-            "model": {"name": name, "sha256": sha, "code_sha256": code},
-            "dataset": samples.facts,
-            "training": {},
-            "config": dataclasses.asdict(config),
-        }
-        record = results.write(folder, **what, report=report)
+        written = {"name": name, "sha256": sha, "code_sha256": code}
+        record = results.write(folder, model=written, dataset=samples.facts, training={}, config=dataclasses.asdict(config), report=report)
         if (pictures := choose_pictures(samples.store, results)) is not None:
             pictures.write(folder / "pictures.safetensors")
         page = render_page(folder)
-        say(results, report)
+        results.say()
+        say_report(report)
         log.info("results: %s, page: %s", record, page)
         if config.update_card and config.model.name is not None:
             note_on_card(config.model.name, record)
     finish(accelerator)
     accelerator.wait_for_everyone()
     return folder
+
+
+def inspect(model: nn.Module, samples: Samples, surrogates: Mapping[str, tuple[nn.Module, str]]) -> Inspection:
+    """What is seen of the model on a few images; what is wrong with it, with the data or a surrogate is logged."""
+    few = evenly(samples.chosen, LOOKED_AT)
+    sight = pixels_of(next(iter(samples.store.stream([few])))), samples.labels[few.to(samples.labels.device)]
+    seen = inspect_model(model, *sight)
+    for other, (surrogate, _) in surrogates.items():
+        log.info("surrogate %s: %s", other, "; ".join(inspect_model(surrogate, *sight, f"the surrogate {other}").warnings) or "nothing strange")
+    for warning in (*samples.notes, *seen.warnings):
+        log.info("note: %s", warning)
+    return seen
 
 
 def open_samples(config: EvaluateConfig, model: nn.Module, device: torch.device) -> Samples:
@@ -268,36 +263,20 @@ def open_surrogates(config: EvaluateConfig, model: nn.Module, device: torch.devi
     return opened
 
 
-def beyond(
-    config: EvaluateConfig, accelerator: Accelerator, model: nn.Module, samples: Samples, headline: Ensemble, seen: Inspection, journal: Path,
-    identity: dict[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+def beyond(config: EvaluateConfig, model: nn.Module, samples: Samples, headline: Ensemble, context: Context) -> dict[str, Any]:
     """Corruptions and smoothed inference."""
+    assert context.state is not None
     log.info("common corruptions")
-    size, device = samples.data.image_size, accelerator.device
-    at_once = config.batch_size or images_at_once((size, size), device)
-    found = measure_corruptions(model, samples.store, samples.labels, samples.chosen, config.seed, at_once, accelerator.state)
+    size = samples.data.image_size
+    at_once = config.batch_size or images_at_once((size, size), context.state.device)
+    found = measure_corruptions(model, samples.store, samples.labels, samples.chosen, config.seed, at_once, context.state)
     mean = sum(sum(row) for row in found.values()) / sum(len(row) for row in found.values())
     log.info("smoothed inference")
     words = "RoCL's views: colour jitter, grey, mirror, crops of half the image or more"
-    smoothed = measure_smoothed(
-        model, VIEW.alike, words, samples.store, samples.labels, samples.chosen, headline, seen=seen, seed=config.seed, batch_size=config.batch_size,
-        journal=journal, identity=identity, state=accelerator.state,
-    )  # fmt: skip
+    smoothing = Smoothing(view=VIEW.alike, words=words, seed=config.seed)
+    search = SearchOptions(batch_size=config.batch_size)
+    smoothed = measure_smoothed(model, smoothing, samples.store, samples.labels, samples.chosen, headline, search=search, context=context)
     return {"corruptions": found, "corruptions_mean": mean, "smoothed": smoothed}
-
-
-def say(results: Results, report: dict[str, Any]) -> None:
-    results.say()
-    unsure = report["borderline"]
-    log.info("samples whose verdict may hang on rounding (margin below %g of the spread of logits): %d", unsure["tolerance"], unsure["count"])
-    if "masking" in report:
-        log.info("gradient masking: %s", report["masking"]["verdict"])
-        for check in report["masking"]["checks"]:
-            log.info("  %s %s: %s", {True: "ok  ", False: "FAIL", None: "open"}[check["passed"]], check["name"], check["detail"])
-        smoothed = report["smoothed"]
-        log.info("smoothed inference: %.1f %% clean, %.1f %% under the ordinary attack, %.1f %% under EoT", *(
-            100 * smoothed[name]["accuracy"] for name in ("clean", "ordinary", "eot")))  # fmt: skip
 
 
 def note_on_card(name: str, record: Path) -> None:

@@ -53,7 +53,7 @@ def test_the_library_works_without_datasets_jsonargparse_and_the_extras():
         "import torch, rocl_transfer as rt\n"
         "from rocl_transfer import objectives, training\n"
         "model = rt.load_classifier('model_cards/resnet8_cifar.r_le_digits')\n"
-        "print(rt.evaluate(model, torch.rand(4, 3, 16, 16), torch.zeros(4, dtype=torch.long))['clean'].n)"
+        "print(rt.evaluate(model, torch.rand(4, 3, 16, 16), torch.zeros(4, dtype=torch.long), attacks='paper')['clean'].n)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "4", done.stderr

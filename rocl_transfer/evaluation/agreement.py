@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from rocl_transfer.attacks import PGD, AttackOptions, device_of, frozen
 from rocl_transfer.data import Store, derive_seed, generators
 from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.features import compute_features
+from rocl_transfer.evaluation.options import Context, SearchOptions
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.evaluation.results import Evaluation, Results
 from rocl_transfer.evaluation.robustness import evaluate
@@ -147,5 +147,7 @@ class BeforeAfter:
 
     def _measured(self, model: PixelModel, labels: Tensor, attacks: Sequence[PGD]) -> Results:
         at_once = self.batch_size or _at_once(model)
-        options: dict[str, Any] = {"samples": self.positions, "batch_size": at_once, "seed": self.seed, "progress": True, "say_doubts": False}
-        return evaluate(model, self.images, labels, attacks=attacks, **options)
+        return evaluate(
+            model, self.images, labels, attacks=attacks, samples=self.positions, seed=self.seed, search=SearchOptions(batch_size=at_once),
+            context=Context(progress=True, say_doubts=False),
+        )  # fmt: skip

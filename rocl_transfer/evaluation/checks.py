@@ -81,7 +81,7 @@ def inspect_model(model: nn.Module, images: Tensor, labels: Tensor, name: str = 
         if beside:
             warnings.append(
                 f"{name}'s answer to an image depends on the images beside it (they move its logits by up to {beside:.1%} of their spread), so "
-                "verdicts depend on batch size and order: measure it one way with --one_at_a_time true (from Python one_at_a_time=True)"
+                "verdicts depend on batch size and order: measure it one way with --one_at_a_time true (SearchOptions(one_at_a_time=True))"
             )
         if bool((logits >= 0).all() and (logits <= 1).all() and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-3)):
             warnings.append(f"{name}'s outputs are probabilities: losses made for logits have small gradients on them; give the logits instead")

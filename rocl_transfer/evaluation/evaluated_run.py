@@ -10,6 +10,7 @@ import numpy as np
 
 from rocl_transfer.errors import UserError, one_line
 from rocl_transfer.evaluation.doubts import Answers, doubts
+from rocl_transfer.evaluation.results import entry_key
 
 _FEW = 30  # samples; of fewer an older record's verdicts say too little to doubt it
 
@@ -59,7 +60,7 @@ def read_run(folder: str | Path) -> EvaluatedRun:
     try:
         results = json.loads((folder / "results.json").read_bytes())
         model, dataset, evaluations = results["model"], results["dataset"], results["evaluations"]
-        conditions = {_key(entry): entry for entry in evaluations}
+        conditions = {entry_key(entry): entry for entry in evaluations}
         whole = isinstance(model["name"], str) and isinstance(dataset["name"], str)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         whole = False
@@ -86,11 +87,6 @@ def _doubts(results: Mapping[str, Any], labels: np.ndarray, right: Mapping[str, 
     if "clean" not in right or len(labels) < _FEW or labels.min() < 0 or labels.max() > 10**6:
         return ()
     return tuple(doubts(Answers(labels, right, max(int(labels.max()) + 1, classes if type(classes) is int else 0))))
-
-
-def _key(entry: Mapping[str, Any]) -> str:
-    """What :func:`~rocl_transfer.evaluation.evaluate` calls the evaluation in ``verdicts.jsonl``."""
-    return f"{entry['name']} {entry['norm']} {entry['epsilon']:.6g}" if entry.get("epsilon") else str(entry["name"])
 
 
 def recorded(run: EvaluatedRun) -> Iterator[tuple[str, int, float]]:

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rocl_transfer.data import Store
-from rocl_transfer.evaluation.engine import pixels_of
 from rocl_transfer.evaluation.results import Results
+from rocl_transfer.evaluation.samples import pixels_of
 
 MOST = 8
 

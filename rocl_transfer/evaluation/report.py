@@ -2,9 +2,8 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,19 +16,20 @@ from rocl_transfer.bars import Bar
 from rocl_transfer.data import Store
 from rocl_transfer.evaluation.checks import Inspection
 from rocl_transfer.evaluation.corruptions import CORRUPTIONS, corrupt
-from rocl_transfer.evaluation.engine import key, pixels_of
 from rocl_transfer.evaluation.masking import Evidence, masking_checks, verdict
+from rocl_transfer.evaluation.options import Context, SearchOptions
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.evaluation.protocols import Ensemble, named_attacks
-from rocl_transfer.evaluation.results import Evaluation, Results
+from rocl_transfer.evaluation.results import Evaluation, Results, attack_key, verdict_key
 from rocl_transfer.evaluation.robustness import evaluate
-from rocl_transfer.evaluation.smoothing import Smoothed, View
+from rocl_transfer.evaluation.samples import evenly, pixels_of
+from rocl_transfer.evaluation.smoothing import Smoothed, Smoothing
 
 log = logging.getLogger("rocl_transfer")
 
 CURVE = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # times the headline's radius
 EXPECTED_TO = 2.0  # times the headline's radius: as far as expected robustness is averaged
-SMOOTHED_SAMPLES, DRAWS = 200, 30  # a smoothed attack costs as many passes as there are draws
+SMOOTHED_SAMPLES = 200  # a smoothed attack costs as many passes as there are draws
 
 
 def scaled(norm: str, epsilon: float, factor: float) -> float:
@@ -93,10 +93,10 @@ def assemble(
         one_step=results["pgd-1", epsilon], ensemble=results[headline.name, epsilon],
         gradient=results["fab-t", epsilon] if headline.attacks[-1].name == "square" else None,
         curve=curve, huge=results["apgd-ce", huge(norm, epsilon, size)], transfers=transfers,
-        missed=[_missed(results, f"transfer from {name} {norm} {epsilon:.6g}", f"pgd-50x10 {norm} {epsilon:.6g}") for name in surrogates],
+        missed=[_missed(results, verdict_key(e.name, norm, epsilon), verdict_key("pgd-50x10", norm, epsilon)) for e in transfers],
     )  # fmt: skip
     checks = masking_checks(evidence)
-    classes = _classes(results, key(headline), class_names)
+    classes = _classes(results, attack_key(headline), class_names)
     worst = min((entry for entry in classes if entry["n"]), key=lambda entry: entry["robust"])
     return {
         "headline": {"name": headline.name, "norm": norm, "epsilon": epsilon},
@@ -157,22 +157,52 @@ def measure_corruptions(
 
 
 def measure_smoothed(
-    model: nn.Module, view: View, described: str, images: Store, labels: Tensor, samples: Tensor, headline: Ensemble, *, seen: Inspection,
-    seed: int, batch_size: int | None, journal: Path | None, identity: Mapping[str, Any], state: PartialState,
-) -> dict[str, Any]:  # fmt: skip
-    """Smoothed inference: clean, under the ordinary attack on the model itself, and under the attack through the expectation (EoT)."""
+    model: nn.Module,
+    smoothing: Smoothing,
+    images: Store,
+    labels: Tensor,
+    samples: Tensor,
+    headline: Ensemble,
+    search: SearchOptions,
+    context: Context,
+) -> dict[str, Any]:
+    """Smoothed inference: clean, under the ordinary attack on the model itself, and under the attack through the expectation (EoT).
+
+    Args:
+        model: Images (N, 3, H, W) in [0, 1] -> logits (N, K).
+        smoothing: Over which views.
+        images: All images.
+        labels: (all,), whole numbers.
+        samples: Positions; of more than 200, 200 at equal distances are measured.
+        headline: Its ball is attacked, by PGD-20.
+        search: How attacks search.
+        context: Its identity need not name the smoothing.
+    """
     attack = PGD(headline.epsilon, steps=20, norm=headline.norm)
-    few = samples[torch.linspace(0, len(samples) - 1, min(SMOOTHED_SAMPLES, len(samples))).long()]
+    few = evenly(samples, SMOOTHED_SAMPLES)
+    smoothed = Smoothed(model, smoothing.view, smoothing.draws, smoothing.seed)
+    identity = {**context.identity, "smoothed": smoothing.words, "draws": smoothing.draws}
     results = evaluate(
-        Smoothed(model, view, DRAWS, seed), images, labels, samples=few, attacks=[Transfer(model, attack, "ordinary"), attack], seed=seed,
-        batch_size=batch_size, journal=journal, identity={**identity, "smoothed": described, "draws": DRAWS}, state=state, progress=True, seen=seen,
-        say_doubts=False,
+        smoothed, images, labels, samples=few, attacks=[Transfer(model, attack, "ordinary"), attack], seed=smoothing.seed, search=search,
+        context=replace(context, identity=identity),
     )  # fmt: skip
 
     def share(entry: Evaluation) -> dict[str, Any]:
         return {"accuracy": entry.accuracy, "interval": entry.interval}
 
     return {
-        "draws": DRAWS, "transformations": described, "n": len(few), "attack": key(attack), "clean": share(results["clean"]),
+        "draws": smoothing.draws, "transformations": smoothing.words, "n": len(few), "attack": attack_key(attack), "clean": share(results["clean"]),
         "ordinary": share(results["ordinary"]), "eot": share(results[attack.name]), "doubts": results.doubts,
     }  # fmt: skip
+
+
+def say_report(report: Mapping[str, Any]) -> None:
+    """Log what a record's ``report`` has beside the accuracies: how many verdicts rounding may decide; of a full one, masking and smoothing."""
+    unsure = report["borderline"]
+    log.info("samples whose verdict may hang on rounding (margin below %g of the spread of logits): %d", unsure["tolerance"], unsure["count"])
+    if "masking" in report:
+        log.info("gradient masking: %s", report["masking"]["verdict"])
+        for check in report["masking"]["checks"]:
+            log.info("  %s %s: %s", {True: "ok  ", False: "FAIL", None: "open"}[check["passed"]], check["name"], check["detail"])
+        shares = (100 * report["smoothed"][name]["accuracy"] for name in ("clean", "ordinary", "eot"))
+        log.info("smoothed inference: %.1f %% clean, %.1f %% under the ordinary attack, %.1f %% under EoT", *shares)

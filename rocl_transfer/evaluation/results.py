@@ -13,15 +13,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rocl_transfer.attacks import PGD
+from rocl_transfer.attacks import PGD, Attack
 from rocl_transfer.evaluation.privacy import places, scrub
+from rocl_transfer.evaluation.protocols import Ensemble
 from rocl_transfer.options import spelled
 from rocl_transfer.training.chance import wilson_interval
 from rocl_transfer.version import __version__
 
 log = logging.getLogger("rocl_transfer")
-__all__ = ["Evaluation", "Results", "distinct", "wilson_interval"]
+__all__ = ["Evaluation", "Results", "attack_key", "distinct", "entry_key", "name_in", "verdict_key", "wilson_interval"]
 _EQUAL = 2e-3  # of a radius: 0.0314 is how the paper's code writes 8/255
+
+
+def verdict_key(name: str, norm: str | None = None, epsilon: float | None = None) -> str:
+    """What verdicts call an evaluation: ``pgd-20 linf 0.0314``; without a radius its name alone."""
+    return f"{name} {norm} {epsilon:.6g}" if epsilon else name
+
+
+def attack_key(attack: Attack | Ensemble) -> str:
+    """What verdicts call an attack."""
+    return verdict_key(attack.name, attack.norm, attack.epsilon)
+
+
+def entry_key(entry: Mapping[str, Any]) -> str:
+    """What verdicts call the evaluation that an entry of ``results.json`` describes."""
+    return verdict_key(str(entry["name"]), entry.get("norm"), entry.get("epsilon"))
+
+
+def name_in(key: str) -> str:
+    """The name in what :func:`verdict_key` gave."""
+    return key.rsplit(" ", 2)[0]
 
 
 def distinct(attacks: Sequence[PGD]) -> list[PGD]:

@@ -1,6 +1,7 @@
 """Transformation-smoothed inference (RoCL, section 3): the mean answer to many views of an image."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,23 @@ from torch.utils.checkpoint import checkpoint
 from rocl_transfer.data import derive_seed
 
 View = Callable[[Tensor, torch.Generator], Tensor]  # images (N, 3, H, W) -> one view, the same transformation for all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothing:
+    """How inference is smoothed.
+
+    Attributes:
+        view: Draws a view.
+        words: What it does, for the record.
+        draws: How many views are answered.
+        seed: Of the draws, and of the attacks on the smoothed model.
+    """
+
+    view: View
+    words: str
+    draws: int = 30
+    seed: int = 0
 
 
 class Smoothed(nn.Module):

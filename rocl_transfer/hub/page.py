@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rocl_transfer.evaluation.figures import can_draw, svg_broken, svg_classes, svg_curve
+from rocl_transfer.evaluation.results import name_in, verdict_key
 from rocl_transfer.hub.templates import template
 from rocl_transfer.options import spelled
 
@@ -88,8 +89,7 @@ def _broken(path: Path, evaluations: Sequence[dict[str, Any]], headline: dict[st
         return None
     named = [e["name"] for e in evaluations if _same_ball(e, headline)]
     parts = [name for name in dict.fromkeys(named) if name in _PARTS]
-    ball = f"{headline['norm']} {headline['epsilon']:.6g}"
-    columns = {"clean": "clean", **{name: f"{name} {ball}" for name in parts}}
+    columns = {"clean": "clean", **{name: verdict_key(name, headline["norm"], headline["epsilon"]) for name in parts}}
     lines = _lines(path)
     counts = Counter(next((name for name, column in columns.items() if not line.get(column, True)), "") for line in lines)
     if not lines:
@@ -156,7 +156,7 @@ def _pictures(folder: Path, class_names: Sequence[str]) -> list[dict[str, Any]]:
         scaled = delta / (2 * max(largest, 1e-12)) + 0.5
         images = {"clean": _png(clean), "perturbation": _png(scaled), "adversarial": _png(adversarial)}
         said = {"label": name(label), "before": name(before), "after": name(after), "held": bool(before == label), "fooled": bool(after != label)}
-        by = str(broken_by.get(sample) or "").partition(" ")[0] if largest else ""
+        by = name_in(str(broken_by.get(sample) or "")) if largest else ""
         columns.append({"images": images, "largest": largest, "small": clean.shape[-1] <= 96, "by": by, "sample": sample, **said})
     return columns
 

@@ -13,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from rocl_transfer.errors import UserError, one_line, path_of
 from rocl_transfer.evaluation.privacy import places, revealed, scrub
+from rocl_transfer.evaluation.results import entry_key
 from rocl_transfer.hub.card import CARD, RESULTS, card_text, public_options
 from rocl_transfer.hub.export import CONFIG, PROBE, PROJECTOR, WEIGHTS
 from rocl_transfer.hub.failures import patiently
@@ -147,7 +148,7 @@ def _check_verdicts(folder: Path, results: Mapping[str, Any]) -> None:
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         for entry in results["evaluations"]:
-            column = entry["name"] if "epsilon" not in entry else f"{entry['name']} {entry['norm']} {entry['epsilon']:.6g}"
+            column = entry_key(entry)
             share = sum(line[column] for line in lines) / entry["n"]
             if len(lines) != entry["n"] or abs(share - entry["accuracy"]) > 1e-9:
                 says = f"{entry['accuracy']} of {entry['n']} for {column}"

@@ -13,7 +13,7 @@ from torch import nn
 
 from rocl_transfer.attacks import PGD, Attack, AttackOptions
 from rocl_transfer.data import ImageData, ImageSet, Store
-from rocl_transfer.evaluation import BeforeAfter, Results, Watched, choose_pictures, evaluate
+from rocl_transfer.evaluation import BeforeAfter, Context, Results, SearchOptions, Watched, choose_pictures, evaluate
 from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.doubts import against_the_start
 from rocl_transfer.evaluation.figures import can_draw, draw_adversarial, draw_robustness, draw_training
@@ -118,8 +118,9 @@ def complete_classifier(
     device = next(classifier.parameters()).device
     at_once = batch_size or images_at_once((data.image_size, data.image_size), device)
     results = evaluate(
-        classifier, test, data.test.labels, attacks=attacks, batch_size=at_once, seed=config.seed, pictured=-1, progress=True, say_doubts=False
-    )
+        classifier, test, data.test.labels, attacks=attacks, seed=config.seed, search=SearchOptions(batch_size=at_once),
+        context=Context(pictured=-1, progress=True, say_doubts=False),
+    )  # fmt: skip
     results.doubts += against_the_start(rest["facts"].get("start") or {}, rest["training"])
     pictures = choose_pictures(test, results)
     shown = None if pictures is None else (pictures, attacks[-1])

@@ -8,7 +8,7 @@ from torch import nn
 import rocl_transfer as rt
 from rocl_transfer import PGD, UserError, evaluate
 from rocl_transfer.attacks import APGD, FAB, Square, untouched
-from rocl_transfer.evaluation import inspect_model, smallest_epsilon
+from rocl_transfer.evaluation import SearchOptions, inspect_model, smallest_epsilon
 
 K = 4
 GRADIENT, QUERIES = PGD(8 / 255, steps=3), Square(8 / 255, queries=20)
@@ -86,7 +86,8 @@ def test_such_a_model_is_neither_random_nor_without_gradient_and_bf16_search_tak
     seen = inspect_model(InPlace(network()).eval(), images, labels)
     assert (seen.random, seen.zero_gradients, seen.warnings) == (False, 0.0, ())
     before = images.clone()
-    rough = [evaluate(kind(network()), images, labels, attacks=[APGD(0.01, steps=5)], search_precision="bf16") for kind in (InPlace, OutOfPlace)]
+    search = SearchOptions(search_precision="bf16")
+    rough = [evaluate(kind(network()), images, labels, attacks=[APGD(0.01, steps=5)], search=search) for kind in (InPlace, OutOfPlace)]
     assert rough[0].verdicts == rough[1].verdicts
     assert torch.equal(images, before)
 
@@ -293,9 +294,6 @@ def test_an_epsilon_of_bytes_is_refused_with_the_fraction(epsilon):
         ({"attacks": "standard", "norm": "Linf"}, "did you mean 'linf'"),
         ({"attacks": "standard", "epsilon": 0}, "above 0"),
         ({"attacks": ["standard"]}, "give one name, such as 'standard', or attacks"),
-        ({"engine": "referense"}, "did you mean 'reference'"),
-        ({"search_precision": "float32"}, "give fp32 or bf16"),
-        ({"batch_size": 0}, "batch_size is 0"),
         ({"samples": torch.tensor([0, 6])}, "from 0 to 5"),
         ({"samples": torch.tensor([1, 1])}, "different whole numbers"),
         ({"samples": torch.ones(6, dtype=torch.bool)}, "no positions of 6 images"),
@@ -305,6 +303,21 @@ def test_arguments_that_cannot_be_meant_are_one_sentence(change, sentence):
     model = network()
     with pytest.raises(UserError) as caught:
         evaluate(model, *data(model), **change)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"engine": "referense"}, "did you mean 'reference'"),
+        ({"search_precision": "float32"}, "give fp32 or bf16"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"engine": "reference", "compile": True}, "has no effect with --engine reference"),
+    ],
+)
+def test_search_options_that_cannot_be_meant_are_one_sentence(change, sentence):
+    with pytest.raises(UserError) as caught:
+        SearchOptions(**change)
     assert sentence in str(caught.value)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from rocl_transfer import PGD, evaluate
 from rocl_transfer.data import Resident
-from rocl_transfer.evaluation import ClassifierMonitor, compute_features, named_attacks, smallest_epsilon
+from rocl_transfer.evaluation import ClassifierMonitor, SearchOptions, compute_features, named_attacks, smallest_epsilon
 from rocl_transfer.evaluation import engine as engine_module
 from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.network import measure, search_network
@@ -55,7 +55,7 @@ def test_batches_follow_pixels(size, device, most):
 def test_nothing_takes_many_large_images_at_once():
     model = Counted()
     images, labels = data(24, 224)
-    evaluate(model, images, labels, attacks=[PGD(8 / 255, steps=2)], batch_size=images_at_once((224, 224), images.device))
+    evaluate(model, images, labels, attacks=[PGD(8 / 255, steps=2)], search=SearchOptions(batch_size=images_at_once((224, 224), images.device)))
     assert model.most_with_gradient <= 8  # of the inspection
     model.most_with_gradient = 0
     smallest_epsilon(model, images, labels, steps=1, precision=0.5)

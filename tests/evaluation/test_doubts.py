@@ -10,7 +10,7 @@ from torch import nn
 
 import rocl_transfer as rt
 from rocl_transfer.data import Resident
-from rocl_transfer.evaluation import Evaluation, NeighbourMonitor, wilson_interval
+from rocl_transfer.evaluation import Evaluation, NeighbourMonitor, SearchOptions, wilson_interval
 from rocl_transfer.evaluation.doubts import Answers, against_the_start, doubts, weakness
 from rocl_transfer.models import create_backbone
 
@@ -150,7 +150,7 @@ def test_answers_stand_in_the_order_of_the_samples():
     images = torch.zeros(6, 3, 8, 8)
     images[torch.arange(6), torch.arange(6) % 3] = 1.0
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    results = rt.evaluate(model, images, torch.arange(6) % 3, attacks=[], samples=torch.tensor([4, 0, 5]), batch_size=2)
+    results = rt.evaluate(model, images, torch.arange(6) % 3, attacks=[], samples=torch.tensor([4, 0, 5]), search=SearchOptions(batch_size=2))
     assert [(line["index"], line["answer"]) for line in results.verdicts] == [(0, 0), (4, 1), (5, 2)]
 
 

@@ -13,7 +13,7 @@ from rocl_transfer import UserError, evaluate, load_classifier
 from rocl_transfer.attacks import APGD, FAB, PGD, Square, frozen
 from rocl_transfer.bars import Bar
 from rocl_transfer.data import load_images, store_images
-from rocl_transfer.evaluation import Ensemble, borderline, named_attacks, smallest_epsilon
+from rocl_transfer.evaluation import Context, Ensemble, SearchOptions, borderline, named_attacks, smallest_epsilon
 from rocl_transfer.evaluation import engine as engine_module
 from rocl_transfer.evaluation import network as network_module
 from rocl_transfer.evaluation.journal import Journal
@@ -70,7 +70,7 @@ def test_the_reference_says_that_it_cannot_do_few_classes():
     model = small_net(4)
     images, labels = sample(model, 4)
     with pytest.raises(UserError, match="fails with fewer than 10 classes"):
-        evaluate(model, images, labels, attacks="standard", engine="reference")
+        evaluate(model, images, labels, search=SearchOptions(engine="reference"))
 
 
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.1), ("l2", 1.0)])
@@ -79,7 +79,7 @@ def test_verdicts_do_not_depend_on_batches_order_or_processes(norm, epsilon):
     data = load_images("digits", image_size=16)
     images, labels = store_images(data.test, 16, torch.device("cpu")).inputs[::12], data.test.labels[::12]
     attacks = [short(epsilon, 10, norm), PGD(epsilon, steps=5, norm=norm, restarts=2)]
-    whole = evaluate(model, images, labels, attacks=attacks, batch_size=64)
+    whole = evaluate(model, images, labels, attacks=attacks, search=SearchOptions(batch_size=64))
     assert 0.2 < whole["autoattack"].accuracy < 0.9
     sure = [line["index"] for line in whole.verdicts if line["index"] not in borderline(whole)["indices"]]
     assert len(sure) > 25
@@ -90,7 +90,7 @@ def test_verdicts_do_not_depend_on_batches_order_or_processes(norm, epsilon):
 
     wanted = verdicts(whole)
     for size in (1, 7):
-        other = verdicts(evaluate(model, images, labels, attacks=attacks, batch_size=size))
+        other = verdicts(evaluate(model, images, labels, attacks=attacks, search=SearchOptions(batch_size=size)))
         assert [other[index] for index in sure] == [wanted[index] for index in sure]
     share = verdicts(evaluate(model, images, labels, attacks=attacks, samples=torch.arange(1, len(images), 2)))  # of the second of two processes
     assert {index: share[index] for index in sure if index % 2} == {index: wanted[index] for index in sure if index % 2}
@@ -115,13 +115,13 @@ def test_a_run_that_died_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(engine_module, "measure", lambda network, images, size, *_: Rates(size, size, 1.0, 1.0))
     model = small_net(5)
     images, labels = sample(model, 20)
-    attacks, identity = [short(0.004, 5)], {"model": "a"}
-    wanted = evaluate(model, images, labels, attacks=attacks, batch_size=4)
+    attacks, search, context = [short(0.004, 5)], SearchOptions(batch_size=4), Context(journal=tmp_path / "j", identity={"model": "a"})
+    wanted = evaluate(model, images, labels, attacks=attacks, search=search)
     calls, deaths = 120, 0
     while True:
         dying = Dies(model, calls)
         try:
-            found = evaluate(dying, images, labels, attacks=attacks, batch_size=4, journal=tmp_path / "j", identity=identity)
+            found = evaluate(dying, images, labels, attacks=attacks, search=search, context=context)
         except KeyboardInterrupt:
             deaths += 1
             assert deaths < 30
@@ -132,17 +132,17 @@ def test_a_run_that_died_goes_on_where_it_was(tmp_path, monkeypatch):
     # Cut in the middle of a line, as by a kill while it was written: that line alone is done again.
     journal = tmp_path / "j" / "0.jsonl"
     journal.write_bytes(journal.read_bytes()[:-7])
-    assert evaluate(model, images, labels, attacks=attacks, batch_size=4, journal=tmp_path / "j", identity=identity).verdicts == wanted.verdicts
+    assert evaluate(model, images, labels, attacks=attacks, search=search, context=context).verdicts == wanted.verdicts
     untouched = Dies(model, 25)  # the inspection and the clean answers
-    assert evaluate(untouched, images, labels, attacks=attacks, batch_size=4, journal=tmp_path / "j", identity=identity).verdicts == wanted.verdicts
+    assert evaluate(untouched, images, labels, attacks=attacks, search=search, context=context).verdicts == wanted.verdicts
     with pytest.raises(UserError, match=r"holds another evaluation \(model differ\)"):
-        evaluate(model, images, labels, attacks=attacks, journal=tmp_path / "j", identity={"model": "b"})
+        evaluate(model, images, labels, attacks=attacks, context=Context(journal=tmp_path / "j", identity={"model": "b"}))
     with pytest.raises(UserError, match="seed differ"):
-        evaluate(model, images, labels, attacks=attacks, journal=tmp_path / "j", identity=identity, seed=1)
+        evaluate(model, images, labels, attacks=attacks, context=context, seed=1)
     # The same name and labels, but two of the images were changed since.
     images[:2] = images[:2].flip(3)
     with pytest.raises(UserError, match="of another network or other images: 2 of 20 clean images"):
-        evaluate(model, images, labels, attacks=attacks, batch_size=4, journal=tmp_path / "j", identity=identity)
+        evaluate(model, images, labels, attacks=attacks, search=search, context=context)
 
 
 class Holds(nn.Module):
@@ -164,17 +164,17 @@ def test_out_of_memory_is_answered_with_smaller_batches(monkeypatch, caplog):
     images, labels = sample(model, 20)
     wanted = evaluate(model, images, labels, attacks=[short(0.004, 5)])
     monkeypatch.setattr(engine_module, "search_network", lambda model, *_: Holds(model, 3))
-    found = evaluate(model, images, labels, attacks=[short(0.004, 5)], batch_size=14)
+    found = evaluate(model, images, labels, attacks=[short(0.004, 5)], search=SearchOptions(batch_size=14))
     assert booleans(found) == booleans(wanted)
     assert "out of memory: going on with 7 images at once" in caplog.text
     # Measured with one that held more than what attacks need leaves room for.
     monkeypatch.setattr(engine_module, "measure", lambda network, images, size, *_: Rates(14, 14, 1.0, 1.0))
     caplog.clear()
-    assert booleans(evaluate(model, images, labels, attacks=[short(0.004, 5)], batch_size=14)) == booleans(wanted)
+    assert booleans(evaluate(model, images, labels, attacks=[short(0.004, 5)], search=SearchOptions(batch_size=14))) == booleans(wanted)
     assert [record.args for record in caplog.records] == [(7,), (3,)]
     monkeypatch.setattr(engine_module, "search_network", lambda model, *_: Holds(model, 0))
     with pytest.raises(UserError, match="memory does not hold one image"):
-        evaluate(model, images, labels, attacks=[short(0.004, 5)], batch_size=14)
+        evaluate(model, images, labels, attacks=[short(0.004, 5)], search=SearchOptions(batch_size=14))
 
 
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
@@ -278,7 +278,8 @@ def test_a_search_in_bf16_finds_the_same_and_says_so():
     model = load_classifier(str(ROOT / "model_cards" / "resnet8_cifar.r_le_digits"))
     data = load_images("digits", image_size=16)
     images, labels = store_images(data.test, 16, torch.device("cpu")).inputs[::12], data.test.labels[::12]
-    fine, rough = (evaluate(model, images, labels, attacks=[short(0.1, 10)], search_precision=name) for name in ("fp32", "bf16"))
+    options = (SearchOptions(search_precision=name) for name in ("fp32", "bf16"))
+    fine, rough = (evaluate(model, images, labels, attacks=[short(0.1, 10)], search=search) for search in options)
     assert abs(rough["autoattack"].accuracy - fine["autoattack"].accuracy) <= 1 / len(images)
     assert 0.2 < rough["autoattack"].accuracy < 0.9
     assert rough["clean"].accuracy == fine["clean"].accuracy
@@ -304,7 +305,7 @@ def test_a_network_that_bf16_makes_another_is_not_searched_on_so():
     images, labels = sample(small_net(2), 6)
     for model, sentence in ((Fine(), "of their spread: search with --search_precision fp32"), (Refuses(), r"does not run in bf16 \(no bf16 here\)")):
         with pytest.raises(UserError, match=sentence):
-            evaluate(model, images, labels * 0, search_precision="bf16")
+            evaluate(model, images, labels * 0, search=SearchOptions(search_precision="bf16"))
 
 
 def test_batch_size_is_measured():
@@ -352,7 +353,8 @@ def test_the_bar_moves_by_images_and_keeps_its_total(monkeypatch, tmp_path, batc
     labels[::5] = (labels[::5] + 1) % 4  # wrong from the start
     epsilon = middling(model, images, labels)
     attacks = [short(epsilon, 4), PGD(epsilon, steps=5, restarts=2)]
-    options = {"attacks": attacks, "batch_size": batch_size, "journal": tmp_path / "j", "identity": {"model": "a"}}
+    context = Context(journal=tmp_path / "j", identity={"model": "a"})
+    options = {"attacks": attacks, "search": SearchOptions(batch_size=batch_size), "context": context}
     results = evaluate(model, images, labels, **options)
     assert 0 < results["autoattack"].accuracy < results["clean"].accuracy < 1
     done = [images_done for _, images_done in seen]
@@ -392,6 +394,6 @@ def test_memory_goes_back_only_when_nothing_holds_it_any_more(monkeypatch):
     assert measured > 0
     monkeypatch.setattr(engine_module, "search_network", lambda model, *_: full)
     monkeypatch.setattr(engine_module, "measure", lambda network, images, size, *_: Rates(14, 14, 1.0, 1.0))
-    evaluate(model, images, labels, attacks=[short(0.004, 5)], batch_size=14)
+    evaluate(model, images, labels, attacks=[short(0.004, 5)], search=SearchOptions(batch_size=14))
     assert len(emptied) == measured + 2
     assert all(held is None for references in emptied for held in references)

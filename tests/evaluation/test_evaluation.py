@@ -6,7 +6,7 @@ from torch import nn
 
 from rocl_transfer import PGD, UserError, evaluate
 from rocl_transfer.data import Resident
-from rocl_transfer.evaluation import compute_features, knn_accuracy, wilson_interval
+from rocl_transfer.evaluation import SearchOptions, compute_features, knn_accuracy, wilson_interval
 from rocl_transfer.evaluation.results import distinct, spelled
 from rocl_transfer.models import create_backbone
 from tests.conftest import Precise
@@ -36,7 +36,7 @@ def test_a_model_whose_robustness_is_known():
 
 def test_wrong_before_the_attack_is_wrong_after_it():
     images, labels = grey_levels()
-    results = evaluate(Half(), images, 1 - labels, epsilon=0.2)
+    results = evaluate(Half(), images, 1 - labels, attacks="paper", epsilon=0.2)
     assert [e.accuracy for e in results.evaluations] == [0, 0]
 
 
@@ -48,7 +48,7 @@ def test_verdicts_do_not_depend_on_the_batch_size(batch_size):
     model, images = Precise(backbone), torch.rand(20, 3, 16, 16)
     labels = model.eval()(images).argmax(1)
     attacks = [PGD(0.002, steps=5), PGD(0.02, steps=5, norm="l2")]
-    found, expected = (evaluate(model, images, labels, attacks=attacks, batch_size=size).verdicts for size in (batch_size, 256))
+    found, expected = (evaluate(model, images, labels, attacks=attacks, search=SearchOptions(batch_size=size)).verdicts for size in (batch_size, 256))
     for mine, other in zip(found, expected, strict=True):
         assert mine.pop("margin") == pytest.approx(other.pop("margin"), abs=1e-6)
         assert mine == other
@@ -56,15 +56,15 @@ def test_verdicts_do_not_depend_on_the_batch_size(batch_size):
 
 def test_a_store_of_bytes_is_the_tensor_of_floats():
     images, labels = (torch.rand(6, 3, 4, 4) * 255).byte(), torch.arange(6) % 2
-    from_store = evaluate(Half(), Resident(images), labels)
-    assert from_store.verdicts == evaluate(Half(), images / 255, labels).verdicts
+    from_store = evaluate(Half(), Resident(images), labels, attacks="paper")
+    assert from_store.verdicts == evaluate(Half(), images / 255, labels, attacks="paper").verdicts
 
 
 def test_measured_in_eval_mode_and_left_as_it_came():
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.Dropout(0.9), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images, labels = torch.rand(8, 3, 4, 4), torch.zeros(8, dtype=torch.long)
-    first, second = (evaluate(model, images, labels) for _ in range(2))
+    first, second = (evaluate(model, images, labels, attacks="paper") for _ in range(2))
     assert first.verdicts == second.verdicts
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -89,7 +89,7 @@ def test_bad_calls_are_one_sentence():
 
 def test_record(tmp_path):
     images, labels = grey_levels()
-    results = evaluate(Half(), images, labels, epsilon=0.07)
+    results = evaluate(Half(), images, labels, attacks="paper", epsilon=0.07)
     results.write(tmp_path, model={"name": "half", "sha256": "0"}, dataset={"name": "grey"}, training={}, config={"a": 1})
     record = json.loads((tmp_path / "results.json").read_text())
     assert set(record) == {"model", "dataset", "evaluations", "doubts", "environment", "date", "training", "seed", "config"}

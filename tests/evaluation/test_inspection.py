@@ -10,7 +10,7 @@ from torch import nn
 
 from rocl_transfer import UserError, evaluate
 from rocl_transfer.attacks import APGD
-from rocl_transfer.evaluation import assemble, inspect_model, named_attacks, report_attacks
+from rocl_transfer.evaluation import Context, SearchOptions, assemble, inspect_model, named_attacks, report_attacks
 
 K = 10
 
@@ -113,9 +113,9 @@ def test_measured_one_at_a_time_the_batch_size_does_not_matter_again():
     model = Around(linear(), lambda x: x - 0.5 * x.mean(0))
     labels = torch.cat([model(image) for image in images.split(1)]).argmax(1)
     attacks = [APGD(2 / 255, steps=10)]
-    together = {size: evaluate(model, images, labels, attacks=attacks, batch_size=size) for size in (12, 1)}
+    together = {size: evaluate(model, images, labels, attacks=attacks, search=SearchOptions(batch_size=size)) for size in (12, 1)}
     assert together[12]["clean"].accuracy < together[1]["clean"].accuracy == 1  # which is why it is said
-    alone = [evaluate(model, images, labels, attacks=attacks, batch_size=size, one_at_a_time=True) for size in (12, 5, 1)]
+    alone = [evaluate(model, images, labels, attacks=attacks, search=SearchOptions(batch_size=size, one_at_a_time=True)) for size in (12, 5, 1)]
     verdicts = [[{k: v for k, v in line.items() if isinstance(v, bool)} for line in found.verdicts] for found in alone]
     assert verdicts[0] == verdicts[1] == verdicts[2]
     assert alone[0]["clean"].accuracy == 1
@@ -127,7 +127,7 @@ def test_measured_one_at_a_time_the_batch_size_does_not_matter_again():
 def test_it_is_said_from_python_too_and_written_down(tmp_path, caplog):
     caplog.set_level("INFO", "rocl_transfer")
     images, labels = data(8)
-    results = evaluate(MIXING["the mean of the batch"], images, labels)
+    results = evaluate(MIXING["the mean of the batch"], images, labels, attacks="paper")
     assert "note: the model's answer to an image depends on the images beside it" in caplog.text
     results.write(tmp_path, model={}, dataset={}, training={}, config={})
     record = json.loads((tmp_path / "results.json").read_text())
@@ -136,9 +136,9 @@ def test_it_is_said_from_python_too_and_written_down(tmp_path, caplog):
 
 def test_a_journal_of_batches_is_not_continued_one_at_a_time(tmp_path):
     images, labels = data(4)
-    evaluate(linear(), images, labels, journal=tmp_path / "j")
+    evaluate(linear(), images, labels, attacks="paper", context=Context(journal=tmp_path / "j"))
     with pytest.raises(UserError, match="one at a time differ"):
-        evaluate(linear(), images, labels, journal=tmp_path / "j", one_at_a_time=True)
+        evaluate(linear(), images, labels, attacks="paper", search=SearchOptions(one_at_a_time=True), context=Context(journal=tmp_path / "j"))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_model_that_needs_a_batch_is_refused_before_it_is_attacked(model, sent
 def masking_of(model, images, labels, epsilon=2 / 255):
     seen = inspect_model(model, images, labels)
     headline = named_attacks("fast", epsilon, "linf", K)[0]
-    results = evaluate(model, images, labels, attacks=report_attacks(headline, 8, K, {}), seen=seen)
+    results = evaluate(model, images, labels, attacks=report_attacks(headline, 8, K, {}), context=Context(seen=seen))
     return results, assemble(results, headline, 8, [str(i) for i in range(K)], seen, {})["masking"]
 
 
@@ -252,7 +252,7 @@ class Autocast(nn.Module):
 def test_half_precision_is_said_wherever_it_stands(model, precision, tmp_path):
     images, labels = data(6)
     model.eval()
-    results = evaluate(model, images, labels * 0)
+    results = evaluate(model, images, labels * 0, attacks="paper")
     assert results.precision == precision
     assert ("not of float32" in " ".join(results.warnings)) == (precision in ("float16", "bfloat16"))
     results.write(tmp_path, model={}, dataset={}, training={}, config={})

@@ -9,9 +9,9 @@ from torch import nn
 from rocl_transfer import PGD, evaluate
 from rocl_transfer.attacks import APGD, Square
 from rocl_transfer.data import Resident
-from rocl_transfer.evaluation import Ensemble, choose_pictures
-from rocl_transfer.evaluation import engine as engine_module
-from rocl_transfer.evaluation.engine import key
+from rocl_transfer.evaluation import Context, Ensemble, choose_pictures
+from rocl_transfer.evaluation.results import attack_key
+from rocl_transfer.evaluation.searcher import Searcher
 from rocl_transfer.hub.page import render_page
 from tests.hub.test_page import Page
 
@@ -71,7 +71,7 @@ def test_pictures_say_what_the_verdicts_say(epsilon):
     model = network()
     images, labels = data(model)
     results = evaluate(model, images, labels, attacks=[ensemble(epsilon), PGD(2 * epsilon, steps=3)])
-    assert results.pictured == key(ensemble(epsilon))
+    assert results.pictured == attack_key(ensemble(epsilon))
     pictures = choose_pictures(Resident(images), results)
     kinds = agree(model, images, results, pictures, epsilon)
     assert len(kinds) == 8
@@ -112,12 +112,12 @@ def test_a_run_that_went_on_shows_the_same_and_another_radius_its_own(tmp_path, 
     images, labels = data(model)
 
     def run(epsilon):
-        return evaluate(model, images, labels, attacks=[ensemble(epsilon)], journal=tmp_path / "j", identity={})
+        return evaluate(model, images, labels, attacks=[ensemble(epsilon)], context=Context(journal=tmp_path / "j"))
 
     first = run(0.02)
     assert first.found
     (tmp_path / "j" / "found" / "autoattack_linf_0.02" / ".7.safetensors").write_bytes(b"")  # of a kill while it was written
-    monkeypatch.setattr(engine_module.Engine, "_search", None)  # nothing is left to be searched
+    monkeypatch.setattr(Searcher, "_search", None)  # nothing is left to be searched
     again = run(0.02)
     assert again.found.keys() == first.found.keys()
     assert all(torch.equal(again.found[sample][0], image) and again.found[sample][1] == answer for sample, (image, answer) in first.found.items())
@@ -142,7 +142,7 @@ def test_clean_accuracy_alone_has_no_pictures():
 def test_pictured_chooses_the_attack():
     model = network()
     images, labels = data(model)
-    results = evaluate(model, images, labels, attacks=[PGD(1e-5, steps=3), PGD(0.2, steps=3)], pictured=-1)
+    results = evaluate(model, images, labels, attacks=[PGD(1e-5, steps=3), PGD(0.2, steps=3)], context=Context(pictured=-1))
     assert results.pictured == "pgd-3 linf 0.2"
     assert 0 in agree(model, images, results, choose_pictures(Resident(images), results), 0.2)
 
