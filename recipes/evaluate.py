@@ -76,7 +76,7 @@ class EvaluatedConfig:
 
     Args:
         name: A run folder that holds a classifier, ``hf-hub:USER/NAME``, ``local-dir:FOLDER``, or a timm name with published weights.
-        callable: Your own: ``module:function``, called without arguments, gives a torch module from images in [0, 1] to logits.
+        callable: Your own: ``module:function`` is called without arguments and returns a torch module from images in [0, 1] to logits.
         sha256: What the weights file of an exported model must have; another one is refused.
     """
 
@@ -101,18 +101,18 @@ class EvaluateConfig(SearchOptions):
     Args:
         model: Which classifier.
         data: Which images and labels.
-        output_dir: Where results.json, verdicts.jsonl, the page and what is needed to go on go.
+        output_dir: Folder for results.json, verdicts.jsonl, the page, and what an interrupted evaluation resumes from.
         attacks: standard (AutoAttack), fast (its APGD-CE and APGD-T), paper (RoCL's PGD-20) or strong-pgd (PGD-50, ten restarts).
-        norm: Ball: linf, l2 or l1.
-        epsilon: Its radius in [0, 1] pixel units, a number or a fraction.
+        norm: Norm of the ball: linf, l2 or l1.
+        epsilon: Radius of the ball in [0, 1] pixel units, a number or a fraction.
         report: none, or full: unseen balls, accuracy over epsilon and per class, corruptions, transfer, smoothing, gradient masking.
-        surrogates: With --report full, other classifiers of these classes whose adversarial images are tried.
-        split: test, validation, or all: every image of data that has no test split, where some would be held out.
-        samples: Evaluate this many, drawn by --seed in proportion to the classes (default: all).
+        surrogates: With --report full, other classifiers of the same classes; adversarial images made against them are tried on this one.
+        split: test, validation, or all (every image of data without a test split, of which some would otherwise be held out).
+        samples: Evaluate this many images, drawn by --seed in proportion to the classes (default: all).
         update_card: Write the results on the card of the run that --model.name names, where that is a folder.
-        resume: auto (go on where the folder stands) or none.
+        resume: auto (resume what the folder holds) or none.
         log_with: One of Accelerate's trackers, such as tensorboard.
-        seed: Of everything random.
+        seed: Seed of everything random.
     """
 
     model: EvaluatedConfig

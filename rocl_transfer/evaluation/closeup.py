@@ -79,7 +79,7 @@ def close_up(
         image: (3, H, W), uint8 or floats in [0, 1].
         epsilon: The largest radius that is looked at, in [0, 1] pixel units; 0 looks at the clean image alone.
         steps: Gradient steps of PGD, each of a tenth of the radius.
-        norm: Ball: linf or l2.
+        norm: Norm of the ball: linf or l2.
         upper: The largest radius tried for the smallest one.
         seed: Of the random start.
 

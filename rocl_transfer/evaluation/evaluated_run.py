@@ -129,7 +129,7 @@ def _read_line(text: bytes, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         line = None
     if not isinstance(line, dict):
-        raise UserError(f"{where} is no JSON object: evaluate the run again")
+        raise UserError(f"{where} is not a JSON object: evaluate the run again")
     for name in ("index", "label"):
         if type(line.get(name)) is not int or abs(line[name]) >= 2**63:
             raise UserError(f"{where} has no whole number as {name}: evaluate the run again")

@@ -91,7 +91,7 @@ class Judge:
         before = torch.tensor([torch.nan if value is None else value for value in known])
         if changed := int(((before - seen.margins).abs() > _SAME * seen.spread).sum()):
             raise UserError(
-                f"the findings written down here are of another network or other images: {changed} of {len(samples)} clean images are answered "
+                f"the verdicts kept in this folder belong to another network or other images: {changed} of {len(samples)} clean images are answered "
                 "otherwise; choose another --output_dir, or --resume none"
             )
         if before.isnan().any():

@@ -41,7 +41,7 @@ def smallest_epsilon(
         model: Images (N, C, H, W) in [0, 1] -> logits (N, K). Attacked in eval mode, in float32, and left as it came in.
         images: (N, C, H, W), floats in [0, 1]; never written into.
         labels: (N,), whole numbers: the truth, or the model's own answers.
-        norm: Ball: linf or l2.
+        norm: Norm of the ball: linf or l2.
         steps: Gradient steps of PGD.
         upper: The largest radius tried. Another one leaves smaller results as they are.
         precision: How far, as a share of the radius returned, the largest failing one may lie below it (never asked to less than 1e-5).

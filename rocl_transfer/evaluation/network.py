@@ -228,7 +228,7 @@ def measure(
     rough = foreseen < _WORTH * 12 * size  # too little follows for more than one look
     while (times := _times(network, images, size, rough)) is None:
         if size == 1:
-            raise UserError("the memory does not hold one image's pass through the network with its gradient: use a device with more")
+            raise UserError("a pass of one image through the network, with its gradient, does not fit in memory: use a device with more memory")
         size //= 2
         log.warning("out of memory: going on with %d images at once", size)
         batch_size = size

@@ -18,10 +18,10 @@ class SearchOptions:
 
     Args:
         engine: native, or reference (the pyautoattack package, for comparison).
-        batch_size: Images at once in each process (default: measured); verdicts do not depend on it, but with models that mix the images of a batch.
-        one_at_a_time: Show the model one image a pass; for models whose answer to an image depends on the others, which is looked for and said.
-        compile: Compile the network that attacks search on; pays on a GPU, or where evaluation takes long.
-        search_precision: fp32; or bf16, faster where the device has units for it: attacks search so, every success is judged in float32.
+        batch_size: Images at once in each process (default: measured); verdicts depend on it only if the model mixes the images of a batch.
+        one_at_a_time: Show the model one image per pass. It is for models whose answer depends on the other images of a batch, which are looked for.
+        compile: Compile the network that attacks search on, which pays on a GPU, or if the evaluation takes long.
+        search_precision: What attacks search in: fp32, or bf16, which is faster on devices with bf16 units. Every success is judged in float32.
     """
 
     engine: Literal["native", "reference"] = "native"

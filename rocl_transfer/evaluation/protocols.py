@@ -87,10 +87,10 @@ class PGDOptions:
     """How robustness is measured: PGD with steps of epsilon / 10 and a random start, on the whole test split.
 
     Args:
-        norm: Ball: linf or l2.
-        epsilons: Radii; by default the paper's two, seen and larger (0.0314 and 0.0627 there); equal ones are measured once.
+        norm: Norm of the ball: linf or l2.
+        epsilons: Radii (default: the paper's two, 8/255, which it trains against, and 16/255); equal ones are measured once.
         steps: Gradient steps of PGD.
-        batch_size: Images attacked at once (default: by their pixels); the verdicts do not depend on it.
+        batch_size: Images attacked at once (default: chosen by their size); the verdicts do not depend on it.
     """
 
     norm: Literal["linf", "l2"] = "linf"
@@ -120,7 +120,7 @@ class AdaptationPGDOptions:
     Args:
         epsilons: Radii (default: half of the attack's, the attack's, and twice it).
         steps: Gradient steps of PGD.
-        batch_size: Images attacked at once (default: by their pixels); the verdicts do not depend on it.
+        batch_size: Images attacked at once (default: chosen by their size); the verdicts do not depend on it.
     """
 
     epsilons: tuple[Number, ...] | None = None

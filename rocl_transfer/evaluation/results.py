@@ -94,7 +94,7 @@ class Results:
         evaluations: In the order they were made.
         verdicts: For each sample its label and, for each evaluation, whether the model was right.
         device: What it ran on.
-        seed: Of everything random.
+        seed: Seed of everything random.
         refuted: Successes of a search that the model itself, asked again, did not share.
         doubts: Why the accuracies do not mean what they seem to, a sentence each.
         pictured: What verdicts call the attack whose images ``found`` holds.

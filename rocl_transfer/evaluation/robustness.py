@@ -49,7 +49,7 @@ def evaluate(
         epsilon: Radius of named attacks.
         norm: Ball of named attacks: linf, l2 or l1.
         samples: Positions of those measured (default: all).
-        seed: Of everything random.
+        seed: Seed of everything random.
         search: How attacks search, how many images are taken at once.
         context: A journal to resume from, processes that share the samples, a bar.
 

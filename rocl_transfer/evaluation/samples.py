@@ -17,7 +17,7 @@ def positions(samples: Tensor | None, count: int) -> Tensor:
     samples = torch.as_tensor(samples).cpu()
     whole = samples.ndim == 1 and len(samples) and samples.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8)
     if not whole or samples.min() < 0 or samples.max() >= count or len(samples.unique()) < len(samples):
-        raise UserError(f"samples are no positions of {count} images: give different whole numbers from 0 to {count - 1}")
+        raise UserError(f"samples are not positions among {count} images: give different whole numbers from 0 to {count - 1}")
     return samples.long()
 
 

@@ -76,7 +76,7 @@ class Searcher:
     def _shrink(self) -> None:
         """Go on with batches of half the size: attacks hold more than the pass that was measured."""
         if self.batch_size == 1:
-            raise UserError("the memory does not hold one image with what attacks need beside the network: use a device with more")
+            raise UserError("one image and what attacks keep for it do not fit in memory beside the network: use a device with more memory")
         self.batch_size //= 2
         self.enough = min(self.enough, self.batch_size)
         torch.cuda.empty_cache()

@@ -296,7 +296,7 @@ def test_an_epsilon_of_bytes_is_refused_with_the_fraction(epsilon):
         ({"attacks": ["standard"]}, "give one name, such as 'standard', or attacks"),
         ({"samples": torch.tensor([0, 6])}, "from 0 to 5"),
         ({"samples": torch.tensor([1, 1])}, "different whole numbers"),
-        ({"samples": torch.ones(6, dtype=torch.bool)}, "no positions of 6 images"),
+        ({"samples": torch.ones(6, dtype=torch.bool)}, "not positions among 6 images"),
     ],
 )
 def test_arguments_that_cannot_be_meant_are_one_sentence(change, sentence):

@@ -268,9 +268,9 @@ def test_what_evaluate_writes_is_what_is_read(tmp_path):
 
 LINES = ['{"index": 0, "label": 1, "clean": true}', '{"index": 1, "label": 1, "clean": false}']
 DAMAGES = {
-    "no JSON": ([*LINES, '{"index": 2, "lab'], "line 3, is no JSON object: evaluate the run again"),
-    "an empty line": ([LINES[0], "", LINES[1]], "line 2, is no JSON object"),
-    "a list": (["[1, 2]"], "line 1, is no JSON object"),
+    "no JSON": ([*LINES, '{"index": 2, "lab'], "line 3, is not a JSON object: evaluate the run again"),
+    "an empty line": ([LINES[0], "", LINES[1]], "line 2, is not a JSON object"),
+    "a list": (["[1, 2]"], "line 1, is not a JSON object"),
     "an index twice": ([*LINES, LINES[0]], "line 3, has the index 0 of line 1"),
     "no index": (['{"label": 1, "clean": true}'], "line 1, has no whole number as index"),
     "a label that is no number": ([LINES[0], '{"index": 1, "label": "b", "clean": true}'], "line 2, has no whole number as label"),
@@ -308,7 +308,7 @@ def test_a_damaged_record(tmp_path, text):
 def test_bytes_that_are_no_text(tmp_path):
     folder = make_run(tmp_path / "run", {"clean": "11"})
     (folder / "verdicts.jsonl").write_bytes(b"\xff\xfe\n")
-    with pytest.raises(UserError, match="line 1, is no JSON object"):
+    with pytest.raises(UserError, match="line 1, is not a JSON object"):
         read_run(folder)
 
 

@@ -173,7 +173,7 @@ def test_out_of_memory_is_answered_with_smaller_batches(monkeypatch, caplog):
     assert booleans(evaluate(model, images, labels, attacks=[short(0.004, 5)], search=SearchOptions(batch_size=14))) == booleans(wanted)
     assert [record.args for record in caplog.records] == [(7,), (3,)]
     monkeypatch.setattr(engine_module, "search_network", lambda model, *_: Holds(model, 0))
-    with pytest.raises(UserError, match="memory does not hold one image"):
+    with pytest.raises(UserError, match="do not fit in memory beside the network"):
         evaluate(model, images, labels, attacks=[short(0.004, 5)], search=SearchOptions(batch_size=14))
 
 
@@ -317,7 +317,7 @@ def test_batch_size_is_measured():
         assert measure(model, torch.rand(5, 3, 8, 8), 3).size == 3
         assert measure(Holds(model, 5), torch.rand(5, 3, 8, 8)).size == 4
         assert measure(Holds(model, 40), torch.rand(5, 3, 8, 8)).size == 16  # 32 would go, but attacks hold more
-        with pytest.raises(UserError, match="does not hold one image's pass"):
+        with pytest.raises(UserError, match="does not fit in memory"):
             measure(Holds(model, 0), torch.rand(5, 3, 8, 8))
 
 

@@ -115,7 +115,7 @@ MISTAKES = {
     "a damaged line": (
         ["runs/a", "runs/b"],
         ("verdicts.jsonl", lambda text: text[:-9]),
-        "runs/b/verdicts.jsonl, line 200, is no JSON object: evaluate the run again",
+        "runs/b/verdicts.jsonl, line 200, is not a JSON object: evaluate the run again",
     ),
     "another split": (
         ["runs/a", "runs/b"],
