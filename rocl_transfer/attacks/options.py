@@ -8,6 +8,9 @@ from rocl_transfer.attacks.threat_models import Linf, threat_model
 from rocl_transfer.options import Number, require, spelled
 
 _NOISE = 2  # radii: of N-FGSM's random start; its paper's choice
+# Radii: what steps that nobody gave have on average. A single one of more overfits catastrophically (Wong, Rice, Kolter 2020); of several the first
+# cross the ball from any start, and the last refine.
+_AVERAGE = 1.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +21,9 @@ class AttackOptions:
         kind: pgd, or nfgsm (N-FGSM, linf): uniform noise of twice epsilon and one step of epsilon, not projected back to the ball.
         norm: Norm of the ball: linf or l2.
         epsilon: Radius, a number or a fraction such as 8/255.
-        step_size: Length of a step (default: of pgd RoCL's share of the radius, 0.007 / 0.0314 of it; of nfgsm the radius).
+        step_size: Length of a step, or auto: of pgd steps that fall evenly and have 1.25 radii on average, so that they cross the ball first and
+            refine then, however few they are; of nfgsm the radius. null is RoCL's share of the radius, 0.007 / 0.0314 of it, which runs from before
+            auto go on with.
         steps: Number of gradient steps of pgd; nfgsm takes one.
         first_steps: Steps at the beginning of the training, from which they grow to ``steps`` in equal shares of it (default: as many as at the end).
     """
@@ -26,7 +31,7 @@ class AttackOptions:
     kind: Literal["pgd", "nfgsm"] = "pgd"
     norm: Literal["linf", "l2"] = "linf"
     epsilon: Number = Number(0.0314)
-    step_size: Number | None = None
+    step_size: Number | Literal["auto"] | None = "auto"
     steps: int = 7
     first_steps: int | None = None
 
@@ -41,17 +46,29 @@ class AttackOptions:
         require(in_range, f"an attack's epsilon is {self.epsilon}: pixels are in [0, 1], so write 8/255 rather than 8")
         given = self.norm != "l2" or self.epsilon != AttackOptions.epsilon
         require(given, "the default epsilon 0.0314 is meant for linf: give a radius with l2, such as 0.5 at 32 px")
-        require(self.step_size is None or self.step_size > 0, f"an attack's step_size is {self.step_size}: give a length above 0")
+        if isinstance(self.step_size, float | int):
+            require(self.step_size > 0, f"an attack's step_size is {self.step_size}: give a length above 0, or auto")
         require(self.steps > 0, f"an attack's number of steps is {self.steps}: give 1 or more")
         grows = self.first_steps is None or 0 < self.first_steps < self.steps
         require(grows, f"an attack's first_steps is {self.first_steps}: give 1 or more, and fewer than its {self.steps} steps, or leave it out")
 
     @property
+    def falls(self) -> bool:
+        """Whether steps become shorter from one to the next."""
+        return self.kind == "pgd" and self.step_size == "auto"
+
+    @property
     def step(self) -> float:
-        """The step size in force; not resolved in place, so that an override of epsilon alone also moves the step."""
+        """The (first) step size in force; not resolved in place, so that an override of epsilon alone also moves the step."""
+        if isinstance(self.step_size, float | int):
+            return float(self.step_size)
         if self.kind == "nfgsm":
-            return float(self.epsilon if self.step_size is None else self.step_size)
-        return self.step_size if self.step_size is not None else round(self.epsilon * 0.007 / 0.0314, 9)
+            return float(self.epsilon)
+        return self._first(self.steps) if self.falls else round(self.epsilon * 0.007 / 0.0314, 9)
+
+    def _first(self, steps: int) -> float:
+        """The first of ``steps`` that fall to 1 / steps of it and have the wanted average."""
+        return 2 * _AVERAGE * self.epsilon * steps / (steps + 1)
 
     @property
     def words(self) -> str:
@@ -75,11 +92,13 @@ class AttackOptions:
         threat = threat_model(self.norm, self.epsilon * scale)
         if self.kind == "nfgsm":
             return Ascent(threat, self.step * scale, 1, start=Linf(_NOISE * self.epsilon * scale), projects=False)
-        return Ascent(threat, self.step * scale, self.steps_at(progress))
+        steps = self.steps_at(progress)
+        return Ascent(threat, (self._first(steps) if self.falls else self.step) * scale, steps, falls=self.falls)
 
     def pgd(self) -> PGD:
         """The steps of a pgd, as at the end of the training, against a classifier's labels."""
         assert self.kind == "pgd", "N-FGSM leaves the ball: measure with .measuring()"
+        assert not self.falls, "PGD's steps are of one length: measure with .measuring()"
         return PGD(self.epsilon, norm=self.norm, step_size=self.step, steps=self.steps)
 
     def measuring(self, steps: int = 10) -> "AttackOptions":

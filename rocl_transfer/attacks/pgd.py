@@ -27,6 +27,7 @@ class Ascent:
         steps: Number of steps.
         start: The ball that the random start is drawn from (default: ``threat``).
         projects: Whether steps are projected to the ball; without, an image may end as far outside as start and steps carry it.
+        falls: Whether ``step_size`` is the first step alone: of n steps the k-th after it has 1 - k / n of its length.
     """
 
     threat: ThreatModel
@@ -34,6 +35,7 @@ class Ascent:
     steps: int
     start: ThreatModel | None = None
     projects: bool = True
+    falls: bool = False
 
     def __call__(self, images: Tensor, loss: Callable[[Tensor], Tensor], generators: Sequence[torch.Generator]) -> Tensor:
         """Perturb ``images`` to raise ``loss``, a scalar in which an image's gradient must not depend on perturbations outside its generator's part.
@@ -49,12 +51,13 @@ class Ascent:
             Adversarial images, detached, float32, in [0, 1] and, where it ``projects``, in the ball.
         """
         adversarial = (self.start or self.threat).random(images, generators).clamp_(0, 1)
-        for _ in range(self.steps):
+        for number in range(self.steps):
+            length = self.step_size * (1 - number / self.steps) if self.falls else self.step_size
             adversarial.requires_grad_(True)
             with torch.enable_grad():
                 (gradient,) = torch.autograd.grad(loss(adversarial), adversarial)
             with torch.no_grad():
-                stepped = (adversarial + self.step_size * self.threat.direction(gradient)).clamp_(0, 1)
+                stepped = (adversarial + length * self.threat.direction(gradient)).clamp_(0, 1)
                 # Clamp, then project: the projection moves towards an image in [0, 1], so both hold afterwards.
                 adversarial = self.threat.project(stepped, images) if self.projects else stepped
         return adversarial.detach()

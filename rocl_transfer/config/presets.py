@@ -37,7 +37,10 @@ def sized(config: Config, image_size: int) -> Config:
     large = image_size >= BORDER
     known = _preset(config, given)
     values = {name: value for name, value in known.items() if name not in given} if large else {}
-    values |= {name: value for name, value in _begun_with(config).items() if name in known and name not in given}
+    begun = {name: value for name, value in _begun_with(config).items() if name not in given}
+    values |= {name: value for name, value in begun.items() if name in known}
+    # Before steps could fall, one that nobody gave was null.
+    values |= {name: None for name, value in begun.items() if name.endswith("attack.step_size") and value is None}
     chosen: Config = _replaced(config, values)
     remember(chosen, given)
     own = [name for name in known if name not in given]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rocl_transfer.attacks import PGD, AttackOptions, device_of, frozen
+from rocl_transfer.attacks import PGD, AttackOptions, against_labels, device_of, frozen
 from rocl_transfer.data import Store, derive_seed, generators
 from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.features import compute_features
@@ -85,9 +85,8 @@ class Watched:
         if self.answers is None or not model.class_names:
             return ()
         answers = self.answers.split(self.batch_size)[number]
-        pgd = PGD(attack.epsilon, norm=attack.norm, step_size=attack.step, steps=attack.steps)
         draws = generators([derive_seed(self.seed, number)], "answers", images.device)
-        attacked = pgd.perturb(model, images, answers, draws)
+        attacked = against_labels(attack.ascent(), model, images, answers, draws)
         same = model.head(clean).argmax(1) == answers
         return same, same & (model(attacked).argmax(1) == answers)
 

@@ -71,10 +71,12 @@ class ACL(AttackedContrast):
         images = batch.inputs.float() / 255
         draws = generators(batch.seeds, "views")
         first, second = self.views(images, draws), self.views(images, draws)
-        adversarial = self.contrast(self.embed(*self.perturb(first, second, batch.seeds)))
+        adversarial = self.embed(*self.perturb(first, second, batch.seeds))
         with self.clean_set.chosen():
-            clean = self.contrast(self.embed(first, second))
-        return self.weighed(clean, adversarial)
+            clean = self.embed(first, second)
+            original = self.project(images) if self.options.air_weight else None
+        values = self.weighed(self.contrast(clean), self.contrast(adversarial))
+        return values if original is None else self.regularized(values, original, clean, adversarial, len(batch.seeds))
 
     def weighed(self, clean: Tensor, adversarial: Tensor) -> dict[str, Tensor]:
         """The loss from those of the two pairs."""

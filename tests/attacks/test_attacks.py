@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rocl_transfer import PGD, UserError
-from rocl_transfer.attacks import L2, AttackOptions, Linf, against_labels, frozen, threat_model
+from rocl_transfer.attacks import L2, Ascent, AttackOptions, Linf, against_labels, frozen, threat_model
 from tests.conftest import Precise
 
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))
@@ -147,7 +147,45 @@ def noisy(images, seed, radius):
     return (images + (2 * torch.rand(images.shape, generator=torch.Generator().manual_seed(seed)) - 1) * radius).clamp(0, 1)
 
 
-@pytest.mark.parametrize(("scale", "step"), [(1.0, None), (0.25, None), (1.0, 0.05)])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize(("steps", "lengths"), [(1, [1.25]), (3, [1.875, 1.25, 0.625])])
+def test_steps_that_nobody_gave_fall_evenly_and_have_an_average(norm, steps, lengths):
+    model, epsilon = Precise(small_net()).eval(), 0.06
+    images, labels = torch.rand(5, 3, 8, 8, generator=one()[0]), torch.tensor([0, 1, 2, 3, 0])
+    attack = AttackOptions(norm=norm, epsilon=epsilon, steps=steps)
+    assert attack == AttackOptions(norm=norm, epsilon=epsilon, steps=steps, step_size="auto")
+    assert (attack.falls, attack.step) == (True, pytest.approx(lengths[0] * epsilon))
+    found = against_labels(attack.ascent(0.5), model, images, labels, one(7))
+    threat = threat_model(norm, epsilon / 2)
+    at = threat.random(images, one(7)).clamp(0, 1)
+    for radii in lengths:
+        at.requires_grad_(True)
+        gradient = torch.autograd.grad(F.cross_entropy(model(at), labels, reduction="sum"), at)[0]
+        at = threat.project((at.detach() + radii * epsilon / 2 * threat.direction(gradient)).clamp(0, 1), images)
+    assert torch.allclose(found, at, atol=1e-6)
+
+
+def test_a_step_that_is_given_and_the_papers_share_stay_of_one_length():
+    given, share = AttackOptions(epsilon=8 / 255, step_size=2 / 255), AttackOptions(epsilon=8 / 255, step_size=None)
+    assert given.ascent() == Ascent(Linf(8 / 255), 2 / 255, 7)
+    assert share.ascent() == Ascent(Linf(8 / 255), round(8 / 255 * 0.007 / 0.0314, 9), 7)
+    assert given.pgd().step_size == 2 / 255
+    with pytest.raises(AssertionError, match="of one length"):
+        AttackOptions(epsilon=8 / 255).pgd()
+
+
+def test_few_steps_climb_further_than_the_papers_share_of_the_radius():
+    images, labels = torch.full((4, 3, 8, 8), 0.5), torch.zeros(4, dtype=torch.long)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    lengths = [
+        (against_labels(AttackOptions(epsilon=0.1, steps=3, step_size=step).ascent(), model, images, labels, one()) - images).abs().mean().item()
+        for step in ("auto", None)
+    ]
+    assert lengths[0] == pytest.approx(0.1)  # every pixel is at its bound
+    assert lengths[1] < 0.09
+
+
+@pytest.mark.parametrize(("scale", "step"), [(1.0, None), (0.25, "auto"), (1.0, 0.05)])
 def test_n_fgsm_is_twice_the_noise_and_one_step_that_is_not_projected(scale, step):
     model, epsilon = Precise(small_net()).eval(), 0.06
     images, labels = torch.rand(5, 3, 8, 8, generator=one()[0]), torch.tensor([0, 1, 2, 3, 0])
@@ -155,7 +193,7 @@ def test_n_fgsm_is_twice_the_noise_and_one_step_that_is_not_projected(scale, ste
     found = against_labels(ascent, model, images, labels, one(7))
     start = noisy(images, 7, 2 * epsilon * scale).requires_grad_(True)
     gradient = torch.autograd.grad(F.cross_entropy(model(start), labels, reduction="sum"), start)[0]
-    wanted = (start + (step or epsilon) * scale * gradient.sign()).clamp(0, 1)
+    wanted = (start + (0.05 if step == 0.05 else epsilon) * scale * gradient.sign()).clamp(0, 1)
     assert torch.allclose(found, wanted, atol=1e-7)
     far = (found - images).abs().max() / (epsilon * scale)
     assert 2 < far <= 3.001
@@ -199,3 +237,5 @@ def test_steps_grow_over_the_training_in_equal_shares():
     assert steps == sorted(steps)
     assert attack.ascent().steps == attack.ascent(progress=1.0).steps == 7
     assert {AttackOptions(steps=5).ascent(progress=share / 10).steps for share in range(11)} == {5}
+    firsts = [attack.ascent(progress=progress).step_size * 255 / 8 for progress in (0, 1)]
+    assert firsts == [pytest.approx(1.25), pytest.approx(2.5 * 7 / 8)]

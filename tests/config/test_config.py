@@ -20,14 +20,15 @@ def pretrain(*words):
     return parse(PretrainConfig, [*BASE, *words])
 
 
-def test_defaults_are_the_papers():
+def test_defaults_are_the_papers_but_for_the_step_size():
     config = pretrain()
     assert (config.epochs, config.batch_size) == (1000, 256)
     attack = config.objective.attack
-    assert (attack.norm, attack.epsilon, attack.step, attack.steps) == ("linf", 0.0314, 0.007, 7)
+    assert (attack.norm, attack.epsilon, attack.step_size, attack.steps) == ("linf", 0.0314, "auto", 7)
+    assert pretrain("--objective.attack.step_size", "null").objective.attack.step == 0.007
     assert (config.optimizer.name, config.optimizer.lr, config.optimizer.weight_decay) == ("lars", 1.5, 1e-6)
     probe = parse(ProbeConfig, [*BASE, "--robust", "true"])
-    assert (probe.epochs, probe.batch_size, probe.attack.steps, probe.attack.step) == (150, 1024, 10, 0.007)
+    assert (probe.epochs, probe.batch_size, probe.attack.steps, probe.attack.step_size) == (150, 1024, 10, "auto")
     assert (probe.optimizer.name, probe.optimizer.lr, probe.optimizer.weight_decay) == ("momentum", 0.1, 5e-4)
 
 
@@ -45,7 +46,7 @@ def test_overrides_win_and_a_radius_moves_its_step(tmp_path):
     file.write_text("epochs: 5\nobjective: {attack: {epsilon: 0.1}}\n")
     config = pretrain("--config", str(file), "--epochs", "7")
     assert config.epochs == 7
-    assert config.objective.attack.step == pytest.approx(0.1 * 0.007 / 0.0314, abs=1e-8)
+    assert config.objective.attack.step == pytest.approx(2.5 * 7 / 8 * 0.1)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_small_images_have_the_preset_for_32_px(words, caplog, size):
     caplog.set_level(logging.INFO, "rocl_transfer")
     config = sized(parse(FinetuneConfig, words), size)
     assert config == parse(FinetuneConfig, words)
-    assert (*attack(config), config.batch_size) == (Fraction(8, 255), 10, 8 / 255 * 0.007 / 0.0314, 128)
+    assert (*attack(config), config.batch_size) == (Fraction(8, 255), 10, 2.5 * 10 / 11 * 8 / 255, 128)
     assert f"images of {size} px: the preset for 32 px is taken (attack.epsilon 8/255" in caplog.text
 
 
@@ -64,7 +64,7 @@ def test_the_preset_is_that_of_the_configuration_for_224_px(words):
 
 GIVEN = {
     "epsilon, even the small preset's": (["--attack.epsilon", "8/255"], lambda c: (*attack(c), c.batch_size), (Fraction(8, 255), 3, 4 / 255, 64)),
-    "steps": (["--attack.steps", "10"], lambda c: attack(c), (Fraction(4, 255), 10, 4 / 255 * 0.007 / 0.0314)),
+    "steps": (["--attack.steps", "10"], lambda c: attack(c), (Fraction(4, 255), 10, 2.5 * 10 / 11 * 4 / 255)),
     "step size": (["--attack.step_size", "1/255"], lambda c: attack(c), (Fraction(4, 255), 10, 1 / 255)),
     "batch": (["--batch_size", "128"], lambda c: c.batch_size, 128),
     "crop": (["--augmentation.crop_area", "[1, 1]"], lambda c: c.augmentation.crop_area, (1, 1)),
@@ -89,10 +89,22 @@ def test_a_run_that_goes_on_keeps_what_it_began_with(words, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     write_options(parse(FinetuneConfig, words), tmp_path / "run" / "config.yaml")  # of a version that knew one size
     config = sized(parse(FinetuneConfig, words), 224)
-    assert (*attack(config), config.batch_size) == (Fraction(8, 255), 10, 8 / 255 * 0.007 / 0.0314, 128)
+    assert (*attack(config), config.batch_size) == (Fraction(8, 255), 10, 2.5 * 10 / 11 * 8 / 255, 128)
     assert config == parse(FinetuneConfig, words)
     for other in ("--overwrite", "--resume=none"):
         assert sized(parse(FinetuneConfig, [*words, other]), 224).batch_size == 64
+
+
+@pytest.mark.parametrize("size", [16, 224])
+def test_a_run_from_before_steps_could_fall_keeps_its_share_of_the_radius(words, tmp_path, size):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    more = ["--attack.steps", "4"]  # with which the preset leaves the step alone
+    write_options(parse(FinetuneConfig, [*words, *more, "--attack.step_size", "null"]), tmp_path / "run" / "config.yaml")
+    config = sized(parse(FinetuneConfig, [*words, *more]), size)
+    assert config.attack.step_size is None
+    assert config.attack.step == pytest.approx(8 / 255 * 0.007 / 0.0314)
+    assert sized(parse(FinetuneConfig, [*words, *more, "--attack.step_size", "auto"]), size).attack.falls
+    assert sized(parse(FinetuneConfig, [*words, *more, "--overwrite"]), size).attack.falls
 
 
 def test_pretraining_of_photographs(words, caplog):

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rocl_transfer.attacks import L2, Ascent, Linf, frozen
+from rocl_transfer.attacks import L2, Ascent, AttackOptions, Linf, frozen
 from rocl_transfer.data import Augmentation, Batch, generators
 from rocl_transfer.models import create_backbone, projector
 from rocl_transfer.objectives import RoCL, SimCLR, nt_xent
@@ -13,7 +13,8 @@ from rocl_transfer.objectives import RoCL, SimCLR, nt_xent
 def objective():
     torch.manual_seed(0)
     encoder = create_backbone("resnet8_cifar", 32)
-    module = RoCL(encoder, projector(encoder.num_features), Augmentation())
+    options = RoCL.Options(attack=AttackOptions(step_size=0.007))
+    module = RoCL(encoder, projector(encoder.num_features), Augmentation(), options)
     for _ in range(30):  # eval mode needs running statistics to tell images apart
         module.encoder(batch(8).inputs / 255)
     return module
