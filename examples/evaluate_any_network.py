@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rocl_transfer.data import load_images, store_images
-from rocl_transfer.evaluation import Results, evaluate, inspect_model, smallest_epsilon
+from rocl_transfer.evaluation import FlipOptions, Results, evaluate, inspect_model, smallest_epsilon
 
 
 class Yours(nn.Module):
@@ -65,7 +65,7 @@ def main(steps: int = 300, most: int = 100, attacks: str = "standard") -> tuple[
     print(*results.evaluations, sep="\n")
 
     # For each image the smallest epsilon at which PGD changes the answer: an upper bound of its distance from another class.
-    flips = smallest_epsilon(network, pixels, labels, upper=32 / 255)
+    flips = smallest_epsilon(network, pixels, labels, FlipOptions(max_epsilon=32 / 255))
     quarters = flips.quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
     print("epsilon that flips a quarter, half, three quarters:", ", ".join(f"{255 * value:.1f}/255" for value in quarters))
     return results, flips

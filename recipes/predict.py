@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate import PartialState
@@ -26,12 +25,11 @@ from rocl_transfer.data.decode import examine
 from rocl_transfer.data.inventory import image_extensions, take_inventory
 from rocl_transfer.data.value_range import ValueRange
 from rocl_transfer.errors import UserError, path_of
-from rocl_transfer.evaluation import smallest_epsilon
-from rocl_transfer.evaluation.batch_sizes import images_at_once
+from rocl_transfer.evaluation import FlipOptions, smallest_epsilon
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.hub import load_classifier
 from rocl_transfer.models import PixelModel
-from rocl_transfer.options import Number, require, require_untouched
+from rocl_transfer.options import require, require_untouched
 
 log = logging.getLogger("rocl_transfer")
 
@@ -48,7 +46,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
+class PredictConfig(FlipOptions):
     """The classes of images, and for each image the smallest epsilon at which PGD changes the answer.
 
     Args:
@@ -56,9 +54,6 @@ class PredictConfig:
         model: Which classifier; its image size and normalisation come with it.
         output: CSV file to write, replacing one that is there (default: print a table).
         robustness: Look for the smallest epsilon that changes the answer; a stronger attack may need less. Without it only the classes are given.
-        norm: Norm of the ball: linf or l2.
-        steps: Gradient steps of PGD. It starts at a random point, and each step is epsilon / 10: fewer than 20 cannot cross the ball.
-        max_epsilon: The largest epsilon tried, in [0, 1] pixel units, a number or a fraction. An answer that stands it has ``inf`` in the CSV.
         batch_size: Images at once; the answers do not depend on it.
         seed: Of the random start, the same for every image, so that its row does not depend on the others.
     """
@@ -67,24 +62,19 @@ class PredictConfig:
     model: ClassifierConfig
     output: str | None = None
     robustness: bool = True
-    norm: Literal["linf", "l2"] = "linf"
-    steps: int = 20
-    max_epsilon: Number = Number(64 / 255)
     batch_size: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(len(self.images) > 0 and all(self.images), "an image's name is empty: name image files or folders")
         csv = self.output is None or self.output.lower().endswith(".csv")
         require(csv, f"--output is {self.output}: what is written is CSV, so name a file such as predictions.csv")
         if not self.robustness:
             require_untouched(self, ("norm", "steps", "max_epsilon", "seed"), "with --robustness false")
-        require(0 < self.max_epsilon < math.inf, f"--max_epsilon is {self.max_epsilon}: give a radius above 0, such as 64/255")
-        above = self.norm == "linf" and self.max_epsilon > 1
-        require(not above, f"--max_epsilon is {self.max_epsilon}: pixels are in [0, 1], so write 64/255 rather than 64")
         given = self.norm != "l2" or self.max_epsilon != PredictConfig.max_epsilon
         require(given, "the default --max_epsilon is meant for linf: give a radius with l2, such as 2 at 32 px")
-        require(self.steps > 0 and self.batch_size > 0, "--steps and --batch_size must be 1 or more")
+        require(self.batch_size > 0, f"--batch_size is {self.batch_size}: it must be 1 or more")
         require(0 <= self.seed < 2**32, f"--seed is {self.seed}: give 0 or more, below 2**32")
 
 
@@ -181,12 +171,7 @@ def answer(model: PixelModel, images: Tensor, config: PredictConfig) -> list[tup
         probability, label = model(images).softmax(1).max(1)
     epsilons: list[float | None] = [None] * len(images)
     if config.robustness:
-        at_once = min(config.batch_size, images_at_once(images.shape, images.device))  # with its gradient a pass holds far more
-        found = smallest_epsilon(
-            model, images, label, norm=config.norm, steps=config.steps, upper=config.max_epsilon, batch_size=at_once,
-            seed=[config.seed] * len(images),
-        )  # fmt: skip
-        epsilons = found.tolist()
+        epsilons = smallest_epsilon(model, images, label, config, seed=[config.seed] * len(images)).tolist()
     names = [model.class_names[index] for index in label.tolist()]
     return list(zip(names, probability.tolist(), epsilons, strict=True))
 

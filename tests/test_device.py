@@ -20,7 +20,7 @@ from torch import nn
 import rocl_transfer as rt
 from rocl_transfer.attacks import APGD, FAB, L2, PGD, AttackOptions, Linf, Square
 from rocl_transfer.data import Augmentation, Batch, Batches, Resident, Sampler
-from rocl_transfer.evaluation import compute_features, knn_accuracy, smallest_epsilon
+from rocl_transfer.evaluation import FlipOptions, compute_features, knn_accuracy, smallest_epsilon
 from rocl_transfer.evaluation.protocols import Ensemble
 from rocl_transfer.models import add_head, create_backbone, projector
 from rocl_transfer.objectives import AdversarialTraining, LinearProbe, RobustProbe, RoCL
@@ -181,7 +181,7 @@ def test_verdicts_are_the_cpus(place, norm, epsilon):
 def test_distances_and_neighbours_are_the_cpus(place, started_alike):
     model, (images, labels) = rt.load_classifier(str(ROOT / "model_cards" / "resnet8_cifar.r_le_digits")), digits(10)
     moved = copy.deepcopy(model).to(place.device)
-    here, there = (smallest_epsilon(net, images, labels, steps=5).cpu() for net in (model, moved))
+    here, there = (smallest_epsilon(net, images, labels, FlipOptions(steps=5)).cpu() for net in (model, moved))
     torch.testing.assert_close(there, here, rtol=0.25, atol=0)
     pixels = (images * 255).byte()
     banks = [compute_features(net, Resident(pixels.to(device))) for net, device in ((model, "cpu"), (moved, place.device))]

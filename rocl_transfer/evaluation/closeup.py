@@ -9,9 +9,10 @@ from torch import Tensor
 from rocl_transfer.attacks import PGD, check_images, device_of, threat_model
 from rocl_transfer.data import generators
 from rocl_transfer.errors import UserError
-from rocl_transfer.evaluation.margin import smallest_epsilon
+from rocl_transfer.evaluation.margin import FlipOptions, smallest_epsilon
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.models import PixelModel
+from rocl_transfer.options import Number
 
 RADII = 8
 
@@ -92,6 +93,7 @@ def close_up(
     if not (math.isfinite(epsilon) and epsilon >= 0) or steps < 1:
         raise UserError(f"epsilon is {epsilon} and the steps are {steps}: give a radius of 0 or more, and 1 step or more")
     threat_model(norm, epsilon or 1.0)
+    options = FlipOptions(norm=norm, steps=steps, max_epsilon=Number(upper))  # type: ignore[arg-type]  # it checks the norm
     clean = check_images(image[None], bytes_too=True).to(device_of(model, image.device))
     clean = clean.float() / 255 if clean.dtype == torch.uint8 else clean.float()
     mode = model.training
@@ -104,7 +106,7 @@ def close_up(
             probabilities = model(seen).softmax(1).cpu()
     finally:
         model.train(mode)
-    flips = smallest_epsilon(model, clean, label, norm=norm, steps=steps, upper=upper, seed=[seed])
+    flips = smallest_epsilon(model, clean, label, options, seed=[seed])
     return Closeup(model.class_names, epsilons, probabilities, seen[0].cpu(), seen[-1].cpu(), float(flips), upper)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 import rocl_transfer as rt
 from rocl_transfer import PGD, UserError, evaluate
 from rocl_transfer.attacks import APGD, FAB, Square, untouched
-from rocl_transfer.evaluation import SearchOptions, inspect_model, smallest_epsilon
+from rocl_transfer.evaluation import FlipOptions, SearchOptions, inspect_model, smallest_epsilon
 
 K = 4
 GRADIENT, QUERIES = PGD(8 / 255, steps=3), Square(8 / 255, queries=20)
@@ -31,7 +31,7 @@ def call_fast(model, images, labels):
 
 
 def call_smallest(model, images, labels):
-    return smallest_epsilon(model, images, labels, steps=2, precision=0.5)
+    return smallest_epsilon(model, images, labels, FlipOptions(steps=2), precision=0.5)
 
 
 DOORS = pytest.mark.parametrize("door", [call_pgd, call_square, call_evaluate, call_fast, call_smallest])
@@ -277,7 +277,6 @@ def test_an_epsilon_of_bytes_is_refused_with_the_fraction(epsilon):
         calls += [
             lambda: APGD(epsilon), lambda: FAB(epsilon), lambda: Square(epsilon), lambda: rt.evaluate(model, images, labels, epsilon=epsilon),
             lambda: rt.evaluate(model, images, labels, attacks="standard", epsilon=epsilon),
-            lambda: smallest_epsilon(model, images, labels, upper=float(epsilon)),
         ]  # fmt: skip
     for call in calls:
         with pytest.raises(UserError, match="write 8/255 rather than 8"):

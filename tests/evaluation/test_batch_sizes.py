@@ -8,7 +8,7 @@ from torch import nn
 
 from rocl_transfer import PGD, evaluate
 from rocl_transfer.data import Resident
-from rocl_transfer.evaluation import ClassifierMonitor, SearchOptions, compute_features, named_attacks, smallest_epsilon
+from rocl_transfer.evaluation import ClassifierMonitor, FlipOptions, SearchOptions, compute_features, named_attacks, smallest_epsilon
 from rocl_transfer.evaluation import engine as engine_module
 from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.network import measure, search_network
@@ -58,7 +58,7 @@ def test_nothing_takes_many_large_images_at_once():
     evaluate(model, images, labels, attacks=[PGD(8 / 255, steps=2)], search=SearchOptions(batch_size=images_at_once((224, 224), images.device)))
     assert model.most_with_gradient <= 8  # of the inspection
     model.most_with_gradient = 0
-    smallest_epsilon(model, images, labels, steps=1, precision=0.5)
+    smallest_epsilon(model, images, labels, FlipOptions(steps=1), precision=0.5)
     assert model.most_with_gradient <= 5
     model.most_with_gradient = 0
     ClassifierMonitor(lambda: model, Resident((images * 255).byte()), labels, PGD(8 / 255, steps=2), 0)()

@@ -10,7 +10,7 @@ import rocl_transfer as rt
 from rocl_transfer import UserError
 from rocl_transfer.attacks import PGD
 from rocl_transfer.data import generators
-from rocl_transfer.evaluation import smallest_epsilon
+from rocl_transfer.evaluation import FlipOptions, smallest_epsilon
 from rocl_transfer.evaluation.closeup import close_up
 from rocl_transfer.models import create_backbone
 
@@ -39,7 +39,7 @@ def test_it_shows_what_pgd_finds(model, digit):
         assert seen.probabilities[row] == pytest.approx(alone.tolist(), abs=1e-3)
     assert seen.probabilities[0] == pytest.approx(model(clean).softmax(1)[0].tolist(), abs=1e-5)
     assert seen.epsilons.tolist() == pytest.approx([0.2 * step / 8 for step in range(9)])
-    found = smallest_epsilon(model, clean, label, steps=10, seed=[3])
+    found = smallest_epsilon(model, clean, label, FlipOptions(steps=10), seed=[3])
     assert seen.flips_at == pytest.approx(float(found), rel=1 / 32)
 
 
@@ -92,7 +92,7 @@ def test_the_model_is_left_as_it_came_in(digit):
         ({"epsilon": 8}, "write 8/255 rather than 8"),
         ({"steps": 0}, "the steps are 0"),
         ({"norm": "linff"}, "there is no threat model 'linff'"),
-        ({"upper": 0}, "the largest radius is 0"),
+        ({"upper": 0}, "max_epsilon is 0"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(model, digit, options, sentence):

@@ -13,7 +13,7 @@ from rocl_transfer import UserError, evaluate, load_classifier
 from rocl_transfer.attacks import APGD, FAB, PGD, Square, frozen
 from rocl_transfer.bars import Bar
 from rocl_transfer.data import load_images, store_images
-from rocl_transfer.evaluation import Context, Ensemble, SearchOptions, borderline, named_attacks, smallest_epsilon
+from rocl_transfer.evaluation import Context, Ensemble, FlipOptions, SearchOptions, borderline, named_attacks, smallest_epsilon
 from rocl_transfer.evaluation import engine as engine_module
 from rocl_transfer.evaluation import network as network_module
 from rocl_transfer.evaluation.journal import Journal
@@ -42,7 +42,8 @@ def short(epsilon, classes, norm="linf"):
 
 def middling(model, images, labels, norm="linf"):
     """A radius that breaks about half of the samples, so that some stand to the last attack."""
-    return round(float(smallest_epsilon(model, images, labels, norm=norm, steps=10, precision=0.1, upper=1.0 if norm == "linf" else 4.0).median()), 5)
+    options = FlipOptions(norm=norm, steps=10, max_epsilon=1.0 if norm == "linf" else 4.0)
+    return round(float(smallest_epsilon(model, images, labels, options, precision=0.1).median()), 5)
 
 
 def booleans(results):

@@ -7,7 +7,7 @@ from torch import nn
 from rocl_transfer import PGD, UserError, evaluate
 from rocl_transfer.data import Resident
 from rocl_transfer.evaluation import SearchOptions, compute_features, knn_accuracy, wilson_interval
-from rocl_transfer.evaluation.results import distinct, spelled
+from rocl_transfer.evaluation.results import attack_key, distinct, entry_key, name_in, spelled, verdict_key
 from rocl_transfer.models import create_backbone
 from tests.conftest import Precise
 
@@ -85,6 +85,28 @@ def test_bad_calls_are_one_sentence():
         evaluate(Half(), images, torch.full_like(labels, 7))
     with pytest.raises(UserError, match="did you mean 'paper'"):
         evaluate(Half(), images, labels, attacks="papers")
+
+
+def test_unless_told_otherwise_it_is_autoattack():
+    images, labels = grey_levels()
+    results = evaluate(Half(), images, labels, epsilon=0.07)
+    assert results["autoattack"].accuracy == pytest.approx(2 / 6)
+    assert results["autoattack"].version == "adapted, K = 2"
+    assert [e.name for e in results.evaluations if e.name not in ("clean", "autoattack")] == ["apgd-ce", "apgd-t", "fab-t", "square"]
+
+
+@pytest.mark.parametrize("name", ["pgd-20", "transfer from a b.c"])
+def test_a_verdicts_key_is_spelled_alike_everywhere_and_gives_the_name_back(name):
+    key = verdict_key(name, "linf", 8 / 255)
+    assert key == entry_key({"name": name, "norm": "linf", "epsilon": 8 / 255}) == f"{name} linf 0.0313725"
+    assert name_in(key) == name
+    assert name_in(verdict_key("clean")) == entry_key({"name": "clean"}) == "clean"
+
+
+def test_the_key_of_an_attack_is_in_every_verdict():
+    images, labels = grey_levels()
+    attack = PGD(0.03, norm="l2", steps=3)
+    assert all(attack_key(attack) in line for line in evaluate(Half(), images, labels, attacks=attack).verdicts)
 
 
 def test_record(tmp_path):

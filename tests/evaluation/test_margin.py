@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rocl_transfer import PGD, UserError, evaluate
-from rocl_transfer.evaluation import smallest_epsilon
+from rocl_transfer.evaluation import FlipOptions, smallest_epsilon
 from rocl_transfer.models import create_backbone
 from tests.conftest import Precise
 
@@ -55,7 +55,7 @@ def weak_net():
 @pytest.mark.parametrize(("norm", "steps", "upper"), [("linf", 20, 64 / 255), ("l2", 60, 4.0)])
 def test_a_plane_is_as_far_as_geometry_says(norm, steps, upper):
     plane, images = near_grey()
-    found = smallest_epsilon(plane, images, plane(images).argmax(1), norm=norm, steps=steps, upper=upper)
+    found = smallest_epsilon(plane, images, plane(images).argmax(1), FlipOptions(norm=norm, steps=steps, max_epsilon=upper))
     exact = plane.distance(images, norm)
     assert exact.max() / exact.min() > 10
     assert (found >= exact * (1 - 1e-3)).all()  # an attack cannot do better
@@ -75,10 +75,10 @@ def test_a_larger_limit_leaves_what_was_found_and_finds_the_rest():
     plane, images = near_grey()
     labels = plane(images).argmax(1)
     exact = plane.distance(images, "linf")
-    full = smallest_epsilon(plane, images, labels, upper=1.0)
+    full = smallest_epsilon(plane, images, labels, FlipOptions(max_epsilon=1.0))
     assert full.isfinite().all()
     for upper in (2 / 255, 8 / 255, 0.05, 0.11):
-        found = smallest_epsilon(plane, images, labels, upper=upper)
+        found = smallest_epsilon(plane, images, labels, FlipOptions(max_epsilon=upper))
         within = found < upper
         assert torch.equal(found[within], full[within])
         assert torch.equal(found.isinf(), exact > upper)  # the limit itself is tried
@@ -89,7 +89,7 @@ def test_a_larger_limit_leaves_what_was_found_and_finds_the_rest():
 
 def test_the_attack_succeeds_at_what_is_returned_and_evaluate_agrees():
     model, images, labels = weak_net()
-    found = smallest_epsilon(model, images, labels, steps=10, seed=3)
+    found = smallest_epsilon(model, images, labels, FlipOptions(steps=10), seed=3)
     assert ((found > 0) & found.isfinite()).any()
     for index in torch.nonzero(found.isfinite()).flatten().tolist():
         attacks = [PGD(found[index].item(), steps=10), PGD(found[index].item() * (1 - 1.1 * PRECISION), steps=10)]
@@ -101,11 +101,12 @@ def test_the_attack_succeeds_at_what_is_returned_and_evaluate_agrees():
 def test_the_batch_size_is_irrelevant_and_so_are_the_images_beside(batch_size):
     model, images, labels = weak_net()
     for norm, upper in (("linf", 64 / 255), ("l2", 2.0)):
-        whole = smallest_epsilon(model, images, labels, norm=norm, steps=5, upper=upper)
-        assert torch.allclose(whole, smallest_epsilon(model, images, labels, norm=norm, steps=5, upper=upper, batch_size=batch_size), rtol=PRECISION)
+        options = FlipOptions(norm=norm, steps=5, max_epsilon=upper)
+        whole = smallest_epsilon(model, images, labels, options)
+        assert torch.allclose(whole, smallest_epsilon(model, images, labels, options, batch_size=batch_size), rtol=PRECISION)
     seeds = list(range(10))
-    alone = torch.cat([smallest_epsilon(model, images[i : i + 1], labels[i : i + 1], steps=5, seed=[i]) for i in seeds])
-    assert torch.allclose(alone, smallest_epsilon(model, images, labels, steps=5, seed=seeds), rtol=PRECISION)
+    alone = torch.cat([smallest_epsilon(model, images[i : i + 1], labels[i : i + 1], FlipOptions(steps=5), seed=[i]) for i in seeds])
+    assert torch.allclose(alone, smallest_epsilon(model, images, labels, FlipOptions(steps=5), seed=seeds), rtol=PRECISION)
 
 
 def test_wrong_answers_are_at_0_and_what_cannot_be_changed_is_at_infinity():
@@ -140,11 +141,26 @@ def test_in_eval_mode_and_left_as_it_came():
         ({"seed": [1]}, "2 images, 2 labels and 1 seeds"),
         ({"images": torch.rand(0, 3, 4, 4), "labels": torch.zeros(0, dtype=torch.long)}, "at least one"),
         ({"images": torch.full((2, 3, 4, 4), 200.0)}, r"floats in \[0, 1\]"),
-        ({"upper": 0}, "above 0"),
-        ({"norm": "l7"}, "linf, l2 or l1"),
+        ({"precision": 0}, "the precision is 0: give a number above 0"),
+        ({"batch_size": 0}, "batch_size is 0: give 1 or more"),
     ],
 )
 def test_bad_calls_are_one_sentence(change, sentence):
     call = {"images": torch.rand(2, 3, 4, 4), "labels": torch.ones(2, dtype=torch.long), **change}
     with pytest.raises(UserError, match=sentence):
         smallest_epsilon(Constant(), **call)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"max_epsilon": 0}, "max_epsilon is 0: give a radius above 0"),
+        ({"max_epsilon": math.inf}, "max_epsilon is inf: give a radius above 0"),
+        ({"max_epsilon": 64}, "write 64/255 rather than 64"),
+        ({"norm": "l7"}, "linf, l2 or l1"),
+        ({"steps": 0}, "steps is 0: it must be 1 or more"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_one_sentence(change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        FlipOptions(**change)

@@ -11,7 +11,7 @@ from PIL import Image
 
 import rocl_transfer as rt
 from rocl_transfer.data.decode import decode
-from rocl_transfer.evaluation import smallest_epsilon
+from rocl_transfer.evaluation import FlipOptions, smallest_epsilon
 
 MODEL = Path(__file__).parents[2] / "model_cards" / "resnet8_cifar.r_le_digits"
 
@@ -53,7 +53,7 @@ def test_a_folder_becomes_a_csv_that_says_what_the_library_says(command, digits,
     model = rt.load_classifier(str(MODEL))
     images = torch.stack([decode(Path(row["image"]), 16, "") for row in table]) / 255
     probability, label = model(images).softmax(1).max(1)
-    found = smallest_epsilon(model, images, label, upper=1 / 8, seed=[4] * 6)
+    found = smallest_epsilon(model, images, label, FlipOptions(max_epsilon=1 / 8), seed=[4] * 6)
     assert [float(row["probability"]) for row in table] == pytest.approx(probability.tolist(), abs=1e-4)
     assert [float(row["flips_at"]) for row in table] == pytest.approx(found.tolist(), rel=1 / 32)
     assert any(math.isinf(value) for value in found)
