@@ -2,8 +2,7 @@
 
     python benchmarks/objective_steps.py [--model resnet20_cifar] [--image_size 32] [--batch_size 128] [--steps 5] [--repeats 5]
 
-A pass forward counts 1, a backward pass to the pixels alone 1, a full backward pass 2. All attacks take the same number of steps, so the passes
-differ by what the objectives do with them.
+Passes are counted by ``rows.passes``. All attacks take the same number of steps, so the passes differ by what the objectives do with them.
 """
 
 import argparse
@@ -13,17 +12,17 @@ import time
 from collections.abc import Callable
 
 import torch
+from rows import passes
 
 from rocl_transfer.attacks import AttackOptions
 from rocl_transfer.data import Augmentation, Batch, light_views
-from rocl_transfer.models import add_head, create_backbone, projector
-from rocl_transfer.objectives import AdversarialTraining, Distillation, Objective, RoCL
+from rocl_transfer.models import add_head, create_backbone
+from rocl_transfer.objectives import PRETRAINING, AdversarialTraining, Distillation, Objective
 from rocl_transfer.training import create_optimizer
 
 
-def objectives(name: str, size: int, attack: AttackOptions) -> dict[str, tuple[int, Objective]]:
-    """Each with its network passes an image."""
-    steps = attack.steps
+def objectives(name: str, size: int, attack: AttackOptions) -> dict[str, Objective]:
+    """Each on a network of its own."""
 
     def backbone():
         torch.manual_seed(0)
@@ -37,19 +36,12 @@ def objectives(name: str, size: int, attack: AttackOptions) -> dict[str, tuple[i
         classifier = add_head(backbone(), [str(label) for label in range(10)])
         return AdversarialTraining(classifier, AdversarialTraining.Options(method=method, attack=attack))
 
-    encoder = backbone()
-    made: dict[str, tuple[int, Objective]] = {
-        # TRADES: the clean answer, the attack, then a full pass of clean and of adversarial images.
-        "trades": (1 + 2 * steps + 2 * 3, supervised("trades")),
-        "at": (2 * steps + 3, supervised("at")),
-        # The target once, the attack, a full pass of two views for the regulariser and of three for the main loss.
-        "rocl": (1 + 2 * steps + 5 * 3, RoCL(encoder, projector(encoder.num_features), Augmentation(), RoCL.Options(attack=attack))),
-    }
-    for method in ("fare", "deacl", "lore"):
-        objective = distilled(method)
-        both = getattr(objective, "normalizes", False) or method != "fare"
-        made[method] = (1 + 2 * steps + (2 if both else 1) * 3, objective)  # the teacher, the attack, the student
-    return made
+    def contrasted(method: str) -> Objective:
+        kind, encoder = PRETRAINING[method], backbone()
+        return kind(encoder, kind.make_projector(encoder.num_features), Augmentation(), kind.Options(attack=attack))
+
+    makers = {supervised: ("trades", "at"), contrasted: ("rocl", "acl", "dynacl"), distilled: ("fare", "deacl", "lore")}
+    return {method: make(method) for make, methods in makers.items() for method in methods}
 
 
 def stepper(objective: Objective, count: int, size: int) -> Callable[[], None]:
@@ -77,7 +69,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     words = parser.parse_args()
     made = objectives(words.model, words.image_size, AttackOptions(epsilon=8 / 255, step_size=2 / 255, steps=words.steps))
-    taken = {name: stepper(objective, words.batch_size, words.image_size) for name, (_, objective) in made.items()}
+    taken = {name: stepper(objective, words.batch_size, words.image_size) for name, objective in made.items()}
     seconds: dict[str, list[float]] = {name: [] for name in taken}
     for number in range(words.repeats + 1):  # the first warms up
         for name, step in taken.items():
@@ -91,7 +83,8 @@ def main() -> None:
     for name, times in seconds.items():
         ratios = sorted(mine / reference for mine, reference in zip(times, seconds["trades"], strict=True))
         middle = statistics.median(times)
-        print(f"| {name} | {made[name][0]} | {middle:.2f} | {statistics.median(ratios):.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f} |")
+        number = passes(name, words.steps, batchnorm=getattr(made[name], "normalizes", True))
+        print(f"| {name} | {number} | {middle:.2f} | {statistics.median(ratios):.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f} |")
 
 
 if __name__ == "__main__":

@@ -14,31 +14,19 @@ import json
 import multiprocessing
 import os
 import statistics
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
+from rows import CONFIGS, begin, finetune, linear_probe, pretrain, run
 
-from rocl_transfer.config import parse
 from rocl_transfer.data import ImageData, load_images
 from rocl_transfer.data.decode import decode
 from rocl_transfer.data.splits import stratified_cut
-from rocl_transfer.errors import UserError
-from rocl_transfer.hub import run_folder
 
-RECIPES = Path(__file__).parents[1] / "recipes"
-sys.path.insert(0, str(RECIPES))
-
-import finetune  # noqa: E402
-import linear_probe  # noqa: E402
-import pretrain  # noqa: E402
-
-KINDS = {pretrain: pretrain.PretrainConfig, linear_probe: linear_probe.ProbeConfig, finetune: finetune.FinetuneConfig}
 STARTS, ADAPTATIONS, SHARES = ("rocl", "simclr", "random"), ("le", "r_le", "at", "trades"), ("all", "tenth")
 
 
@@ -84,12 +72,6 @@ def main() -> None:
     print(f"\n{(time.perf_counter() - began) / 60:.1f} minutes")
 
 
-def begin() -> None:
-    """One thread a process; and no pictures, which took 1.5 s of each of 216 runs."""
-    torch.set_num_threads(1)
-    run_folder.can_draw = lambda: False
-
-
 def write_images(data: ImageData, task: Task, folder: Path) -> dict[str, int]:
     """PNGs, ``all.csv`` and ``tenth.csv``; returns how many images each split has."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -117,25 +99,13 @@ def write_images(data: ImageData, task: Task, folder: Path) -> dict[str, int]:
     return sizes
 
 
-def run(recipe: object, folder: Path, *words: object) -> None:
-    """One recipe, unless its run is there. A run that its guard ends leaves none, and is told in the table."""
-    if (folder / "results.json").exists() or (folder / "ended").exists():
-        return
-    try:
-        recipe.main(parse(KINDS[recipe], ["--output_dir", str(folder), *map(str, words)]))
-    except UserError as error:
-        if not str(error).startswith("training "):
-            raise
-        (folder / "ended").write_text(str(error))
-
-
 def adapt(task: Task, folder: Path, start: str, seed: int) -> None:
     """Pre-train (or not), then adapt in every way."""
     runs = folder / f"{start}-{seed}"
     seeded = ["--seed", seed, "--log_every", 1000, "--checkpoint_every", 100_000]
     model = ["--model.name", task.model, "--model.pretrained", "false"]
     if start != "random":
-        method = ["--config", RECIPES / "configs" / f"digits_{start}.yaml"] if task.config == "digits" else natural(task, start)
+        method = ["--config", CONFIGS / f"digits_{start}.yaml"] if task.config == "digits" else natural(task, start)
         data = ["--data.name", folder / "all.csv", "--data.image_size", task.size, "--model.name", task.model]
         run(pretrain, runs / "pretrain", *method, *data, "--epochs", task.pretrain_epochs, *seeded, "--monitor_every", 100)
         model = ["--model.name", runs / "pretrain"]
@@ -146,7 +116,7 @@ def adapt(task: Task, folder: Path, start: str, seed: int) -> None:
         attack = ["--attack.epsilon", task.epsilon]
         if method in ("le", "r_le"):
             given = [*attack, "--attack.step_size", "null", "--attack.steps", 3, "--epochs", 5] if method == "r_le" else []
-            run(linear_probe, runs / f"{method}-{share}", "--config", RECIPES / "configs" / f"digits_{method}.yaml", *words, *given)
+            run(linear_probe, runs / f"{method}-{share}", "--config", CONFIGS / f"digits_{method}.yaml", *words, *given)
         else:
             # A tenth of the images gets the steps of a third of them.
             epochs = task.adapt_epochs if share == "all" else 3 * task.adapt_epochs
