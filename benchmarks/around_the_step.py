@@ -28,7 +28,7 @@ from rocl_transfer.data import Augmentation, Batch, Batches, Resident, Sampler, 
 from rocl_transfer.evaluation import compute_features
 from rocl_transfer.models import PixelModel, add_head, create_backbone
 from rocl_transfer.objectives import AdversarialTraining, LinearProbe, Objective, RobustProbe, contrastive, nt_xent
-from rocl_transfer.training import Cadence, Checkpoints, Schedule, create_optimizer, keep_memory, start, train
+from rocl_transfer.training import Cadence, Checkpoints, OptimizerOptions, Span, Watch, keep_memory, start, train
 
 EPOCHS, BATCH = 150, 128
 DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")  # as training chooses it
@@ -46,7 +46,10 @@ def probe(architecture: str, size: int, counted: int, images: int) -> None:
     data = load_images("digits", image_size=size, validation_fraction=0)
     chosen = data.train.subset(np.arange(images))
     store, labels = store_images(chosen, size, DEVICE), chosen.labels
-    schedule = Schedule(0.1, EPOCHS, "steps", milestones=(0.2, 0.33, 0.67))
+    learning = OptimizerOptions(
+        name="momentum", lr=0.1, weight_decay=5e-4, schedule="steps", warmup_epochs=0, warmup_lr=0, milestones=(0.2, 0.33, 0.67)
+    )
+    schedule = learning.over(EPOCHS)
     sampler = Sampler(images, BATCH, 0)
 
     def fresh():
@@ -54,7 +57,7 @@ def probe(architecture: str, size: int, counted: int, images: int) -> None:
         return add_head(create_backbone(architecture, size), data.class_names).eval().to(DEVICE, memory_format=torch.channels_last)
 
     plain = fresh()
-    optimizer = create_optimizer(LinearProbe(plain), "momentum", 0.1, 5e-4, 0.9)
+    optimizer = learning.create(LinearProbe(plain))
     began = now()
     for epoch in range(counted):
         for group in optimizer.param_groups:
@@ -73,9 +76,9 @@ def probe(architecture: str, size: int, counted: int, images: int) -> None:
         began = now()
         objective = LinearProbe(ours)
         batches = Batches(Resident(compute_features(ours, store)), labels, sampler)
-        optimizer = create_optimizer(objective, "momentum", 0.1, 5e-4, 0.9)
-        cadence = Cadence(checkpoint=10**9, monitor=10**9)
-        train(accelerator, objective, optimizer, schedule, batches, Checkpoints(folder, 1, {}), resume="none", cadence=cadence)
+        watch = Watch(cadence=Cadence(checkpoint=10**9, monitor=10**9))
+        checkpoints = Checkpoints(folder, 1, {})
+        train(accelerator, objective, learning.create(objective), schedule, batches, checkpoints, span=Span(resume="none"), watch=watch)
         fast = now() - began
     print(f"LE, {architecture}, {images} images of {size} px, {EPOCHS} epochs: {slow:.1f} s with a pass an epoch ({counted} of them run),", end=" ")
     print(f"{fast:.1f} s over cached features: {slow / fast:.0f} times as fast", end="" if counted == EPOCHS else "\n")
@@ -174,7 +177,7 @@ def steps(architecture: str = "resnet18_cifar", size: int = 32, count: int = 32,
     for method in ("r-LE", "at", "trades"):
         plain, objective = classifier(), ours(method, classifier()).to(memory_format=torch.channels_last)
         plain_optimizer = torch.optim.SGD(plain.head.parameters() if method == "r-LE" else plain.parameters(), 0.1, 0.9)
-        optimizer = create_optimizer(objective, "momentum", 0.1, 0.0)
+        optimizer = OptimizerOptions(name="momentum", lr=0.1, weight_decay=0.0).create(objective)
         seconds = []
         for repeat in range(repeats + 1):
             began = now()

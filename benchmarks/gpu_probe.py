@@ -19,7 +19,7 @@ from rocl_transfer.attacks import AttackOptions
 from rocl_transfer.data import Augmentation, Batch
 from rocl_transfer.models import create_backbone, fold, hold_bf16, projector
 from rocl_transfer.objectives import RoCL
-from rocl_transfer.training import create_optimizer
+from rocl_transfer.training import OptimizerOptions
 from rocl_transfer.training.runtime import tuned_kernels
 from rocl_transfer.training.update import Update
 
@@ -109,7 +109,7 @@ def step_of(words: argparse.Namespace, images: int, compiled: bool) -> Callable[
     options = RoCL.Options(attack=AttackOptions(), shared_regularizer=True, compile=compiled)
     objective = RoCL(encoder, projector(encoder.num_features), Augmentation(), options).to(DEVICE).to(memory_format=torch.channels_last)
     accelerator = Accelerator(cpu=not CUDA, mixed_precision="bf16" if CUDA else "no")
-    update = Update(accelerator, objective, create_optimizer(objective, "lars", 0.1, 1e-6), None)
+    update = Update(accelerator, objective, OptimizerOptions(name="lars", lr=0.1, weight_decay=1e-6).create(objective), None)
     update.learn_at(0.1)
     pixels = torch.randint(0, 256, (images, 3, words.size, words.size), dtype=torch.uint8).to(DEVICE)
     batch, count = Batch(pixels, None, (1, 2)), [0]

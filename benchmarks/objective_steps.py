@@ -18,7 +18,7 @@ from rocl_transfer.attacks import AttackOptions
 from rocl_transfer.data import Augmentation, Batch, light_views
 from rocl_transfer.models import add_head, create_backbone
 from rocl_transfer.objectives import PRETRAINING, AdversarialTraining, Distillation, Objective
-from rocl_transfer.training import create_optimizer
+from rocl_transfer.training import OptimizerOptions
 
 
 def objectives(name: str, size: int, attack: AttackOptions) -> dict[str, Objective]:
@@ -46,7 +46,7 @@ def objectives(name: str, size: int, attack: AttackOptions) -> dict[str, Objecti
 
 def stepper(objective: Objective, count: int, size: int) -> Callable[[], None]:
     objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = create_optimizer(objective, "adamw", 1e-3, 1e-4)
+    optimizer = OptimizerOptions(name="adamw", lr=1e-3, weight_decay=1e-4).create(objective)
     images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
     batch = Batch(images, torch.arange(count) % 10, (1,))
 

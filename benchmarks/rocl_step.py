@@ -30,7 +30,7 @@ from rocl_transfer.attacks import AttackOptions
 from rocl_transfer.data import Augmentation, Batch
 from rocl_transfer.models import create_backbone, projector
 from rocl_transfer.objectives import RoCL, nt_xent
-from rocl_transfer.training import create_optimizer
+from rocl_transfer.training import OptimizerOptions
 from rocl_transfer.training.bf16 import bf16_factor
 from rocl_transfer.training.update import Update
 
@@ -79,7 +79,7 @@ class Reference:
 
     def __init__(self, objective: RoCL, pictures: list[Image.Image], device: torch.device) -> None:
         self.objective, self.pictures, self.device = objective, pictures, device
-        self.optimizer = create_optimizer(objective, "lars", 0.24, 1e-6)
+        self.optimizer = OptimizerOptions(name="lars", lr=0.24, weight_decay=1e-6).create(objective)
         self.pipeline = v2.Compose([
             v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), v2.RandomGrayscale(0.2), v2.RandomHorizontalFlip(),
             v2.RandomResizedCrop(pictures[0].size[0], scale=(0.08, 1.0)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
@@ -121,7 +121,7 @@ class Exact:
         self.batch = Batch(images, None, (1,))
         AcceleratorState._reset_state(reset_partial_state=True)  # it holds one precision for all
         accelerator = Accelerator(cpu=images.device.type == "cpu", mixed_precision="bf16" if self.autocast else "no")
-        self.update = Update(accelerator, objective, create_optimizer(objective, "lars", 0.24, 1e-6), None)
+        self.update = Update(accelerator, objective, OptimizerOptions(name="lars", lr=0.24, weight_decay=1e-6).create(objective), None)
         self.update.learn_at(0.24)
         self.taken = 0
 

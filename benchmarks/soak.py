@@ -194,10 +194,10 @@ def load(words: argparse.Namespace) -> None:
 
 
 def checkpoints(words: argparse.Namespace) -> None:
-    from rocl_transfer.training import Checkpoints, create_optimizer
+    from rocl_transfer.training import Checkpoints, OptimizerOptions
 
     module = torch.nn.Linear(8, 8)
-    optimizer = create_optimizer(module, "adamw", 1e-3, 0.0)
+    optimizer = OptimizerOptions(name="adamw", lr=1e-3, weight_decay=0.0).create(module)
     module(torch.rand(2, 8)).sum().backward()
     optimizer.step()
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ from typing import Any
 from rocl_transfer.config import command_line
 from rocl_transfer.errors import path_of
 from rocl_transfer.evaluation import Results
-from rocl_transfer.hub import complete_run
+from rocl_transfer.hub import Making, complete_run
 from rocl_transfer.hub.conversion import Conversion, ConversionOptions, check_folder, convert
 from rocl_transfer.options import require, write_options
 from rocl_transfer.training import writable
@@ -51,8 +51,9 @@ def main(config: ConvertConfig) -> Conversion:
         log.info("%s", note)
     write_options(config, folder / "config.yaml")
     complete_run(
-        folder, conversion.model, Results([], [], "cpu", 0), tag=f"from_{conversion.facts['family']}", facts={"converted_from": conversion.facts},
-        dataset=NOT_MEASURED, training={}, config=config, projector=conversion.projector,
+        folder, conversion.model, Results([], [], "cpu", 0),
+        Making(config, tag=f"from_{conversion.facts['family']}", facts={"converted_from": conversion.facts}),
+        dataset=NOT_MEASURED, projector=conversion.projector,
     )  # fmt: skip
     log.info("model and card: %s", folder)
     return conversion

@@ -16,11 +16,21 @@ from typing import Any
 
 import torch
 
-from rocl_transfer.config import ModelConfig, command_line, sized
+from rocl_transfer.config import command_line, sized
 from rocl_transfer.data import Batches, ImageData, ImageOptions, Store, labels_of, store_splits
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import AdaptationPGDOptions, ClassifierMonitor, compute_features
-from rocl_transfer.hub import complete_classifier, export_best, is_trained, load_projector, load_start, made_from, open_images_for
+from rocl_transfer.hub import (
+    Making,
+    ModelOptions,
+    complete_classifier,
+    export_best,
+    is_trained,
+    load_projector,
+    load_start,
+    made_from,
+    open_images_for,
+)
 from rocl_transfer.models import PixelModel, TrainableOptions, family
 from rocl_transfer.objectives import AdversarialTraining
 from rocl_transfer.options import Number, require, require_untouched
@@ -53,7 +63,7 @@ class FinetuneConfig(RunOptions, AdversarialTraining.Options, TrainableOptions):
     """
 
     data: ImageOptions
-    model: ModelConfig
+    model: ModelOptions
     head_epochs: int | None = None
     optimizer: AdaptationOptimizerOptions = field(default_factory=AdaptationOptimizerOptions)
     evaluation: AdaptationPGDOptions = field(default_factory=AdaptationPGDOptions)
@@ -107,18 +117,16 @@ def main(config: FinetuneConfig) -> Path:
             if data.validation is None:
                 trained = dataclasses.replace(trained, best=None, last=None)
             export_best(run, objective, trained, facts)
-            complete_classifier(
-                run.folder, objective.exported, data, stores["test"], config.evaluation.against(config.attack).attacks(), config=config,
-                batch_size=config.evaluation.batch_size, tag=f"{config.method}_{data.short_name}", facts=facts,
-                training=dataclasses.asdict(trained),
-            )  # fmt: skip
+            making = Making(config, f"{config.method}_{data.short_name}", facts, trained)
+            attacks, at_once = config.evaluation.against(config.attack).attacks(), config.evaluation.batch_size
+            complete_classifier(run.folder, objective.exported, data, stores["test"], attacks, making, batch_size=at_once)
     log.info("classifier, results and card: %s", run.folder)
     return run.folder
 
 
 def load_classifier(config: FinetuneConfig, data: ImageData) -> tuple[PixelModel, bool]:
     """The classifier to begin with, and whether its head is its own; refused here if it cannot be trained as asked."""
-    classifier, kept = load_start(config.model.name, data.class_names, data.image_size, config.model.pretrained, config.model.sha256)
+    classifier, kept = load_start(config.model, data.class_names, data.image_size)
     kind = "its own head is kept" if kept else "a new linear head is trained"
     log.info("%s: %s for the %d classes %s", config.model.name, kind, len(data.class_names), ", ".join(data.class_names[:10]))
     if config.batchnorm == "frozen" and family(classifier.net) != "batchnorm":
@@ -130,7 +138,7 @@ def load_classifier(config: FinetuneConfig, data: ImageData) -> tuple[PixelModel
 def resolved(config: FinetuneConfig, classifier: PixelModel) -> FinetuneConfig:
     """With the optimiser that the network's family is trained with."""
     kind = family(classifier.net)
-    own = config.optimizer.resolved(FAMILIES[kind], config.epochs, is_trained(config.model.name, config.model.pretrained))
+    own = config.optimizer.resolved(FAMILIES[kind], config.epochs, is_trained(config.model))
     log.info("%s, learning rate %g, weight decay %g, layer decay %g", own.name, own.lr, own.weight_decay, own.layer_decay)
     return dataclasses.replace(config, optimizer=own)
 
@@ -147,7 +155,7 @@ def watch(config: FinetuneConfig, classifier: PixelModel, data: ImageData, store
 
 def head_first(config: FinetuneConfig, kept: bool, data: ImageData) -> HeadFirst:
     """A new head on a trained backbone is trained first."""
-    new = not kept and is_trained(config.model.name, config.model.pretrained)
+    new = not kept and is_trained(config.model)
     epochs = (HEAD_EPOCHS if new else 0) if config.head_epochs is None else config.head_epochs
     watched = "validation" if data.validation is not None else "training"
     return HeadFirst(epochs, kept, watched, len(data.class_names), None if config.method == "standard" else config.attack)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rocl_transfer.config import ModelConfig, by_method, command_line, find_method, sized
+from rocl_transfer.config import by_method, command_line, find_method, sized
 from rocl_transfer.data import (
     Augmentation,
     Batches,
@@ -20,12 +20,20 @@ from rocl_transfer.data import (
     PretrainImageOptions,
     Stream,
     StreamedBatches,
-    load_images,
-    open_stream,
     store_splits,
 )
 from rocl_transfer.evaluation import NeighbourMonitor, Results
-from rocl_transfer.hub import complete_run, continued_from, find_model, is_trained, load_backbone, load_projector, native_size
+from rocl_transfer.hub import (
+    Making,
+    ModelOptions,
+    complete_run,
+    continued_from,
+    find_model,
+    is_trained,
+    load_backbone,
+    load_projector,
+    open_unlabelled,
+)
 from rocl_transfer.objectives import PRETRAINING, Objective, ObjectiveOptions
 from rocl_transfer.options import require
 from rocl_transfer.training import OptimizerOptions, Run, RunOptions
@@ -46,7 +54,7 @@ class PretrainConfig(RunOptions):
     """
 
     data: PretrainImageOptions
-    model: ModelConfig
+    model: ModelOptions
     views: Augmentation = field(default_factory=Augmentation)
     objective: ObjectiveOptions = by_method(PRETRAINING, "rocl")
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
@@ -72,7 +80,7 @@ class PretrainConfig(RunOptions):
 
 def main(config: PretrainConfig) -> Path:
     with Run(config) as run:
-        data, stream = open_data(config)
+        data, stream = open_unlabelled(config.model.name, config.data)
         run.note(data.notes)
         config = sized(config, data.image_size)
         run.require_batch(len(data.train))  # refuse before anything is decoded
@@ -86,32 +94,24 @@ def main(config: PretrainConfig) -> Path:
             measured = [monitor.measure()] if monitor else []
             results = Results(measured, [], run.device.type, config.seed, doubts=monitor.doubts(measured[0]) if monitor else [])
             results.say()
-            complete_run(
-                run.folder, objective.exported, results, config=config, tag=f"{config.objective.method}_{data.short_name}",
-                facts={"method": config.objective.method, **objective.facts(), **continued_from(config.model.name, data, begun)},
-                dataset=data.facts(*measured_on(data, monitor)), training=dataclasses.asdict(trained), projector=objective.exported_projector,
-            )  # fmt: skip
+            facts = {"method": config.objective.method, **objective.facts(), **continued_from(config.model.name, data, begun)}
+            making = Making(config, f"{config.objective.method}_{data.short_name}", facts, trained)
+            dataset = data.facts(*measured_on(data, monitor))
+            complete_run(run.folder, objective.exported, results, making, dataset=dataset, projector=objective.exported_projector)
     log.info("pre-trained model, metrics and card: %s", run.folder)
     return run.folder
-
-
-def open_data(config: PretrainConfig) -> tuple[ImageData, Stream | None]:
-    if config.data.streaming:
-        return open_stream(config.data)
-    size = config.data.image_size or native_size(config.model.name)
-    return load_images(config.data, image_size=size, labels_needed=False), None
 
 
 def make_objective(config: PretrainConfig, data: ImageData) -> tuple[Objective, bool]:
     """The method with its networks, and whether their weights are trained ones."""
     method = find_method(PRETRAINING, config.objective.method)
     by_name = config.model.pretrained is None and find_model(config.model.name) is None
-    pretrained = False if by_name else config.model.pretrained
-    encoder = load_backbone(config.model.name, data.image_size, pretrained, config.model.sha256)
+    model = dataclasses.replace(config.model, pretrained=False) if by_name else config.model
+    encoder = load_backbone(model, data.image_size)
     projector, kept = load_projector(config.model.name, encoder.num_features, method.make_projector)
     if kept:
         log.info("pre-training begins with the projector of %s", config.model.name)
-    return method(encoder, projector, config.views, config.objective), is_trained(config.model.name, pretrained)
+    return method(encoder, projector, config.views, config.objective), is_trained(model)
 
 
 def prepare(

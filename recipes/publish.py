@@ -7,13 +7,12 @@ A broken upload is repeated by the same command. --space FOLDER sends a demo tha
 """
 
 import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from rocl_transfer.config import command_line
 from rocl_transfer.errors import path_of
-from rocl_transfer.hub.publish import Publication, Published, prepare, publish
+from rocl_transfer.hub.publish import Publication, Published, PublishOptions, prepare, publish
 from rocl_transfer.hub.space import files_of, publish_space
 from rocl_transfer.options import require, require_untouched
 
@@ -21,39 +20,24 @@ log = logging.getLogger("rocl_transfer")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishConfig:
+class PublishConfig(PublishOptions):
     """Send a run to the Hub as a model: its weights, and the record and the card that belong to them.
 
     Args:
         run: A run folder.
         space: Instead of a run, a folder that ``recipes/demo.py --export_space`` wrote; it is sent as a Space.
-        repo_id: USER/NAME on the Hub.
         dry_run: Say what would be sent, and send nothing.
-        private: Whether a new repository is private (default: the account's setting); one that exists stays as it is.
-        revision: Branch to send to, created if there is none (default: main).
-        tag: Name for the commit, such as v1.
-        license: Licence of the weights by the Hub's identifier, such as apache-2.0.
     """
 
-    repo_id: str
     run: str | None = None
     space: str | None = None
     dry_run: bool = False
-    private: bool | None = None
-    revision: str | None = None
-    tag: str | None = None
-    license: str | None = None
 
     def __post_init__(self) -> None:
         require((self.run is None) != (self.space is None), "give either --run, a run folder such as runs/ft, or --space, a folder with a demo")
         require(self.run != "", "--run is empty: name a run folder, such as runs/ft")
         require(self.space != "", "--space is empty: name a folder that recipes/demo.py --export_space wrote")
-        named = re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo_id, re.ASCII) is not None
-        require(named, f"--repo_id is {self.repo_id}: write USER/NAME, of letters, digits, '-', '_' and '.'")
-        for name in ("revision", "tag", "license"):
-            value = getattr(self, name)
-            plain = value is None or re.fullmatch(r"[\w./-]+", value, re.ASCII) is not None
-            require(plain, f"--{name} is {value!r}: write letters, digits, '-', '_', '.'")
+        super().__post_init__()
         if self.space is not None:
             require_untouched(self, ("revision", "tag", "license"), "with --space")
         if self.dry_run:
@@ -66,13 +50,13 @@ def main(config: PublishConfig) -> Published | None:
     if config.space is not None:
         return send_space(config, path_of(config.space))
     assert config.run is not None
-    publication = prepare(config.run, config.repo_id, config.license, config.revision)
+    publication = prepare(config.run, config)
     say(publication, config.repo_id)
     if config.dry_run:
         print(publication.card)
         log.info("nothing was sent (--dry_run)")
         return None
-    published = publish(publication, config.repo_id, private=config.private, revision=config.revision, tag=config.tag)
+    published = publish(publication, config)
     log.info("%s: %s", "published" if published.changed else "the Hub held all of it already", published.url)
     log.info("load it with hf-hub:%s@%s", config.repo_id, config.tag or published.commit)
     return published
@@ -86,7 +70,7 @@ def send_space(config: PublishConfig, folder: Path) -> Published | None:
     if config.dry_run:
         log.info("nothing was sent (--dry_run)")
         return None
-    published = publish_space(folder, config.repo_id, private=config.private)
+    published = publish_space(folder, config)
     log.info("%s: %s", "published" if published.changed else "the Hub held all of it already", published.url)
     return published
 

@@ -7,7 +7,6 @@ their labels, and trains a robust head (r-LE) on the twin. Leaves the run folder
 """
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +14,10 @@ from accelerate import PartialState
 
 import linear_probe
 import robustify
+from quickstart import CONFIGS, say
 from rocl_transfer.config import command_line, parse
 from rocl_transfer.errors import UserError
 from rocl_transfer.options import require
-
-CONFIGS = Path(__file__).parent / "configs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +54,6 @@ def main(config: QuickstartRobustifyConfig) -> Path:
     if PartialState().is_main_process:
         print(table(output))
     return output
-
-
-def say(line: str) -> None:
-    if PartialState().is_main_process:
-        print(line, file=sys.stderr)
 
 
 def table(output: Path) -> str:

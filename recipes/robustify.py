@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rocl_transfer.config import ModelConfig, command_line
+from rocl_transfer.config import command_line
 from rocl_transfer.data import (
     Augmentation,
     Batches,
@@ -29,14 +29,14 @@ from rocl_transfer.data import (
     Stream,
     StreamedBatches,
     light_views,
-    load_images,
-    open_stream,
     store_splits,
     stratified_sample,
 )
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import AdaptationPGDOptions, BeforeAfter, StudentMonitor, Watched
 from rocl_transfer.hub import (
+    Making,
+    ModelOptions,
     complete_twin,
     distilled_from,
     export_best,
@@ -44,8 +44,8 @@ from rocl_transfer.hub import (
     load_backbone,
     load_model,
     match_labels,
-    native_size,
     note_pretraining,
+    open_unlabelled,
 )
 from rocl_transfer.models import PixelModel, TrainableOptions, family
 from rocl_transfer.objectives import Distillation
@@ -102,7 +102,7 @@ class RobustifyConfig(RunOptions, Distillation.Options, TrainableOptions):
     """
 
     data: PretrainImageOptions
-    model: ModelConfig
+    model: ModelOptions
     teacher: TeacherOptions = field(default_factory=TeacherOptions)
     views: Augmentation | None = None
     optimizer: AdaptationOptimizerOptions = field(default_factory=lambda: AdaptationOptimizerOptions(schedule="cosine_per_step"))
@@ -129,7 +129,8 @@ class RobustifyConfig(RunOptions, Distillation.Options, TrainableOptions):
 
 def main(config: RobustifyConfig) -> Path:
     with Run(config) as run:
-        data, stream = open_data(config)
+        data, stream = open_unlabelled(config.model.name, config.data)
+        data = data if config.data.streaming else note_pretraining(data, config.model.name)
         run.note(data.notes)
         run.require_batch(len(data.train))  # refuse before anything is decoded
         student, teacher = (model.to(run.device) for model in load_networks(config, data))
@@ -148,32 +149,22 @@ def main(config: RobustifyConfig) -> Path:
             facts = {**objective.facts(), **distilled_from(config.model.name, config.teacher.name, data), "trained_part": config.train}
             export_best(run, objective, trained, facts)
             split, measured = measured_on(config, data, stores, student)
-            complete_twin(
-                run, objective.exported, teacher, measured, attack=config.attack, split=split, data=data, facts=facts,
-                tag=f"{config.method}_{data.short_name}", training=dataclasses.asdict(trained),
-            )  # fmt: skip
+            making = Making(config, f"{config.method}_{data.short_name}", facts, trained)
+            complete_twin(run, objective.exported, teacher, measured, making, attack=config.attack, split=split, data=data)
     log.info("robust model, results and card: %s", run.folder)
     return run.folder
 
 
-def open_data(config: RobustifyConfig) -> tuple[ImageData, Stream | None]:
-    if config.data.streaming:
-        return open_stream(config.data)
-    size = config.data.image_size or native_size(config.model.name)
-    data = load_images(config.data, image_size=size, labels_needed=False)
-    return note_pretraining(data, config.model.name), None
-
-
 def load_networks(config: RobustifyConfig, data: ImageData) -> tuple[PixelModel, PixelModel]:
     """The student and its teacher; refused here if it cannot be trained as asked."""
-    trained = is_trained(config.model.name, config.model.pretrained)
+    trained = is_trained(config.model)
     if not trained and config.teacher.name is None:
         raise UserError(f"{config.model.name} has random weights, and nothing in it is worth keeping: give trained ones, or --teacher.name")
-    student = load_model(config.model.name, data.image_size, config.model.pretrained, config.model.sha256)
+    student = load_model(config.model, data.image_size)
     if config.teacher.name is None:
         teacher = copy.deepcopy(student)
     else:
-        teacher = load_backbone(config.teacher.name, data.image_size, None, config.teacher.sha256)
+        teacher = load_backbone(ModelOptions(name=config.teacher.name, sha256=config.teacher.sha256), data.image_size)
         if config.match == "tokens":
             raise UserError("--match tokens needs a teacher of the same shape, which the network itself is: leave out --teacher.name")
     kind = f"a classifier of {len(student.class_names)} classes, whose head stays as it is" if student.class_names else "a backbone"

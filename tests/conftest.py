@@ -1,5 +1,6 @@
 """Shared: small images in every layout a user may bring, and recipes run as a user runs them."""
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -151,3 +152,13 @@ def class_folder(tmp_path):
         (folder / "br"[i % 2]).mkdir(parents=True, exist_ok=True)
         _noise_image(i).save(folder / "br"[i % 2] / f"{i}.png")
     return folder
+
+
+def settings(**options):
+    """What :func:`rocl_transfer.training.train` is told, each setting in the group that it belongs to."""
+    from rocl_transfer.training import Computing, Span, Watch
+
+    kinds = {"span": Span, "computing": Computing, "watch": Watch}
+    names = {group: {field.name for field in dataclasses.fields(kind)} for group, kind in kinds.items()}
+    assert options.keys() <= set().union(*names.values())
+    return {group: kind(**{name: value for name, value in options.items() if name in names[group]}) for group, kind in kinds.items()}

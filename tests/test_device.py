@@ -24,7 +24,7 @@ from rocl_transfer.evaluation import FlipOptions, compute_features, knn_accuracy
 from rocl_transfer.evaluation.protocols import Ensemble
 from rocl_transfer.models import add_head, create_backbone, projector
 from rocl_transfer.objectives import AdversarialTraining, LinearProbe, RobustProbe, RoCL
-from rocl_transfer.training import create_optimizer
+from rocl_transfer.training import OptimizerOptions
 from rocl_transfer.training.runtime import arithmetic, synchronised
 from rocl_transfer.training.update import Update
 from tests.conftest import ROOT
@@ -116,7 +116,7 @@ def steps(case, device, unwaiting=contextlib.nullcontext, count=3):
     make, optimizer = CASES[case]
     torch.manual_seed(0)
     objective = make().to(device).to(memory_format=torch.channels_last)
-    start, optimizer = flat(objective), create_optimizer(objective, optimizer, 0.01, 1e-4)
+    start, optimizer = flat(objective), OptimizerOptions(name=optimizer, lr=0.01, weight_decay=1e-4).create(objective)
     accelerator = Accelerator(device_placement=device.type != "cpu")
     inputs = torch.randint(0, 256, (16 * count, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     inputs = inputs.flatten(1)[:, :64] / 255 if case == "le" else inputs

@@ -17,7 +17,7 @@ from rocl_transfer.data.labels import encode_labels, missing_names, near_names, 
 from rocl_transfer.data.opening import open_source
 from rocl_transfer.data.options import ImageOptions
 from rocl_transfer.data.quiet import listening
-from rocl_transfer.data.sources import Rows
+from rocl_transfer.data.sources import Rows, Source
 from rocl_transfer.data.splits import choose_splits, stratified_cut
 from rocl_transfer.data.value_range import Seen, ValueRange, choose_range
 from rocl_transfer.errors import UserError, one_line
@@ -162,13 +162,8 @@ def load_images(
         UserError: Something is missing, wrong, or could mean more than one thing.
     """
     asked = ImageOptions(name=options, **more) if isinstance(options, str) else replace(options, **more)
-    name, split_seed = asked.name, asked.split_seed
     given = ValueRange.given(asked.value_range or known_range)
-    try:
-        source = open_source(name, asked.config, asked.revision, asked.image_column, asked.label_column, train_needed)
-    except OSError as error:  # a folder without permission, a name that is too long
-        where = one_line(str(error.filename or name))
-        raise UserError(f"{where} cannot be read ({error.strerror or error}): check --data.name and its permissions") from error
+    source = _open(asked, train_needed)
     notes = list(source.notes)
     source, names = choose_splits(source, asked.train_split, asked.test_split, train_needed)
     notes += [f"split {split!r} ({len(raw.rows):,} images) is not used" for split, raw in source.splits.items() if split not in names]
@@ -182,31 +177,67 @@ def load_images(
     values, said = choose_range(Seen.of(image for images in sets.values() for image in _sample(images)), given)
     notes += said
     sets = {split: replace(images, values=values) for split, images in sets.items()}
-    train, validation = sets[str(names[0])], sets.get(names[1] or "")
-    words, cut = names[2] or "none", None
+    train = sets[str(names[0])]
     if not labels_needed and len(class_names) < 2:
         train, class_names = replace(train, labels=None), []
+    parts = _divide(train, sets, names, asked)
+    notes += parts.notes
+    if train_needed and (not len(parts.train) or (labels_needed and not len(parts.test))):
+        left = "".join(f"; {note}" for note in notes if "left out" in note)
+        found = f"{len(parts.train)} images to train on and {len(parts.test)} to test on"
+        raise UserError(f"{asked.name} has {found}: give more images, or name the splits{left}")
+    if labels_needed:
+        _require_classes(asked.name, parts.train if train_needed else None, class_names, source.hint)
+    size = asked.image_size or _natural_size(
+        next(images for images in (parts.train, parts.test, parts.validation) if images is not None and len(images)), notes
+    )
+    return ImageData(
+        asked.name, source.revision, tuple(class_names), size, parts.train, parts.validation, parts.test, parts.test_split, parts.cut, tuple(notes),
+        title=asked.title,
+    )  # fmt: skip
+
+
+def _open(asked: ImageOptions, train_needed: bool) -> Source:
+    try:
+        return open_source(asked.name, asked.config, asked.revision, asked.image_column, asked.label_column, train_needed)
+    except OSError as error:  # a folder without permission, a name that is too long
+        where = one_line(str(error.filename or asked.name))
+        raise UserError(f"{where} cannot be read ({error.strerror or error}): check --data.name and its permissions") from error
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """See :class:`ImageData`."""
+
+    train: ImageSet
+    validation: ImageSet | None
+    test: ImageSet
+    test_split: str
+    cut: str | None
+    notes: list[str]
+
+
+def _divide(train: ImageSet, sets: Mapping[str, ImageSet], names: Sequence[str | None], asked: ImageOptions) -> _Parts:
+    """What is trained on, held out and tested on by the ``names`` of these splits; what is missing is cut from ``train``."""
+    notes: list[str] = []
+    validation, words, cut = sets.get(names[1] or ""), names[2] or "none", None
     if train.labels is None:
         notes.append("the images have no labels, or one class: all of them are trained on")
         test = sets[words] if names[2] is not None else train.subset(np.arange(0))
     elif names[2] is None and len(train):
-        train, test = _cut(train, TEST_FRACTION, split_seed)
+        train, test = _cut(train, TEST_FRACTION, asked.split_seed)
         cut = hashlib.sha256(test.indices.tobytes()).hexdigest()
-        words = f"{TEST_FRACTION:.0%} of {names[0]}, stratified, split seed {split_seed}"
+        words = f"{TEST_FRACTION:.0%} of {names[0]}, stratified, split seed {asked.split_seed}"
         notes.append(f"there is no test split: {len(test)} images are held out as one ({words})")
     else:
         test = train if names[2] is None else sets[words]
     if validation is None and asked.validation_fraction > 0 and train.labels is not None and len(train):
-        train, held = _cut(train, asked.validation_fraction, split_seed + 1)
+        train, held = _cut(train, asked.validation_fraction, asked.split_seed + 1)
         validation = held if len(held) else None
-        notes.append(f"there is no validation split: {len(held)} images of {names[0]} are held out as one (stratified, split seed {split_seed})")
-    if train_needed and (not len(train) or (labels_needed and not len(test))):
-        left = "".join(f"; {note}" for note in notes if "left out" in note)
-        raise UserError(f"{name} has {len(train)} images to train on and {len(test)} to test on: give more images, or name the splits{left}")
-    if labels_needed:
-        _require_classes(name, train if train_needed else None, class_names, source.hint)
-    size = asked.image_size or _natural_size(next(images for images in (train, test, validation) if images is not None and len(images)), notes)
-    return ImageData(name, source.revision, tuple(class_names), size, train, validation, test, words, cut, tuple(notes), title=asked.title)
+        notes.append(
+            f"there is no validation split: {len(held)} images of {names[0]} are held out as one (stratified, split seed {asked.split_seed})"
+        )
+    return _Parts(train, validation, test, words, cut, notes)
 
 
 def _cut(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:

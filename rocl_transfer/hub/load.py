@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 from torch import nn
@@ -10,6 +12,7 @@ from torch import nn
 from rocl_transfer.errors import UserError
 from rocl_transfer.hub.export import PROBE, PROJECTOR, WEIGHTS, probe
 from rocl_transfer.hub.find import find_model, own_doubts, own_facts, read_config
+from rocl_transfer.hub.options import ModelOptions
 from rocl_transfer.models import PixelModel, add_head, create_backbone, create_classifier, has_weights, projector
 from rocl_transfer.training import sha256 as sha256_of
 
@@ -41,36 +44,31 @@ def load_classifier(name: str, sha256: str | None = None) -> PixelModel:
     return model
 
 
-def load_backbone(name: str, image_size: int | None = None, pretrained: bool | None = None, sha256: str | None = None) -> PixelModel:
+def load_backbone(name: str | ModelOptions, image_size: int | None = None, **more: Any) -> PixelModel:
     """A backbone by name: images (N, 3, H, W) in [0, 1] -> features (N, D), in eval mode. A classifier's head is taken off.
 
     Args:
-        name: See :func:`find_model`.
+        name: See :func:`find_model`; or which model, with its name.
         image_size: Side in pixels; needed for a timm name.
-        pretrained: For a timm name, with its published weights (default: where it has any).
-        sha256: What the file of an exported model's weights must have.
+        more: What else :class:`ModelOptions` takes, such as ``sha256`` or ``pretrained``, beside a name.
 
     Raises:
         UserError: There is no such model, it is damaged or another one, or it does not take such images.
     """
-    model = _load_any(name, image_size, pretrained, sha256)
+    model = _load_any(replace(_options(name), **more), image_size)
     if model.class_names:
         model.net.reset_classifier(0)
         model.class_names = ()
     return model
 
 
-def load_start(
-    name: str, class_names: Sequence[str], image_size: int | None = None, pretrained: bool | None = None, sha256: str | None = None
-) -> tuple[PixelModel, bool]:
+def load_start(model: str | ModelOptions, class_names: Sequence[str], image_size: int | None = None) -> tuple[PixelModel, bool]:
     """A classifier of ``class_names`` to train: a backbone gets a new head, a classifier keeps its own where its classes are these.
 
     Args:
-        name: See :func:`find_model`.
+        model: Which, or its name; see :func:`find_model`.
         class_names: One a logit, in order.
         image_size: Side in pixels; needed for a timm name.
-        pretrained: For a timm name, with its published weights (default: where it has any).
-        sha256: What the file of an exported model's weights must have.
 
     Returns:
         The classifier in eval mode, and whether it kept its head.
@@ -78,24 +76,22 @@ def load_start(
     Raises:
         UserError: There is no such model, it is damaged or another one, it does not take such images, or its head is not one linear layer.
     """
-    model = _load_any(name, image_size, pretrained, sha256)
-    kept = model.class_names == tuple(class_names)
-    return (model if kept else add_head(model, class_names)), kept
+    start = _load_any(_options(model), image_size)
+    kept = start.class_names == tuple(class_names)
+    return (start if kept else add_head(start, class_names)), kept
 
 
-def load_model(name: str, image_size: int | None = None, pretrained: bool | None = None, sha256: str | None = None) -> PixelModel:
+def load_model(model: str | ModelOptions, image_size: int | None = None) -> PixelModel:
     """A model by name as it is: a classifier with its head, a backbone without one, in eval mode.
 
     Args:
-        name: See :func:`find_model`; a timm name brings its published head, where it has one.
+        model: Which, or its name; see :func:`find_model`. A timm name brings its published head, where it has one.
         image_size: Side in pixels; needed for a timm name.
-        pretrained: For a timm name, with its published weights (default: where it has any).
-        sha256: What the file of an exported model's weights must have.
 
     Raises:
         UserError: There is no such model, it is damaged or another one, or it does not take such images.
     """
-    return _load_any(name, image_size, pretrained, sha256, head=True)
+    return _load_any(_options(model), image_size, head=True)
 
 
 def load_projector(name: str, num_features: int, make: Callable[[int], nn.Module] = projector) -> tuple[nn.Module, bool]:
@@ -126,25 +122,30 @@ def load_projector(name: str, num_features: int, make: Callable[[int], nn.Module
     return head, True
 
 
-def is_trained(name: str, pretrained: bool | None = None) -> bool:
-    """Whether ``name`` brings trained weights: an exported model does, a timm name where it has any and they are not refused."""
+def is_trained(model: str | ModelOptions) -> bool:
+    """Whether ``model`` brings trained weights: an exported model does, a timm name where it has any and they are not refused."""
     import timm
 
-    if find_model(name) is not None:
+    asked = _options(model)
+    if find_model(asked.name) is not None:
         return True
-    return timm.is_model(name) and has_weights(name) if pretrained is None else pretrained
+    return timm.is_model(asked.name) and has_weights(asked.name) if asked.pretrained is None else asked.pretrained
 
 
-def _load_any(name: str, image_size: int | None, pretrained: bool | None, sha256: str | None, head: bool = False) -> PixelModel:
+def _options(model: str | ModelOptions) -> ModelOptions:
+    return model if isinstance(model, ModelOptions) else ModelOptions(name=model)
+
+
+def _load_any(asked: ModelOptions, image_size: int | None, head: bool = False) -> PixelModel:
     """Backbone or classifier, for images of ``image_size``."""
-    folder = find_model(name)
+    name, folder = asked.name, find_model(asked.name)
     if folder is None:
-        _refuse_sha256(name, sha256)
-        trained = is_trained(name, pretrained)
+        _refuse_sha256(name, asked.sha256)
+        trained = is_trained(asked)
         return create_backbone(name, image_size or 224, trained, head and trained).eval()
-    if pretrained is not None:
+    if asked.pretrained is not None:
         raise UserError(f"--model.pretrained has no effect with {name}, which always brings its weights: leave it out")
-    model = _load(folder, sha256)
+    model = _load(folder, asked.sha256)
     if image_size is not None and image_size != model.input_size:
         if model.net.pretrained_cfg.get("fixed_input_size"):
             raise UserError(f"{name} only takes images of {model.input_size} px: leave out --data.image_size {image_size}")

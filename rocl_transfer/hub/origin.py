@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from rocl_transfer.data import ImageData, ImageOptions, load_images
+from rocl_transfer.data import ImageData, ImageOptions, PretrainImageOptions, Stream, load_images, open_stream
 from rocl_transfer.data.value_range import describe
 from rocl_transfer.evaluation.privacy import shorten
 from rocl_transfer.hub.export import WEIGHTS
@@ -20,6 +20,13 @@ def identify(name: str) -> dict[str, str | None]:
 def open_images_for(name: str, options: ImageOptions) -> ImageData:
     """The labelled images that the model ``name`` is to be trained on, at its own size where none is asked for; see :func:`note_pretraining`."""
     return note_pretraining(load_images(options, image_size=options.image_size or native_size(name)), name)
+
+
+def open_unlabelled(name: str, options: PretrainImageOptions) -> tuple[ImageData, Stream | None]:
+    """The images that the model ``name`` is to be trained on without labels, at its own size where none is asked for; or their stream."""
+    if options.streaming:
+        return open_stream(options)
+    return load_images(options, image_size=options.image_size or native_size(name), labels_needed=False), None
 
 
 def note_pretraining(data: ImageData, name: str) -> ImageData:

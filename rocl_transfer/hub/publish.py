@@ -19,9 +19,37 @@ from rocl_transfer.hub.export import CONFIG, PROBE, PROJECTOR, WEIGHTS
 from rocl_transfer.hub.failures import patiently
 from rocl_transfer.hub.find import find_model
 from rocl_transfer.hub.load import load_backbone
+from rocl_transfer.options import require
 from rocl_transfer.training import sha256
 
 OPTIONS = "config.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishOptions:
+    """Where a model goes on the Hub, and under which licence.
+
+    Args:
+        repo_id: USER/NAME on the Hub.
+        private: Whether a new repository is private (default: the account's setting); one that exists stays as it is.
+        revision: Branch to send to, created if there is none (default: main).
+        tag: Name for the commit, such as v1.
+        license: Licence of the weights by the Hub's identifier, such as apache-2.0.
+    """
+
+    repo_id: str
+    private: bool | None = None
+    revision: str | None = None
+    tag: str | None = None
+    license: str | None = None
+
+    def __post_init__(self) -> None:
+        named = re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo_id, re.ASCII) is not None
+        require(named, f"--repo_id is {self.repo_id}: write USER/NAME, of letters, digits, '-', '_' and '.'")
+        for name in ("revision", "tag", "license"):
+            value = getattr(self, name)
+            plain = value is None or re.fullmatch(r"[\w./-]+", value, re.ASCII) is not None
+            require(plain, f"--{name} is {value!r}: write letters, digits, '-', '_', '.'")
 
 
 @dataclass(frozen=True)
@@ -58,14 +86,12 @@ class Published:
     changed: bool
 
 
-def prepare(run: str | Path, repo_id: str, license: str | None = None, revision: str | None = None) -> Publication:
+def prepare(run: str | Path, options: PublishOptions) -> Publication:
     """Check a run folder and gather what belongs on the Hub: weights, configuration, card, results record and figures, nothing else.
 
     Args:
         run: A folder that pre-training, a probe, fine-tuning or a conversion left.
-        repo_id: ``USER/NAME``, which the card's commands name.
-        license: Licence of the weights, by the Hub's identifier.
-        revision: Branch that it is for; None: main.
+        options: Repository and branch, which the card's commands name, and the licence.
 
     Raises:
         UserError: Something is missing, the weights are not those that were measured, or the card says other things than the record.
@@ -85,9 +111,9 @@ def prepare(run: str | Path, repo_id: str, license: str | None = None, revision:
     _check_card(folder)
     texts = _public(folder)
     config: dict[str, Any] = json.loads(texts[CONFIG])
-    license = license or config["pretrained_cfg"].get("license")
+    license = options.license or config["pretrained_cfg"].get("license")
     config["pretrained_cfg"] |= {"license": license} if license else {}
-    place = f"hf-hub:{repo_id}" + (f"@{revision}" if revision else "")
+    place = f"hf-hub:{options.repo_id}" + (f"@{options.revision}" if options.revision else "")
     card = card_text(folder, license=license, place=place, texts=texts)
     texts |= {CARD: card.encode(), CONFIG: (json.dumps(config, indent=2) + "\n").encode()}
     _refuse_places(folder, texts)
@@ -173,33 +199,31 @@ def _missing(results: Mapping[str, Any], config: Mapping[str, Any], license: str
     return missing
 
 
-def publish(publication: Publication, repo_id: str, *, private: bool | None = None, revision: str | None = None, tag: str | None = None) -> Published:
+def publish(publication: Publication, options: PublishOptions) -> Published:
     """Make the repository where there is none, send everything as one commit, and see that the Hub holds it.
 
     Interrupted, it leaves the repository as it was or as it should be; done again, it sends what is not there yet.
 
     Args:
         publication: Of :func:`prepare`.
-        repo_id: ``USER/NAME``.
-        private: Of a new repository; None: the account's default. One that exists stays as it is.
-        revision: Branch, made where there is none; None: main.
-        tag: Of the commit.
+        options: Those it was prepared with.
 
     Raises:
         UserError: There is no token, or no right, or no network; the tag belongs to another commit.
     """
-    api, what = HfApi(), f"{repo_id} cannot be published"
-    before = patiently(lambda: _begin(api, repo_id, private, revision), what)
-    commit, url = patiently(lambda: _send(api, publication, repo_id, revision, tag), what)
+    api, what = HfApi(), f"{options.repo_id} cannot be published"
+    before = patiently(lambda: _begin(api, options), what)
+    commit, url = patiently(lambda: _send(api, publication, options), what)
     return Published(url, commit, commit != before)
 
 
-def _begin(api: HfApi, repo_id: str, private: bool | None, revision: str | None) -> str:
+def _begin(api: HfApi, options: PublishOptions) -> str:
     """Make repository and branch where there are none; the commit that the branch is on."""
+    repo_id, revision = options.repo_id, options.revision
     known = _visibility(api, repo_id)
     if known is None:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-    elif private is not None and known != private:
+        api.create_repo(repo_id, private=options.private, exist_ok=True)
+    elif options.private is not None and known != options.private:
         is_now = "private" if known else "public"
         raise UserError(f"{repo_id} exists and is {is_now}: leave out --private, or change it in its settings on the Hub")
     if revision is not None:
@@ -207,8 +231,9 @@ def _begin(api: HfApi, repo_id: str, private: bool | None, revision: str | None)
     return str(api.repo_info(repo_id, revision=revision).sha)
 
 
-def _send(api: HfApi, publication: Publication, repo_id: str, revision: str | None, tag: str | None) -> tuple[str, str]:
+def _send(api: HfApi, publication: Publication, options: PublishOptions) -> tuple[str, str]:
     """The commit, and its address."""
+    repo_id, revision = options.repo_id, options.revision
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(name, what if isinstance(what, bytes) else str(what)) for name, what in publication.files.items()
     ]
@@ -218,8 +243,8 @@ def _send(api: HfApi, publication: Publication, repo_id: str, revision: str | No
     operations += [CommitOperationDelete(name) for name in ours if name not in publication.files]
     commit = api.create_commit(repo_id, operations, commit_message="Weights, results record and card, by rocl_transfer", revision=revision)
     _compare(api, publication, repo_id, commit.oid)
-    if tag is not None:
-        _tag(api, repo_id, tag, commit.oid)
+    if options.tag is not None:
+        _tag(api, repo_id, options.tag, commit.oid)
     return commit.oid, str(commit.commit_url)
 
 

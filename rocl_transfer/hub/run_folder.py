@@ -1,11 +1,10 @@
 """What a run leaves behind when its training has ended: exported model, results record, figures and card, in this order."""
 
 import copy
-import dataclasses
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +29,35 @@ from rocl_transfer.training import Run, Trained
 log = logging.getLogger("rocl_transfer")
 
 
+@dataclass(frozen=True)
+class Making:
+    """How a model was made, for its record, ``config.json`` and card.
+
+    Args:
+        config: The resolved configuration, a dataclass.
+        tag: After the architecture and a dot, the model's name in the record: how it was trained, on what.
+        facts: What ``config.json`` and the record's ``model`` say of the model's making.
+        trained: What the training cost; None where nothing was trained.
+    """
+
+    config: Any
+    tag: str
+    facts: Mapping[str, Any]
+    trained: Trained | None = None
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """What the training cost, as the record has it."""
+        return {} if self.trained is None else asdict(self.trained)
+
+
 def complete_run(
     folder: Path,
     model: PixelModel,
     results: Results,
+    making: Making,
     *,
-    config: Any,
-    tag: str,
-    facts: Mapping[str, Any],
     dataset: Mapping[str, Any],
-    training: Mapping[str, Any],
     pictures: tuple[Pictures, Attack] | None = None,
     projector: nn.Module | None = None,
     report: Mapping[str, Any] | None = None,
@@ -50,18 +68,15 @@ def complete_run(
         folder: The run folder.
         model: What was trained.
         results: What was measured of it.
-        config: The resolved configuration, a dataclass.
-        tag: After the architecture and a dot, the model's name in the record: how it was trained, on what.
-        facts: What ``config.json`` and the record's ``model`` say of the model's making.
+        making: How it was made.
         dataset: What was measured on.
-        training: What the training cost.
         pictures: What the card shows of an attack, and the attack.
         projector: Pre-training's.
         report: What else was measured.
     """
-    sha = export(model, folder, {**facts, **({"doubts": results.doubts} if results.doubts else {})}, projector)
-    identity = {"name": f"{model.architecture}.{tag}", "sha256": sha, "code_sha256": code_digest(model), **facts}
-    results.write(folder, model=identity, dataset=dataset, training=training, config=dataclasses.asdict(config), report=report)
+    sha = export(model, folder, {**making.facts, **({"doubts": results.doubts} if results.doubts else {})}, projector)
+    identity = {"name": f"{model.architecture}.{making.tag}", "sha256": sha, "code_sha256": code_digest(model), **making.facts}
+    results.write(folder, model=identity, dataset=dataset, training=making.cost, config=asdict(making.config), report=report)
     if can_draw():
         figures = folder / "figures"
         figures.mkdir(exist_ok=True)
@@ -94,10 +109,9 @@ def complete_classifier(
     data: ImageData,
     test: Store,
     attacks: Sequence[PGD],
+    making: Making,
     *,
-    config: Any,
     batch_size: int | None,
-    **rest: Any,
 ) -> None:
     """Measure a classifier, clean and under ``attacks``, on all test images; then complete its run folder.
 
@@ -107,9 +121,8 @@ def complete_classifier(
         data: What it was trained and is measured on.
         test: The test images.
         attacks: The last one is the one that the card shows pictures of.
-        config: The resolved configuration, a dataclass; its ``seed`` is that of the random starts.
+        making: How it was made; the configuration's ``seed`` is that of the random starts.
         batch_size: Images attacked at once (default: by their pixels, so that two runs evaluate alike).
-        rest: See :func:`complete_run`.
     """
     assert data.test.labels is not None
     classifier.eval()
@@ -118,13 +131,13 @@ def complete_classifier(
     device = next(classifier.parameters()).device
     at_once = batch_size or images_at_once((data.image_size, data.image_size), device)
     results = evaluate(
-        classifier, test, data.test.labels, attacks=attacks, seed=config.seed, search=SearchOptions(batch_size=at_once),
+        classifier, test, data.test.labels, attacks=attacks, seed=making.config.seed, search=SearchOptions(batch_size=at_once),
         context=Context(pictured=-1, progress=True, say_doubts=False),
     )  # fmt: skip
-    results.doubts += against_the_start(rest["facts"].get("start") or {}, rest["training"])
+    results.doubts += against_the_start(making.facts.get("start") or {}, making.cost)
     pictures = choose_pictures(test, results)
     shown = None if pictures is None else (pictures, attacks[-1])
-    complete_run(folder, classifier, results, config=config, dataset=data.facts(data.test, data.test_split), pictures=shown, **rest)
+    complete_run(folder, classifier, results, making, dataset=data.facts(data.test, data.test_split), pictures=shown)
     results.say()
 
 
@@ -133,23 +146,23 @@ def complete_twin(
     student: PixelModel,
     teacher: PixelModel,
     measured: BeforeAfter | None,
+    making: Making,
     *,
     attack: AttackOptions,
     split: tuple[ImageSet, str],
     data: ImageData,
-    **rest: Any,
 ) -> None:
     """Measure a robust twin beside its teacher, and complete its run folder.
 
     Args:
-        run: Whose folder and configuration.
+        run: Whose folder and seed.
         student: What was trained.
         teacher: What it was to be like.
         measured: On what, and against what; None where there are no images to measure on.
+        making: How the student was made.
         attack: What was trained against; it climbs the features here too, or PGD does where that was N-FGSM.
         split: The images measured on, and what they are in words.
         data: Whose images.
-        rest: See :func:`complete_run`.
     """
     student.eval()
     results, report, shown = Results([], [], run.device.type, run.options.seed), None, None
@@ -170,7 +183,7 @@ def complete_twin(
         report = {"before_after": found}
         _say_twin(found, results)
     facts = {**data.facts(*split), **({"n": len(measured.positions)} if measured is not None else {})}
-    complete_run(run.folder, student, results, config=run.options, dataset=facts, report=report, pictures=shown, **rest)
+    complete_run(run.folder, student, results, making, dataset=facts, report=report, pictures=shown)
 
 
 def _say_twin(found: Mapping[str, Any], results: Results) -> None:

@@ -19,7 +19,7 @@ from rocl_transfer.hub.demo import Settings, titles
 from rocl_transfer.hub.export import CONFIG, PROBE, WEIGHTS
 from rocl_transfer.hub.failures import patiently
 from rocl_transfer.hub.find import find_model
-from rocl_transfer.hub.publish import Published
+from rocl_transfer.hub.publish import Published, PublishOptions
 
 APP, REQUIREMENTS, CARD = "app.py", "requirements.txt", "README.md"
 GRADIO = "6.31.0"  # that the page was tried in a browser with
@@ -154,24 +154,24 @@ def files_of(folder: Path) -> Mapping[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in paths if not path.relative_to(folder).parts[0].startswith(".")}
 
 
-def publish_space(folder: str | Path, repo_id: str, *, private: bool | None = None) -> Published:
+def publish_space(folder: str | Path, options: PublishOptions) -> Published:
     """Send an exported Space as one commit; what an earlier one left there and this one lacks is removed.
 
     Args:
         folder: Of :func:`export_space`.
-        repo_id: ``USER/NAME``.
-        private: Of a new Space; None: the account's default. One that exists stays as it is.
+        options: Which Space, and whether a new one is private.
 
     Raises:
         UserError: It is no Space's folder, or there is no token, no right or no network.
     """
-    files, api, what = files_of(path_of(folder)), HfApi(), f"the Space {repo_id} cannot be published"
+    files, api, repo_id = files_of(path_of(folder)), HfApi(), options.repo_id
+    what = f"the Space {repo_id} cannot be published"
 
     def begin() -> str:
         try:
             return str(api.repo_info(repo_id, repo_type="space").sha)
         except RepositoryNotFoundError:
-            api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
+            api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=options.private, exist_ok=True)
             return str(api.repo_info(repo_id, repo_type="space").sha)
 
     def send() -> tuple[str, str]:

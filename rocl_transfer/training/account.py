@@ -1,8 +1,6 @@
 """The account that a run gives of itself between its steps: lines of metrics, and what the monitor sees."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,26 +10,9 @@ from torch import nn
 from rocl_transfer.training.metrics import MetricsFile, peak_memory
 from rocl_transfer.training.progress import Progress
 from rocl_transfer.training.runtime import tuned_kernels
+from rocl_transfer.training.settings import Watch
 
 log = logging.getLogger("rocl_transfer")
-Monitor = Callable[[], dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Cadence:
-    """How often things happen beside the steps.
-
-    Args:
-        log: Steps between lines of ``metrics.jsonl``.
-        checkpoint: Steps between checkpoints (default: one epoch's); the last step always has one.
-        monitor: Epochs between calls of the monitor; the last step always has one.
-        track: Whether Accelerate's trackers are told. Only one training of a run may: each counts its steps from 0.
-    """
-
-    log: int = 10
-    checkpoint: int | None = None
-    monitor: int = 1
-    track: bool = True
 
 
 class Account:
@@ -43,20 +24,15 @@ class Account:
     Args:
         accelerator: From :func:`rocl_transfer.training.start`.
         prepared: What trains: put back in train mode after a look.
-        monitor: Its numbers go into the metrics; called on every process.
-        keeps_looks: Whether what the monitor saw is kept for a guard.
-        cadence: How often.
+        watch: Whose monitor it is and how often it looks; what it saw is kept where there is a guard.
         per_epoch: Steps of an epoch.
         last: The step at which the run ends.
         folder: Where ``metrics.jsonl`` stands.
     """
 
-    def __init__(
-        self, accelerator: Accelerator, prepared: nn.Module, monitor: Monitor | None, keeps_looks: bool, cadence: Cadence, per_epoch: int, last: int,
-        folder: Path,
-    ) -> None:  # fmt: skip
-        self.accelerator, self.prepared, self.monitor, self.keeps_looks = accelerator, prepared, monitor, keeps_looks
-        self.cadence, self.per_epoch, self.last = cadence, per_epoch, last
+    def __init__(self, accelerator: Accelerator, prepared: nn.Module, watch: Watch, per_epoch: int, last: int, folder: Path) -> None:
+        self.accelerator, self.prepared, self.monitor, self.keeps_looks = accelerator, prepared, watch.monitor, watch.guard is not None
+        self.cadence, self.per_epoch, self.last = watch.cadence, per_epoch, last
         self.metrics = MetricsFile(folder / "metrics.jsonl", accelerator.is_main_process)
         self.images, self.seconds = 0, 0.0  # since the last line
 

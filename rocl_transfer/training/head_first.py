@@ -14,13 +14,15 @@ from rocl_transfer.attacks import AttackOptions
 from rocl_transfer.data import Batches, Resident, Store
 from rocl_transfer.models import PixelModel
 from rocl_transfer.objectives import LinearProbe, RobustProbe
-from rocl_transfer.training.account import Monitor
-from rocl_transfer.training.optimization import Schedule, create_optimizer
+from rocl_transfer.options import Number
+from rocl_transfer.training.optimization import OptimizerOptions
 from rocl_transfer.training.run import Run
+from rocl_transfer.training.settings import Monitor
 
 log = logging.getLogger("rocl_transfer")
 
-CLEAN_EPOCHS, RATE = 20, 1e-2  # of the head alone on cached features: seconds, to convergence
+CLEAN_EPOCHS = 20  # of the head alone on cached features: seconds, to convergence
+OPTIMIZER = OptimizerOptions(name="adamw", lr=Number(1e-2), weight_decay=Number(0), warmup_epochs=Number(0), warmup_lr=Number(0))
 ROBUST_SHARE, ABOVE_CHANCE = 1 / 3, 1.5  # of the clean recall, and of guessing: what the robust recall must exceed for a start to be called robust
 
 
@@ -94,7 +96,7 @@ class HeadFirst:
         return facts
 
     def _train(self, run: Run, name: str, objective: LinearProbe | RobustProbe, batches: Batches, epochs: int) -> None:
-        run.train_before(f"head/{name}", objective, batches, create_optimizer(objective, "adamw", RATE, 0.0), Schedule(RATE, epochs))
+        run.train_before(f"head/{name}", objective, batches, OPTIMIZER.create(objective), OPTIMIZER.over(epochs))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import logging
 import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,15 @@ from rocl_transfer.bars import Bar
 from rocl_transfer.data import Batches, StreamedBatches
 from rocl_transfer.errors import Interrupted, UserError
 from rocl_transfer.objectives import Objective
-from rocl_transfer.training.account import Account, Cadence, Monitor
+from rocl_transfer.training.account import Account
 from rocl_transfer.training.checkpoints import Checkpoints
 from rocl_transfer.training.estimate import Forecast
-from rocl_transfer.training.guard import Collapse, Judge, Look, Recovery
+from rocl_transfer.training.guard import Collapse, Look
 from rocl_transfer.training.interruption import answer, ending, uninterrupted
 from rocl_transfer.training.optimization import Schedule
 from rocl_transfer.training.progress import Progress, Trained
 from rocl_transfer.training.runtime import arithmetic, regrouped, synchronised, tuned_kernels
+from rocl_transfer.training.settings import Computing, Span, Watch
 from rocl_transfer.training.steps import Steps
 from rocl_transfer.training.update import Update
 
@@ -41,18 +41,11 @@ def train(
     batches: Batches | StreamedBatches,
     checkpoints: Checkpoints,
     *,
-    max_steps: int | None = None,
-    resume: str = "auto",
-    monitor: Monitor | None = None,
-    guard: Judge | None = None,
-    recovery: Recovery | None = None,
-    clip_grad: float | None = None,
-    accumulation: int = 1,
-    deferred: bool | None = None,
-    cadence: Cadence | None = None,
-    cudnn_benchmark: bool | None = None,
+    span: Span | None = None,
+    computing: Computing | None = None,
+    watch: Watch | None = None,
 ) -> Trained:
-    """Train ``objective`` in place, over ``schedule.epochs`` epochs or ``max_steps`` steps.
+    """Train ``objective`` in place, over ``schedule.epochs`` epochs or as many steps as ``span`` has.
 
     Args:
         accelerator: From :func:`rocl_transfer.training.start`.
@@ -61,18 +54,9 @@ def train(
         schedule: Learning rate of an epoch.
         batches: This process's batches.
         checkpoints: Where they are; ``metrics.jsonl`` stands beside them.
-        max_steps: Truncates the schedule.
-        resume: ``auto``, ``none``, or a path; see :meth:`Checkpoints.find`.
-        monitor: Its numbers go into the metrics; called on every process.
-        guard: Judges what the monitor sees: a dead run goes back to its last good checkpoint with a lower learning rate, or ends in a sentence; the
-            best checkpoint is kept. Without one only losses and gradients that are not finite are a death.
-        recovery: What is tried before a dead run is given up.
-        clip_grad: Largest norm of the gradient of all parameters together.
-        accumulation: Parts that each batch is computed in, one after another; a part is whole groups of the sampler's.
-        deferred: Read a step's numbers when they are logged instead of at once, so that the host does not wait for the device; the device leaves out
-            what is not finite by itself (default: where the device is not the CPU).
-        cadence: How often to log, to save, to monitor.
-        cudnn_benchmark: Have cuDNN time its kernels in the steps, and not in the monitor (default: on a GPU).
+        span: Which steps of the schedule are taken.
+        computing: How a step is computed.
+        watch: Who looks on, how often, and what is done where the run dies.
 
     Raises:
         UserError: The run is dead and no way back helps, another process is gone, a checkpoint cannot be written, or the run to resume is another
@@ -83,53 +67,43 @@ def train(
         objective = synchronised(objective)
     # Same numbers up to rounding; a RoCL step of resnet8_cifar at 16 px took 0.31 s instead of 0.41 s on 2 CPU cores.
     objective = objective.to(accelerator.device).to(memory_format=torch.channels_last)
-    found = checkpoints.find(resume)
+    span, computing, watch = span or Span(), computing or Computing(), watch or Watch()
+    found = checkpoints.find(span.resume)
     state = checkpoints.load(found, objective, optimizer) if found else {}
-    watch = _Watch(monitor, guard, recovery or Recovery(), cadence or Cadence(), accelerator.device.type != "cpu" if deferred is None else deferred)
-    update = Update(accelerator, objective, optimizer, clip_grad, accumulation)
-    loop = _Loop(accelerator, update, schedule, batches, checkpoints, max_steps, watch, state)
-    if guard is not None and guard.blindness:
-        log.info("%s", guard.blindness)
+    update = Update(accelerator, objective, optimizer, computing.clip_grad, computing.accumulation)
+    on_a_gpu = accelerator.device.type == "cuda"
+    deferred = accelerator.device.type != "cpu" if computing.deferred is None else computing.deferred
+    loop = _Loop(update, schedule, batches, checkpoints, span.max_steps, deferred, watch, state)
+    if watch.guard is not None and watch.guard.blindness:
+        log.info("%s", watch.guard.blindness)
     if found:
         log.info("resumed from %s", found)
         before = state.get("processes", accelerator.num_processes)
         if before != accelerator.num_processes:
             log.info("%s", regrouped(accelerator, before))
-    on_a_gpu = accelerator.device.type == "cuda"
-    with tuned_kernels(on_a_gpu if cudnn_benchmark is None else cudnn_benchmark):
+    with tuned_kernels(on_a_gpu if computing.cudnn_benchmark is None else computing.cudnn_benchmark):
         return loop.run()
-
-
-@dataclass(frozen=True)
-class _Watch:
-    monitor: Monitor | None
-    guard: Judge | None
-    recovery: Recovery
-    cadence: Cadence
-    deferred: bool
 
 
 class _Loop:
     def __init__(
-        self, accelerator: Accelerator, update: Update, schedule: Schedule, batches: Batches | StreamedBatches, checkpoints: Checkpoints,
-        max_steps: int | None, watch: _Watch, state: dict[str, Any],
+        self, update: Update, schedule: Schedule, batches: Batches | StreamedBatches, checkpoints: Checkpoints, max_steps: int | None,
+        deferred: bool, watch: Watch, state: dict[str, Any],
     ) -> None:  # fmt: skip
-        self.accelerator, self.schedule, self.batches, self.checkpoints = accelerator, schedule, batches, checkpoints
+        self.accelerator, self.schedule, self.batches, self.checkpoints = update.accelerator, schedule, batches, checkpoints
         self.guard, self.recovery, self.update = watch.guard, watch.recovery, update
         self.per_epoch = batches.sampler.steps_per_epoch
         self.total = schedule.epochs * self.per_epoch
         self.last = min(self.total, max_steps or self.total)
         folder = checkpoints.folder.parent
-        self.steps = Steps(accelerator, update, batches, watch.recovery, watch.deferred, self.total, folder)
-        self.account = Account(
-            accelerator, update.prepared, watch.monitor, watch.guard is not None, watch.cadence, self.per_epoch, self.last, folder
-        )  # fmt: skip
+        self.steps = Steps(self.accelerator, update, batches, watch.recovery, deferred, self.total, folder)
+        self.account = Account(self.accelerator, update.prepared, watch, self.per_epoch, self.last, folder)
         self.forecast = Forecast(update, self.per_epoch, self.total)
         self.at = Progress.load(state)
         if self.at.step < self.last or self.at.due:
             self.account.metrics.rewind(self.at.step - self.at.due)
             self.at.forget_last()
-            if accelerator.is_main_process:
+            if self.accelerator.is_main_process:
                 checkpoints.forget_after(self.at.step)
         self.saved: tuple[int, bool] | None = None
 

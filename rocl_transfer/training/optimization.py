@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,77 +15,6 @@ from rocl_transfer.options import Number, require, require_untouched
 
 # Of the optimisers that recipes use unless told otherwise: so --help need not import timm, which takes 2.5 s.
 HAS_MOMENTUM = {"lars": True, "momentum": True, "adamw": False}
-
-
-def create_optimizer(
-    objective: nn.Module, name: str, lr: float, weight_decay: float, momentum: float = 0.9, layers: nn.Module | None = None, layer_decay: float = 1.0,
-    own_rates: Mapping[nn.Module, float] | None = None,
-) -> Optimizer:  # fmt: skip
-    """Timm's optimiser ``name`` on every trained parameter alike.
-
-    ``filter_bias_and_bn`` is off: timm would take biases and norms out of the weight decay, and its LARS adapts no parameter without one, while
-    RoCL's adapts all. Where the decay is 0 for everything, LARS is told to adapt all the same.
-
-    Args:
-        objective: The module whose parameters with ``requires_grad`` are trained.
-        name: timm's name; ``momentum`` is SGD with momentum (``sgd`` is Nesterov's).
-        lr: First learning rate; the loop sets it anew each epoch.
-        weight_decay: On every parameter.
-        momentum: For the optimisers that have one.
-        layers: A timm network within the objective whose layers learn the more slowly the farther they are from the head.
-        layer_decay: By this factor a layer; the rest of the objective learns at the full rate.
-        own_rates: Parts of the objective that learn at another peak rate.
-    """
-    import timm.optim
-
-    groups: list[dict[str, Any]] = []
-    if layers is not None and layer_decay < 1:
-        groups = timm.optim.param_groups_layer_decay(layers, weight_decay, weight_decay_exclude_1d=False, layer_decay=layer_decay)
-    for part, rate in (own_rates or {}).items():
-        groups.append({"params": list(part.parameters()), "weight_decay": weight_decay, "lr_scale": rate / lr})
-    grouped = {id(parameter) for group in groups for parameter in group["params"]}
-    rest = [p for p in objective.parameters() if p.requires_grad and id(p) not in grouped]
-    parameters: Any = [*groups, {"params": rest, "weight_decay": weight_decay}] if groups and rest else groups or objective
-    extra = {"always_adapt": True} if name == "lars" and weight_decay == 0 else {}
-    optimizer: Optimizer = timm.optim.create_optimizer_v2(
-        parameters, opt=name, lr=lr, weight_decay=weight_decay, momentum=momentum, filter_bias_and_bn=False, **extra
-    )
-    return optimizer
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The learning rate of a step: constant within an epoch (official code of RoCL), or falling with every step, for trainings of an epoch or two.
-
-    Args:
-        lr: Peak.
-        epochs: What ``cosine`` and ``milestones`` are stretched over.
-        shape: cosine (after the warm-up), steps (times 0.1 at each milestone), or cosine_per_step.
-        warmup_epochs: Linear from ``warmup_lr`` to the peak, reached in the last of them; with ``cosine_per_step`` also a part of an epoch.
-        warmup_lr: Where the warm-up starts.
-        milestones: Shares of ``epochs``.
-    """
-
-    lr: float
-    epochs: int
-    shape: str = "cosine"
-    warmup_epochs: float = 0
-    warmup_lr: float = 0.0
-    milestones: tuple[float, ...] = ()
-
-    def __call__(self, epoch: int, step: int = 0, per_epoch: int = 1) -> float:
-        """Learning rate of step ``step``, from 0, of epoch ``epoch``, from 0, which has ``per_epoch`` steps."""
-        done, warmup, whole = epoch, self.warmup_epochs, self.epochs
-        if self.shape == "cosine_per_step":
-            done, warmup, whole = epoch * per_epoch + step, round(self.warmup_epochs * per_epoch), self.epochs * per_epoch
-        if done < warmup:
-            return self.warmup_lr + (self.lr - self.warmup_lr) * (done + 1) / warmup
-        if self.shape == "steps":
-            passed = sum(epoch >= share * self.epochs - 1e-9 for share in self.milestones)
-            return float(self.lr * 0.1**passed)
-        # The official code's cosine is stretched over all epochs, warm-up included, and so does not reach 0; per step it is FARE's, which does.
-        length = whole - warmup if self.shape == "cosine_per_step" else whole
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(length, 1)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,13 +48,33 @@ class OptimizerOptions:
         if self.warmup_epochs == 0:
             require_untouched(self, ("warmup_lr",), "without a warm-up (--optimizer.warmup_epochs 0)", "optimizer.", neutral=0)
 
-    def create(self, objective: Objective) -> Optimizer:
-        """The optimiser of the objective's trained parameters."""
-        return create_optimizer(objective, self.name, self.lr, self.weight_decay, self.momentum, own_rates=objective.own_rates())
+    def create(self, objective: nn.Module, groups: Sequence[dict[str, Any]] = ()) -> Optimizer:
+        """Timm's optimiser on every trained parameter alike; parts of an :class:`Objective` with a rate of their own learn at that.
 
-    def over(self, epochs: int) -> Schedule:
+        ``filter_bias_and_bn`` is off: timm would take biases and norms out of the weight decay, and its LARS adapts no parameter without one, while
+        RoCL's adapts all. Where the decay is 0 for everything, LARS is told to adapt all the same.
+
+        Args:
+            objective: The module whose parameters with ``requires_grad`` are trained.
+            groups: Of its parameters, as torch's optimisers take them, with ``lr_scale`` for a share of the rate.
+        """
+        import timm.optim
+
+        groups, own = list(groups), objective.own_rates() if isinstance(objective, Objective) else {}
+        for part, rate in own.items():
+            groups.append({"params": list(part.parameters()), "weight_decay": self.weight_decay, "lr_scale": rate / self.lr})
+        grouped = {id(parameter) for group in groups for parameter in group["params"]}
+        rest = [p for p in objective.parameters() if p.requires_grad and id(p) not in grouped]
+        parameters: Any = [*groups, {"params": rest, "weight_decay": self.weight_decay}] if groups and rest else groups or objective
+        extra = {"always_adapt": True} if self.name == "lars" and self.weight_decay == 0 else {}
+        optimizer: Optimizer = timm.optim.create_optimizer_v2(
+            parameters, opt=self.name, lr=self.lr, weight_decay=self.weight_decay, momentum=self.momentum, filter_bias_and_bn=False, **extra
+        )
+        return optimizer
+
+    def over(self, epochs: int) -> "Schedule":
         """The learning rate over so many epochs."""
-        return Schedule(self.lr, epochs, self.schedule, self.warmup_epochs, self.warmup_lr, self.milestones)
+        return Schedule(self, epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,18 +123,56 @@ class AdaptationOptimizerOptions:
         return dataclasses.replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
     def create(self, objective: Objective, layers: nn.Module) -> Optimizer:
-        """The optimiser of the objective's trained parameters; the ``layers`` of its network learn at their own rates. Once :meth:`resolved`."""
-        assert self.name is not None
-        assert self.lr is not None
-        assert self.weight_decay is not None
-        assert self.layer_decay is not None
-        return create_optimizer(objective, self.name, self.lr, self.weight_decay, self.momentum, layers, self.layer_decay, objective.own_rates())
+        """The optimiser of the objective's trained parameters. Once :meth:`resolved`.
 
-    def over(self, epochs: int) -> Schedule:
+        Args:
+            objective: What is trained.
+            layers: A timm network within it, whose layers learn the more slowly the farther they are from the head; the rest learns at the full rate.
+        """
+        import timm.optim
+
+        assert self.layer_decay is not None
+        groups: list[dict[str, Any]] = []
+        if self.layer_decay < 1:
+            decays = {"weight_decay": self.weight_decay, "weight_decay_exclude_1d": False, "layer_decay": self.layer_decay}
+            groups = timm.optim.param_groups_layer_decay(layers, **decays)
+        return self._whole().create(objective, groups)
+
+    def over(self, epochs: int) -> "Schedule":
         """The learning rate over so many epochs. Once :meth:`resolved`."""
-        assert self.lr is not None
-        assert self.warmup_epochs is not None
-        return Schedule(self.lr, epochs, self.schedule, self.warmup_epochs, 0.0, self.milestones)
+        return self._whole().over(epochs)
+
+    def _whole(self) -> OptimizerOptions:
+        """What it has in common with any other training's."""
+        names = ("name", "lr", "weight_decay", "momentum", "schedule", "warmup_epochs", "milestones")
+        return OptimizerOptions(**{name: getattr(self, name) for name in names}, warmup_lr=Number(0))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate of a step: constant within an epoch (official code of RoCL), or falling with every step, for trainings of an epoch or two.
+
+    Args:
+        options: The peak, its shape and its warm-up.
+        epochs: What ``cosine`` and ``milestones`` are stretched over.
+    """
+
+    options: OptimizerOptions
+    epochs: int
+
+    def __call__(self, epoch: int, step: int = 0, per_epoch: int = 1) -> float:
+        """Learning rate of step ``step``, from 0, of epoch ``epoch``, from 0, which has ``per_epoch`` steps."""
+        own, done, warmup, whole = self.options, epoch, self.options.warmup_epochs, self.epochs
+        if own.schedule == "cosine_per_step":
+            done, warmup, whole = epoch * per_epoch + step, round(own.warmup_epochs * per_epoch), self.epochs * per_epoch
+        if done < warmup:
+            return own.warmup_lr + (own.lr - own.warmup_lr) * (done + 1) / warmup
+        if own.schedule == "steps":
+            passed = sum(epoch >= share * self.epochs - 1e-9 for share in own.milestones)
+            return float(own.lr * 0.1**passed)
+        # The official code's cosine is stretched over all epochs, warm-up included, and so does not reach 0; per step it is FARE's, which does.
+        length = whole - warmup if own.schedule == "cosine_per_step" else whole
+        return own.lr * 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(length, 1)))
 
 
 def _check_optimizer(options: OptimizerOptions | AdaptationOptimizerOptions) -> None:

@@ -15,13 +15,13 @@ from rocl_transfer.data import Batches, Sampler, StreamedBatches
 from rocl_transfer.errors import UserError
 from rocl_transfer.objectives import Objective
 from rocl_transfer.options import default_of, require, write_options
-from rocl_transfer.training.account import Cadence, Monitor
 from rocl_transfer.training.checkpoints import Checkpoints
 from rocl_transfer.training.guard import Judge, Recovery
 from rocl_transfer.training.loop import train
 from rocl_transfer.training.optimization import Schedule
 from rocl_transfer.training.progress import Trained
 from rocl_transfer.training.runtime import finish, start
+from rocl_transfer.training.settings import Cadence, Computing, Monitor, Span, Watch
 
 log = logging.getLogger("rocl_transfer")
 
@@ -215,20 +215,20 @@ class Run:
     ) -> Trained:
         """Train ``objective`` in place to its end; see :func:`rocl_transfer.training.train`."""
         options = self.options
+        cadence = Cadence(options.log_every, options.checkpoint_every, options.monitor_every)
         return train(
-            self.accelerator, objective, optimizer, schedule, batches, self.checkpoints, max_steps=options.max_steps, resume=options.resume,
-            monitor=monitor, guard=guard, recovery=Recovery(options.rollbacks), clip_grad=clip_grad,
-            accumulation=options.gradient_accumulation_steps, cadence=Cadence(options.log_every, options.checkpoint_every, options.monitor_every),
-            cudnn_benchmark=options.cudnn_benchmark,
+            self.accelerator, objective, optimizer, schedule, batches, self.checkpoints, span=Span(options.max_steps, options.resume),
+            computing=Computing(clip_grad, options.gradient_accumulation_steps, cudnn_benchmark=options.cudnn_benchmark),
+            watch=Watch(monitor, guard, Recovery(options.rollbacks), cadence),
         )  # fmt: skip
 
     def train_before(self, place: str, objective: Objective, batches: Batches, optimizer: Optimizer, schedule: Schedule) -> None:
         """A short training before the run's own, with checkpoints below ``place`` in the run folder; trackers hear nothing of it."""
-        resume = "auto" if self.options.resume != "none" else "none"
-        cadence = Cadence(self.options.log_every, track=False)
+        span = Span(resume="auto" if self.options.resume != "none" else "none")
+        watch = Watch(cadence=Cadence(self.options.log_every, track=False))
         checkpoints = Checkpoints(self.folder / place, 1, self.options.identity(self.processes))
-        tuned = self.options.cudnn_benchmark
-        train(self.accelerator, objective, optimizer, schedule, batches, checkpoints, resume=resume, cadence=cadence, cudnn_benchmark=tuned)
+        computing = Computing(cudnn_benchmark=self.options.cudnn_benchmark)
+        train(self.accelerator, objective, optimizer, schedule, batches, checkpoints, span=span, computing=computing, watch=watch)
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """Means over the processes, so that what depends on them is done by all or none."""

@@ -12,8 +12,8 @@ import torch
 
 import rocl_transfer as rt
 from pretrain import PretrainConfig
-from rocl_transfer.config import ModelConfig
 from rocl_transfer.data import PretrainImageOptions
+from rocl_transfer.hub import ModelOptions
 from rocl_transfer.training.run import defaults
 
 HERE = Path(__file__).parent
@@ -56,7 +56,7 @@ def test_it_is_published(command, run_folder):
 
 def test_a_pretraining_of_the_first_version_may_go_on():
     """An option that is new, or has another default, must not stand between such a run and its checkpoints."""
-    config = PretrainConfig(output_dir="runs/pre", data=PretrainImageOptions(name="digits"), model=ModelConfig(name="resnet18_cifar"))
+    config = PretrainConfig(output_dir="runs/pre", data=PretrainImageOptions(name="digits"), model=ModelOptions(name="resnet18_cifar"))
     found = json.loads(json.dumps(config.identity(1)))
     before = json.loads((HERE / "pretraining-0.1.0.json").read_text())
     added = {name: found[name] for name in found.keys() - before.keys()}

@@ -10,9 +10,10 @@ from evaluate import EvaluateConfig
 from finetune import FinetuneConfig
 from linear_probe import ProbeConfig
 from pretrain import PretrainConfig
-from rocl_transfer.config import ModelConfig, note_radius, parse, sized
+from rocl_transfer.config import note_radius, parse, sized
 from rocl_transfer.config.presets import BORDER
 from rocl_transfer.data import ImageOptions
+from rocl_transfer.hub import ModelOptions
 from rocl_transfer.options import Number, write_options
 from tests.conftest import ROOT
 
@@ -143,7 +144,7 @@ def test_an_evaluation_says_that_its_radius_is_for_small_images(words, caplog, s
 
 
 def test_a_configuration_made_in_python_is_left_as_it_is(words):
-    config = FinetuneConfig(data=ImageOptions(name="x"), model=ModelConfig(name="y"), output_dir="a")
+    config = FinetuneConfig(data=ImageOptions(name="x"), model=ModelOptions(name="y"), output_dir="a")
     assert sized(config, 224) is config
 
 

@@ -14,7 +14,7 @@ from huggingface_hub import RepoCard
 
 from rocl_transfer import UserError, load_classifier
 from rocl_transfer.hub import render_card
-from rocl_transfer.hub.publish import prepare
+from rocl_transfer.hub.publish import PublishOptions, prepare
 from tests.stand_in_hub import OWNER, READER, Fault
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ import timm, torch
 import rocl_transfer as rt
 from huggingface_hub import ModelCard, constants
 from rocl_transfer.hub import failures, find
-from rocl_transfer.hub.publish import prepare, publish
+from rocl_transfer.hub.publish import PublishOptions, prepare, publish
 
 wait = time.sleep
 time.sleep = lambda seconds: wait(seconds / 100)  # the client's pauses, and ours
@@ -46,7 +46,8 @@ def plain(name):
 
 def send(repo="user/digits", run="run", token="{OWNER}", **more):
     os.environ["HF_TOKEN"] = token
-    return vars(publish(prepare(run, repo, "mit", more.get("revision")), repo, **more))
+    options = PublishOptions(repo_id=repo, license="mit", **more)
+    return vars(publish(prepare(run, options), options))
 
 for line in sys.stdin:
     try:
@@ -226,9 +227,9 @@ def run(tmp_path):
 def test_what_does_not_fit_together_is_not_published(run):
     def refuse(sentence):
         with pytest.raises(UserError, match=sentence):
-            prepare(run, "user/digits")
+            prepare(run, PublishOptions(repo_id="user/digits"))
 
-    publication = prepare(run, "user/digits")
+    publication = prepare(run, PublishOptions(repo_id="user/digits"))
     assert set(publication.files) >= FILES
     assert sum(publication.sizes().values()) < 2_000_000
     # A number that was typed.
@@ -251,7 +252,7 @@ def test_what_does_not_fit_together_is_not_published(run):
     entries = {"clean": 0.975, "pgd-20 linf 0.025": 0.9444, "pgd-20 linf 0.05": 0.8972, "pgd-20 linf 0.1": 0.6611, "pgd-20 linf 0.15": 0.3194}
     lines = [{"index": i, **{name: i < round(360 * share) for name, share in entries.items()}} for i in range(360)]
     (run / "verdicts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert prepare(run, "user/digits")
+    assert prepare(run, PublishOptions(repo_id="user/digits"))
     (run / "verdicts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines)[:-9])
     refuse(r"is damaged \(JSONDecodeError")
     (run / "verdicts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:-1]))
@@ -270,7 +271,8 @@ def test_nothing_else_leaves_the_folder(run):
     for name in ("secret.txt", "weights.pt", "verdicts.jsonl.bak", ".env", "figures/notes.txt"):
         (run / name).write_text("token")
     (run / "checkpoints" / "step-1").mkdir(parents=True)
-    assert not {"secret.txt", "weights.pt", ".env", "figures/notes.txt", "verdicts.jsonl.bak"} & set(prepare(run, "user/digits").files)
+    sent = set(prepare(run, PublishOptions(repo_id="user/digits")).files)
+    assert not {"secret.txt", "weights.pt", ".env", "figures/notes.txt", "verdicts.jsonl.bak"} & sent
 
 
 def test_a_card_does_not_depend_on_where_it_is_rendered(run, tmp_path, monkeypatch):
@@ -281,7 +283,7 @@ def test_a_card_does_not_depend_on_where_it_is_rendered(run, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     render_card(run)
     monkeypatch.chdir("/")
-    publication = prepare(run, "user/birds")
+    publication = prepare(run, PublishOptions(repo_id="user/birds"))
     assert "datasets:" not in publication.card
     assert "type: birds" in publication.card
     assert "--data.name DATA --attacks standard" in publication.card
@@ -289,4 +291,4 @@ def test_a_card_does_not_depend_on_where_it_is_rendered(run, tmp_path, monkeypat
     results["dataset"]["revision"] = "0" * 40
     (run / "results.json").write_text(json.dumps(results))
     render_card(run)
-    assert "datasets:\n- data/birds" in prepare(run, "user/birds").card
+    assert "datasets:\n- data/birds" in prepare(run, PublishOptions(repo_id="user/birds")).card

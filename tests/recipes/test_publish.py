@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 
 from rocl_transfer import UserError
 from rocl_transfer.hub import card, export
-from rocl_transfer.hub.publish import prepare
+from rocl_transfer.hub.publish import PublishOptions, prepare
 from rocl_transfer.models import create_backbone
 from tests.stand_in_hub import OWNER, User
 
@@ -122,7 +122,7 @@ def test_where_things_lie_stays_on_this_machine(command, class_folder, tmp_path)
     assert yaml.safe_load((run / "config.yaml").read_text())["data"]["name"] == str(photos)  # the run can be repeated here
     done = command("publish.py", "--run", run, "--repo_id", "user/name", "--dry_run", check=0)
     assert str(tmp_path) not in done.stdout
-    publication = prepare(run, "user/name")
+    publication = prepare(run, PublishOptions(repo_id="user/name"))
     for name, what in publication.files.items():
         content = what if isinstance(what, bytes) else what.read_bytes()
         assert str(tmp_path).encode() not in content, name
@@ -166,16 +166,16 @@ def test_what_older_runs_say_is_corrected_and_what_cannot_be_is_refused(run_fold
     options = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(options.replace("name: digits", "name: /home/ada/my digits"))
     (run / "README.md").unlink()
-    publication = prepare(run, "user/name")
+    publication = prepare(run, PublishOptions(repo_id="user/name"))
     assert "/home/ada" not in publication.card
     sent = json.loads(publication.files["results.json"])
     assert sent["dataset"]["notes"] == ["left out: my digits/3.png, y.png"]
     assert hashlib.sha256(publication.files["results.json"]).hexdigest() in publication.card  # the card names the record that is sent
     assert b"name: my digits" in publication.files["config.yaml"]
     (run / "config.yaml").write_text(options + "\n# as in /home/ada/notes\n")
-    assert b"/home/ada" not in prepare(run, "user/name").files["config.yaml"]
+    assert b"/home/ada" not in prepare(run, PublishOptions(repo_id="user/name")).files["config.yaml"]
     template = tmp_path / "template.md"
     template.write_text(TEMPLATE.read_text() + "\nMade in /home/ada/work.\n")
     monkeypatch.setattr(card, "template", lambda name: template)
     with pytest.raises(UserError, match="README.md of .* would show /home/ada/work[.], a place on this machine"):
-        prepare(run, "user/name")
+        prepare(run, PublishOptions(repo_id="user/name"))

@@ -11,7 +11,7 @@ from rocl_transfer.attacks import AttackOptions
 from rocl_transfer.data import Augmentation, Batch, Batches, Resident, Sampler
 from rocl_transfer.models import create_backbone, projector
 from rocl_transfer.objectives import Objective, RoCL
-from rocl_transfer.training import Checkpoints, Schedule, create_optimizer, train
+from rocl_transfer.training import Checkpoints, OptimizerOptions, train
 from rocl_transfer.training import estimate as estimate_module
 from rocl_transfer.training.estimate import Forecast
 from rocl_transfer.training.update import Update
@@ -108,8 +108,9 @@ def test_training_is_bit_for_bit_what_it_is_without_the_forecast(tmp_path, monke
         objective = RoCL(encoder, projector(encoder.num_features), Augmentation(), RoCL.Options(attack=AttackOptions(steps=1)))
         images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
         batches = Batches(Resident(images), None, Sampler(64, 32, 0, 16))
-        optimizer = create_optimizer(objective, "lars", 0.1, 1e-6)
-        train(Accelerator(cpu=True), objective, optimizer, Schedule(0.1, 1), batches, Checkpoints(folder / "checkpoints", 1, {}))
+        learning = OptimizerOptions(name="lars", lr=0.1, weight_decay=1e-6, warmup_epochs=0)
+        checkpoints = Checkpoints(folder / "checkpoints", 1, {})
+        train(Accelerator(cpu=True), objective, learning.create(objective), learning.over(1), batches, checkpoints)
         return objective.state_dict()
 
     monkeypatch.setattr(estimate_module, "_SLOW", float("inf"))  # however busy the machine is

@@ -11,8 +11,9 @@ from torch import nn
 from rocl_transfer import UserError
 from rocl_transfer.data import Batches, Resident, Sampler
 from rocl_transfer.objectives import Objective
-from rocl_transfer.training import Checkpoints, Guard, Recovery, Schedule, create_optimizer, train
+from rocl_transfer.training import Checkpoints, Guard, OptimizerOptions, Recovery, train
 from rocl_transfer.training.chance import images_needed, worth
+from tests.conftest import settings
 
 
 class Toy(Objective):
@@ -54,10 +55,10 @@ def run(folder, looks, objective=None, robust=True, **options):
     judged = {"classes": 5, "images": 400, **options.pop("judged", {})}
     guard = Guard(robust=robust, grace=options.pop("grace", 0), **judged)
     recovery = Recovery(rollbacks=options.pop("rollbacks", 1))
-    trained = train(
-        Accelerator(cpu=True), objective, create_optimizer(objective, "momentum", 0.1, 0.0), Schedule(0.1, epochs), batches,
-        Checkpoints(folder, 2, {}), monitor=lambda: next(seen), guard=guard, recovery=recovery, **options,
-    )  # fmt: skip
+    learning = OptimizerOptions(name="momentum", lr=0.1, weight_decay=0.0, warmup_epochs=0)
+    told = settings(monitor=lambda: next(seen), guard=guard, recovery=recovery, **options)
+    checkpoints = Checkpoints(folder, 2, {})
+    trained = train(Accelerator(cpu=True), objective, learning.create(objective), learning.over(epochs), batches, checkpoints, **told)
     return objective, trained
 
 
@@ -309,7 +310,7 @@ def test_lamb_starts_again_from_nothing_when_it_goes_back_to_the_start():
     from rocl_transfer.training.checkpoints import _join_state, _split_state
 
     net = nn.Linear(4, 1)
-    optimizer = create_optimizer(net, "lamb", 0.1, 0.0)
+    optimizer = OptimizerOptions(name="lamb", lr=0.1, weight_decay=0.0).create(net)
     tensors, scalars = _split_state(optimizer)
     net(torch.ones(2, 4)).sum().backward()
     optimizer.step()

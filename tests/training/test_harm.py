@@ -16,9 +16,9 @@ from rocl_transfer import UserError
 from rocl_transfer.data import Batches, Resident, Sampler
 from rocl_transfer.errors import Interrupted
 from rocl_transfer.objectives import Objective
-from rocl_transfer.training import Cadence, Checkpoints, Recovery, Schedule, create_optimizer, train
+from rocl_transfer.training import Cadence, Checkpoints, OptimizerOptions, Recovery, train
 from rocl_transfer.training.interruption import listen
-from tests.conftest import ROOT, TORCHRUN
+from tests.conftest import ROOT, TORCHRUN, settings
 
 
 class Toy(Objective):
@@ -53,10 +53,10 @@ def run(folder, objective=None, monitor=lambda: {"seen": 1.0}, **options):
     rank, world = accelerator.process_index, accelerator.num_processes
     sampler = Sampler(20, 4 // world, 3, size or 4 // world // accumulation, rank, world)
     batches = Batches(Resident(inputs), inputs.sum(1), sampler, "scan {}.png".format)
-    trained = train(
-        accelerator, objective, create_optimizer(objective, "adamw", 0.1, 1e-4), Schedule(options.pop("rate", 0.1), 4), batches,
-        Checkpoints(folder, 2, {}, options.pop("overwrite", False)), monitor=monitor, cadence=Cadence(2, 4, 1), **options,
-    )  # fmt: skip
+    learning = OptimizerOptions(name="adamw", lr=options.pop("rate", 0.1), weight_decay=1e-4, warmup_epochs=0)
+    checkpoints = Checkpoints(folder, 2, {}, options.pop("overwrite", False))
+    told = settings(monitor=monitor, cadence=Cadence(2, 4, 1), **options)
+    trained = train(accelerator, objective, learning.create(objective), learning.over(4), batches, checkpoints, **told)
     return objective, trained
 
 

@@ -13,9 +13,10 @@ from torch import nn
 from rocl_transfer import UserError
 from rocl_transfer.data import Batches, Resident, Sampler
 from rocl_transfer.objectives import Objective
-from rocl_transfer.training import Cadence, Checkpoints, Run, RunOptions, Schedule, create_optimizer, train
+from rocl_transfer.training import Cadence, Checkpoints, OptimizerOptions, Run, RunOptions, train
 from rocl_transfer.training.metrics import peak_memory
 from rocl_transfer.training.runtime import synchronised
+from tests.conftest import settings
 
 
 class Toy(Objective):
@@ -43,20 +44,21 @@ class Toy(Objective):
 
 def run(folder, objective=None, opt="lars", **options):
     objective = objective or Toy()
-    optimizer = create_optimizer(objective, opt, 0.1, 1e-4)
+    learning = OptimizerOptions(name=opt, lr=0.1, weight_decay=1e-4, warmup_epochs=1, warmup_lr=0.01)
     inputs = torch.rand(22, 4, generator=torch.Generator().manual_seed(1))
     batches = Batches(Resident(inputs), inputs.sum(1), Sampler(22, 4, seed=3))
     checkpoints = Checkpoints(folder, 2, options.pop("identity", {"lr": 0.1}))
     watcher, seen = options.pop("watcher", lambda: None), []
     cadence = Cadence(log=options.pop("log", 4), checkpoint=options.pop("checkpoint_every", None), monitor=2)
+    epochs = options.pop("epochs", 4)
 
     def monitor():
         seen.append(watcher())
         return {"seen": 1.0}
 
     accelerator = Accelerator(cpu=True)
-    schedule = Schedule(0.1, options.pop("epochs", 4), "cosine", 1, 0.01)
-    trained = train(accelerator, objective, optimizer, schedule, batches, checkpoints, monitor=monitor, cadence=cadence, **options)
+    told = settings(monitor=monitor, cadence=cadence, **options)
+    trained = train(accelerator, objective, learning.create(objective), learning.over(epochs), batches, checkpoints, **told)
     return objective, trained
 
 
@@ -69,7 +71,7 @@ def test_lars_is_the_official_rule():
     parameter = nn.Parameter(torch.linspace(-1, 1, 12))
     module = nn.Module()
     module.p = parameter
-    optimizer = create_optimizer(module, "lars", 0.24, 1e-6)
+    optimizer = OptimizerOptions(name="lars", lr=0.24, weight_decay=1e-6).create(module)
     parameter.grad = torch.linspace(0.5, -0.25, 12)
     before = parameter.detach().clone()
     optimizer.step()
@@ -81,7 +83,7 @@ def test_lars_is_the_official_rule():
 @pytest.mark.parametrize("weight_decay", [1e-6, 0.0])
 def test_lars_adapts_every_parameter_and_takes_zeros_as_they_are(weight_decay):
     module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))  # a bias and a norm, which timm would leave out
-    optimizer = create_optimizer(module, "lars", 1.0, weight_decay, momentum=0.0)
+    optimizer = OptimizerOptions(name="lars", lr=1.0, weight_decay=weight_decay, momentum=0.0).create(module)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [weight_decay]
     nn.init.ones_(module[0].bias)
     for parameter in module.parameters():
@@ -92,7 +94,7 @@ def test_lars_adapts_every_parameter_and_takes_zeros_as_they_are(weight_decay):
 
 
 def test_the_papers_learning_rates():
-    schedule = Schedule(1.5, 1000, "cosine", 10, 0.1)
+    schedule = OptimizerOptions(lr=1.5, warmup_epochs=10, warmup_lr=0.1).over(1000)
     table = {0: 0.24, 1: 0.38, 8: 1.36, 9: 1.5, 10: 1.5, 50: 1.4941, 100: 1.4702, 500: 0.7736, 999: 0.000448}
     for epoch, rate in table.items():
         assert schedule(epoch) == pytest.approx(rate, rel=2e-3, abs=1e-6)
@@ -103,7 +105,7 @@ def test_the_papers_learning_rates():
 
 
 def test_the_papers_steps():
-    schedule = Schedule(0.1, 150, "steps", milestones=(1 / 5, 1 / 3, 2 / 3))
+    schedule = OptimizerOptions(lr=0.1, schedule="steps", warmup_epochs=0, milestones=(1 / 5, 1 / 3, 2 / 3)).over(150)
     assert [schedule(epoch) for epoch in (0, 29, 30, 49, 50, 99, 100, 149)] == pytest.approx([0.1, 0.1, 1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
 
 
@@ -216,7 +218,7 @@ def test_max_steps_truncates_the_schedule(tmp_path):
 @pytest.mark.parametrize("opt", ["lars", "adamw"])
 def test_a_resumed_optimiser_has_its_tensors_laid_out_as_the_weights_are(tmp_path, opt):
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 1)).to(memory_format=torch.channels_last)
-    first, again = (create_optimizer(module, opt, 0.1, 1e-4) for _ in range(2))
+    first, again = (OptimizerOptions(name=opt, lr=0.1, weight_decay=1e-4).create(module) for _ in range(2))
     module(torch.rand(4, 3, 3, 3)).sum().backward()
     first.step()
     checkpoints = Checkpoints(tmp_path, 1, {})
@@ -239,7 +241,7 @@ def test_batchnorm_is_made_one_over_processes_once_and_keeps_its_activation():
 
 def test_the_rate_per_step_is_fares():
     """FARE's command: 1,400 of 20,000 steps of warm-up, then half a cosine to 0 (open_clip's schedule, which sets the rate after an update)."""
-    schedule = Schedule(1e-5, 2, "cosine_per_step", 0.14)
+    schedule = OptimizerOptions(lr=1e-5, schedule="cosine_per_step", warmup_epochs=0.14, warmup_lr=0).over(2)
     rates = {update: schedule(*divmod(update, 10_000), 10_000) * 1e5 for update in (1, 1399, 10_700, 19_999)}
     assert rates[1] == pytest.approx(0.0014286, abs=1e-7)
     assert rates[1399] == pytest.approx(1.0)
