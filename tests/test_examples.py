@@ -1,4 +1,4 @@
-"""The examples as they stand: plain PyTorch, short, and in a tiny form they run and say what they measured."""
+"""The examples as they stand: plain PyTorch, short, and in a tiny form they run and say what they measured; the notebook runs and has outputs."""
 
 import ast
 import importlib.util
@@ -119,3 +119,50 @@ def test_evaluate_any_network(said):
     wrong = torch.tensor([not line["clean"] for line in results.verdicts])
     assert torch.equal(flips == 0, wrong)
     assert "10 classes; nothing odd about it" in said()
+
+
+NOTEBOOK = FOLDER / "quickstart.ipynb"
+
+
+def shown(cell):
+    """What a cell of the notebook printed, and how many pictures it drew."""
+    printed = "".join(output["text"] for output in cell["outputs"] if output["output_type"] == "stream")
+    return printed, sum("image/png" in output.get("data", {}) for output in cell["outputs"])
+
+
+def complete(cells):
+    """Every code cell was run once, in order and without an error; the tables and pictures are there."""
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert {output["output_type"] for output in outputs} == {"stream", "display_data"}
+    printed = "".join(shown(cell)[0] for cell in code)
+    for part in ("RoCL    r-LE", "its twin, an r-LE head", "apgd-ce linf 0.05: ", "autoattack-fast"):
+        assert part in printed
+    assert sum(shown(cell)[1] for cell in code) == 5
+
+
+def test_the_notebook_has_the_outputs_of_a_whole_run_and_is_small():
+    nbformat = pytest.importorskip("nbformat")
+    assert NOTEBOOK.stat().st_size < 300_000
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    complete(notebook.cells)
+    assert all(cell["source"].count("\n") < 25 for cell in notebook.cells)
+    text = NOTEBOOK.read_text(encoding="utf-8")
+    assert not [place for place in ("/home/", "site-packages", "/tmp/") if place in text]  # noqa: S108 - looked for, not used
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    for module in ("ipykernel", "matplotlib", "sklearn"):
+        pytest.importorskip(module)
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    (parameters,) = [cell for cell in notebook.cells if cell["source"].startswith("RUNS = ")]
+    parameters["source"] = f"RUNS = Path({str(tmp_path / 'runs')!r})\nQUICK_START = ['--max_steps', '20']\nROBUSTIFY = ['--epochs', '2']"
+    for cell in notebook.cells:
+        if cell["cell_type"] == "code":
+            cell["outputs"], cell["execution_count"] = [], None
+    nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    complete(notebook.cells)
