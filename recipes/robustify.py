@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rocl_transfer.config import command_line
+from rocl_transfer.config import command_line, with_earlier_step
 from rocl_transfer.data import (
     Augmentation,
     Batches,
@@ -134,7 +134,7 @@ def main(config: RobustifyConfig) -> Path:
         run.note(data.notes)
         run.require_batch(len(data.train))  # refuse before anything is decoded
         student, teacher = (model.to(run.device) for model in load_networks(config, data))
-        config = resolved(config, student, data.image_size)
+        config = resolved(with_earlier_step(config), student, data.image_size)
         run.check(config)
         data, stores = decode(config, run, data, stream)
         run.begin()

@@ -37,16 +37,28 @@ def sized(config: Config, image_size: int) -> Config:
     large = image_size >= BORDER
     known = _preset(config, given)
     values = {name: value for name, value in known.items() if name not in given} if large else {}
-    begun = {name: value for name, value in _begun_with(config).items() if name not in given}
-    values |= {name: value for name, value in begun.items() if name in known}
-    # Before steps could fall, one that nobody gave was null.
-    values |= {name: None for name, value in begun.items() if name.endswith("attack.step_size") and value is None}
-    chosen: Config = _replaced(config, values)
-    remember(chosen, given)
+    values |= {name: value for name, value in _begun_with(config).items() if name in known and name not in given}
+    chosen: Config = with_earlier_step(_replaced(config, values), given)
     own = [name for name in known if name not in given]
     if own:
         shown = ", ".join(f"{name} {_shown(_get(chosen, name))}" for name in own)
         log.info("images of %d px: the preset for %d px is taken (%s), where nothing else is given", image_size, LARGE if large else SMALL, shown)
+    return chosen
+
+
+def with_earlier_step(config: Config, given: frozenset[str] | None = None) -> Config:
+    """``config`` with the step size null where the run that is gone on with was begun so: what nobody gave was null before steps could fall.
+
+    Args:
+        config: Of a command line.
+        given: The options that were given (default: those that it remembers).
+    """
+    given = getattr(config, "_given", None) if given is None else given
+    if given is None:
+        return config
+    found = [name for name, value in _begun_with(config).items() if name.endswith("attack.step_size") and value is None and name not in given]
+    chosen: Config = _replaced(config, dict.fromkeys(found))
+    remember(chosen, given)
     return chosen
 
 

@@ -10,7 +10,8 @@ from evaluate import EvaluateConfig
 from finetune import FinetuneConfig
 from linear_probe import ProbeConfig
 from pretrain import PretrainConfig
-from rocl_transfer.config import note_radius, parse, sized
+from robustify import RobustifyConfig
+from rocl_transfer.config import note_radius, parse, sized, with_earlier_step
 from rocl_transfer.config.presets import BORDER
 from rocl_transfer.data import ImageOptions
 from rocl_transfer.hub import ModelOptions
@@ -106,6 +107,14 @@ def test_a_run_from_before_steps_could_fall_keeps_its_share_of_the_radius(words,
     assert config.attack.step == pytest.approx(8 / 255 * 0.007 / 0.0314)
     assert sized(parse(FinetuneConfig, [*words, *more, "--attack.step_size", "auto"]), size).attack.falls
     assert sized(parse(FinetuneConfig, [*words, *more, "--overwrite"]), size).attack.falls
+
+
+def test_so_does_a_twin(words, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    write_options(parse(RobustifyConfig, [*words, "--attack.step_size", "null"]), tmp_path / "run" / "config.yaml")
+    assert with_earlier_step(parse(RobustifyConfig, words)).attack.step_size is None
+    assert with_earlier_step(parse(RobustifyConfig, [*words, "--attack.step_size", "auto"])).attack.falls
+    assert with_earlier_step(parse(RobustifyConfig, [*words, "--overwrite"])).attack.falls
 
 
 def test_pretraining_of_photographs(words, caplog):

@@ -248,6 +248,21 @@ def test_groups_of_a_batch_draw_for_themselves():
     torch.testing.assert_close(together, torch.cat(apart), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_attack_on_an_image_does_not_depend_on_the_others(method):
+    """Unlike ACL's, whose cross terms are tested: here all rows but one are other images, and the one is perturbed as before."""
+    training = objective(method).double().eval()
+    images = batch(4).inputs.double() / 255
+    others = torch.cat([images[:1], images[1:].flip(3)])
+    found = []
+    for given in (images, others):
+        with torch.no_grad():
+            target = training.embed_teacher.module(given)
+        found.append(training.perturb(given, target, (3,)))
+    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-9, rtol=0)
+    assert not torch.equal(found[0][1], found[1][1])
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
