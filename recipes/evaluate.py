@@ -77,7 +77,7 @@ class EvaluatedConfig:
     Args:
         name: A run folder that holds a classifier, ``hf-hub:USER/NAME``, ``local-dir:FOLDER``, or a timm name with published weights.
         callable: Your own: ``module:function`` is called without arguments and returns a torch module from images in [0, 1] to logits.
-        sha256: What the weights file of an exported model must have; another one is refused.
+        sha256: SHA-256 that an exported model's weights file must have; any other file is refused.
     """
 
     name: str | None = None

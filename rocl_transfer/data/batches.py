@@ -67,7 +67,7 @@ class Sampler:
 
     Args:
         num_images: N.
-        batch_size: Images a step in each process.
+        batch_size: Images per step in each process.
         seed: Of everything random.
         group_size: Images that share a seed and are each other's negatives in RoCL's attack; divides ``batch_size`` (default: all of it).
         rank: This process.

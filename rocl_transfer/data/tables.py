@@ -135,9 +135,9 @@ def read_jsonl(path: Path) -> Table:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UserError(f"line {number} of {path} is no JSON ({error}): correct or remove it") from error
+            raise UserError(f"line {number} of {path} is not JSON ({error}): correct or remove it") from error
         if not isinstance(row, dict):
-            raise UserError(f'line {number} of {path} is no JSON object: write one as {{"file_name": ..., "label": ...}}')
+            raise UserError(f'line {number} of {path} is not a JSON object: write one as {{"file_name": ..., "label": ...}}')
         rows.append(row)
         lines.append(number)
     columns = list(dict.fromkeys(name for row in rows for name in row))

@@ -160,9 +160,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}): measure or export again") from error
+        raise UserError(f"{path} is not JSON ({error}): measure or export again") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} is no record: measure or export again")
+        raise UserError(f"{path} is not a record: measure or export again")
     return content
 
 

@@ -150,7 +150,7 @@ class Checkpoints:
         try:
             is_checkpoint = (path / "state.json").is_file()
         except OSError as error:
-            raise UserError(f"--resume {resume[:100]} is no path ({error.strerror}): give auto, none, a checkpoint or a run folder") from error
+            raise UserError(f"--resume {resume[:100]} is not a path ({error.strerror}): give auto, none, a checkpoint or a run folder") from error
         if not is_checkpoint:
             return (self if resume == "auto" else Checkpoints(path, self.keep, {}))._newest_whole()
         if (reason := _damage(path)) is not None:

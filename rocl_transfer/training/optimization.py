@@ -25,7 +25,7 @@ class OptimizerOptions:
         name: timm's name of an optimiser: lars, momentum (SGD), adamw, ... (timm's ``sgd`` is Nesterov's).
         lr: Peak learning rate.
         weight_decay: On every parameter, biases and norms included, as in the paper.
-        momentum: For the optimisers that have one.
+        momentum: Momentum, for the optimisers that have one.
         schedule: cosine (after the warm-up; constant within an epoch), cosine_per_step, or steps (times 0.1 at each milestone).
         warmup_epochs: Epochs of linear warm-up from ``warmup_lr``; with cosine_per_step also a part of one.
         warmup_lr: Where the warm-up starts.
@@ -87,7 +87,7 @@ class AdaptationOptimizerOptions:
         weight_decay: On every parameter, biases and norms included.
         layer_decay: Factor on the learning rate for each layer farther from the head; 1 for none (default: none where the backbone is untrained).
         clip_grad: Largest norm of the gradient of all parameters together; 0 for no limit.
-        momentum: For the optimisers that have one.
+        momentum: Momentum, for the optimisers that have one.
         schedule: cosine (after the warm-up; constant within an epoch), cosine_per_step, or steps (times 0.1 at each milestone).
         warmup_epochs: Epochs of linear warm-up from 0; with cosine_per_step also a part of one (default: a quarter of them, 3 at most).
         milestones: Shares of all epochs after which ``steps`` lowers the rate.
@@ -200,7 +200,7 @@ def _has_momentum(name: str) -> bool:
     import timm.optim
 
     known = timm.optim.list_optimizers()
-    require(name in known, f"--optimizer.name {name} is none of timm's optimisers{did_you_mean(name, known)}")
+    require(name in known, f"--optimizer.name {name} is not one of timm's optimisers{did_you_mean(name, known)}")
     special = name.startswith(("adahessian", "bnb", "fused", "kron"))
     require(not special, f"--optimizer.name {name} needs more than plain gradients, or state that no checkpoint holds: choose another")
     return bool(timm.optim.get_optimizer_info(name).has_momentum)

@@ -37,16 +37,16 @@ class RunOptions:
 
     Args:
         output_dir: The run folder: configuration, metrics, checkpoints, exported model, results, card.
-        seed: Of every random draw but the data's splits.
+        seed: Seed of every random draw except the data's splits.
         epochs: Length of training; the schedule is stretched over it.
-        max_steps: Stop after this many steps: truncates the schedule, never reshapes it.
-        batch_size: Images a step in each process.
+        max_steps: Stop after this many steps; the schedule is cut off, not compressed.
+        batch_size: Images per step in each process.
         checkpoint_every: Steps between checkpoints (default: one an epoch).
         keep_checkpoints: How many of the last checkpoints to keep.
         log_every: Steps between lines of metrics.jsonl.
         monitor_every: Epochs between validations.
-        resume: auto (resume where the run folder stands), a checkpoint or run folder, or none.
-        overwrite: Begin again: what another run left in the run folder is removed.
+        resume: auto (resume what the run folder holds), a checkpoint or run folder, or none.
+        overwrite: Start over: what another run left in the run folder is removed.
         rollbacks: How often training that has died goes back to its last good checkpoint with a lower learning rate.
         gradient_accumulation_steps: Parts that each process's batch is computed in, one after another, to save memory. What depends on a whole batch
             sees one part at a time: BatchNorm, and the negatives of contrastive losses.

@@ -188,7 +188,7 @@ def test_resume_says_what_it_refuses(tmp_path):
         run(tmp_path / "a", identity={"lr": 0.2})
     with pytest.raises(UserError, match="already holds a run"):
         run(tmp_path / "a", resume="none")
-    for name, sentence in (("nowhere", "neither a checkpoint nor a run folder"), ("x" * 300, "is no path .File name too long")):
+    for name, sentence in (("nowhere", "neither a checkpoint nor a run folder"), ("x" * 300, "is not a path .File name too long")):
         with pytest.raises(UserError, match=sentence):
             run(tmp_path / "b", resume=str(tmp_path / name))
 
