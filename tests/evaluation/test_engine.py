@@ -142,7 +142,7 @@ def test_a_run_that_died_goes_on_where_it_was(tmp_path, monkeypatch):
         evaluate(model, images, labels, attacks=attacks, context=context, seed=1)
     # The same name and labels, but two of the images were changed since.
     images[:2] = images[:2].flip(3)
-    with pytest.raises(UserError, match="of another network or other images: 2 of 20 clean images"):
+    with pytest.raises(UserError, match="belong to another network or other images: 2 of 20 clean images"):
         evaluate(model, images, labels, attacks=attacks, search=search, context=context)
 
 
