@@ -4,7 +4,7 @@
 
 Rows: ``nfgsm`` (N-FGSM from random weights, the control), ``twin`` (an ordinary ResNet-20, robustified without labels, its head untouched),
 ``twin-r-le`` (a robust linear head on the twin), ``rocl-r-le`` and ``rocl-ft`` (RoCL from random weights, then r-LE or N-FGSM fine-tuning). Every
-part is a recipe's command line, as the header of its YAML file has it. What is there is not made again, and a part that was cut short goes on.
+part is a recipe's command line, as the header of its YAML file has it. What is there is not made again, and a part that was cut short is resumed.
 Prints the table of benchmarks/RESULTS.md: clean, PGD-20 and AutoAttack of the same test images, with 95 % intervals, and the minutes.
 """
 
@@ -108,7 +108,7 @@ def run(folder: Path, recipe: str, words: list[str], precision: str) -> None:
     if folder.exists():
         clock.write_text(f"{float(clock.read_text() if clock.exists() else 0) + time.perf_counter() - began:.1f}")
     if done.returncode:
-        sys.exit(f"{recipe} ended with status {done.returncode}; the same command goes on from there")
+        sys.exit(f"{recipe} ended with status {done.returncode}; the same command resumes there")
 
 
 def table(rows: list[Row], options: argparse.Namespace) -> str:

@@ -1,4 +1,4 @@
-"""Where the time of a RoCL training step goes on this machine's GPU: whole steps as training takes them, then passes by layout and arithmetic.
+"""What the time of a RoCL training step is spent on, on this machine's GPU: whole steps as training takes them, then passes by layout and arithmetic.
 
     python benchmarks/gpu_probe.py [--model resnet18_cifar] [--images 512] [--seconds 150] [--output runs/gpu/probe.jsonl]
 

@@ -7,7 +7,7 @@ A pass forward counts 1, back to the pixels 1, a full one back 2 (``rows.passes`
 weights and spend the budget on epochs; ``fare``, ``deacl`` and ``lore`` spend a quarter of it on the SimCLR that they start from. The budget of 728
 is the quick start's 28 epochs of RoCL. Each backbone is then adapted by LE, r-LE and TRADES on a tenth of the labels, and measured clean and by
 PGD-20; the best of a row's seeds (r-LE) by AutoAttack as well. Images are written once as PNG files and CSVs, as benchmarks/transfer.py does. Every
-run that is there is kept, so a benchmark that was cut short goes on. Prints the table of RESULTS.md: seconds of the pre-training beside its passes.
+run that is there is kept, so an interrupted benchmark is resumed. Prints the table of RESULTS.md: seconds of the pre-training beside its passes.
 """
 
 import argparse

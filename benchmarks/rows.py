@@ -94,7 +94,7 @@ def accuracies(folder: Path) -> dict[str, float] | None:
 
 
 def kept(path: Path, keys: Sequence[dict[str, Any]], make: Callable[[dict[str, Any]], dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each of ``keys``: read from the JSON lines of ``path``, or made and written there, so that a killed benchmark goes on."""
+    """A row for each of ``keys``: read from the JSON lines of ``path``, or made and written there, so that a killed benchmark is resumed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = path.read_text() if path.exists() else ""
     there = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]

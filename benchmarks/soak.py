@@ -88,7 +88,7 @@ class Chain:
             process = subprocess.Popen(
                 self.command(recipe, self.work / "killed"), env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )  # fmt: skip
-            # Training goes on a little further each time; what comes after it is met in the last kills.
+            # Training gets a little further each time; what comes after it is met in the last kills.
             delay = self.rng.uniform(first, first + (last - first) * (0.35 if count > 4 and recipe != "publish" else 1))
             try:
                 _, text = process.communicate(timeout=delay if count else 600)

@@ -3,7 +3,7 @@
     python benchmarks/step_size.py [--methods robustify rocl] [--seeds 3] [--epsilons 0.025 0.05 0.1 0.2] [--steps 3 5 10]
 
 Steps are in radii; ``auto`` falls, ``paper`` is RoCL's 0.223. Every row is a training and a robust linear head on it (digits_r_le.yaml, the same
-for all), measured by PGD-20 at every radius. Rows are kept in rows.jsonl, so a benchmark that was cut short goes on. Prints two tables: r-LE at the
+for all), measured by PGD-20 at every radius. Rows are kept in rows.jsonl, so an interrupted benchmark is resumed. Prints two tables: r-LE at the
 radius that was trained against, a column for each step size; and r-LE at every radius by the radius that auto trained against.
 """
 

@@ -4,7 +4,7 @@
 
 Every cell is a run of the recipes, through their command lines. The images are written once as PNG files and CSVs of paths, labels and splits; a
 tenth of the labels is another CSV of the same images, so pre-training always sees all of them. Prints the tables of RESULTS.md; a run that is there
-is not repeated, so a benchmark that was cut short goes on.
+is not repeated, so a benchmark that was cut short is resumed.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python recipes/evaluate.py --model.name runs/ft --data.name DATA --attacks standard --report full --output_dir runs/eval
 
-Ours, a timm model, a model on the Hub, or your own network (--model.callable module:function). A killed run goes on where it was. Leaves
-config.yaml, results.json, verdicts.jsonl (a line a sample), report.html; and the results on the card of the run that was evaluated.
+Ours, a timm model, a model on the Hub, or your own network (--model.callable module:function). A killed run can be resumed. Leaves
+config.yaml, results.json, verdicts.jsonl (one line per sample), report.html; and writes the results to the card of the run that was evaluated.
 """
 
 import dataclasses

@@ -29,7 +29,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Hide a GPU from every test that is not made for one: recipes would train on it, and round otherwise than what they are held against."""
+    """Hide a GPU from every test that is not made for one: recipes would train on it, and round differently from what they are held against."""
     if not config.getoption("--gpu"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -123,7 +123,7 @@ def steps(case, device, unwaiting=contextlib.nullcontext, count=3):
     batches = Batches(Resident(inputs.to(device)), torch.arange(len(inputs)) % 3, Sampler(len(inputs), 16, seed=0, group_size=8))
     means, stream = [], batches.epoch(0)
     for step in range(count):
-        if step < 2:  # as where a run begins, and where it goes on
+        if step < 2:  # as when a run begins, and when it is resumed
             update = Update(accelerator, objective, optimizer, clip_grad=10.0)
             update.prepared.train()
             update.learn_at(0.01)

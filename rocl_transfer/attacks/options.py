@@ -23,7 +23,7 @@ class AttackOptions:
         epsilon: Radius, a number or a fraction such as 8/255.
         step_size: Length of a step, or auto: of pgd steps that fall evenly and have 1.25 radii on average, so that they cross the ball first and
             refine then, however few they are; of nfgsm the radius. null is RoCL's share of the radius, 0.007 / 0.0314 of it, which runs from before
-            auto go on with.
+            auto keep when they are resumed.
         steps: Number of gradient steps of pgd; nfgsm takes one.
         first_steps: Steps at the beginning of the training, from which they grow to ``steps`` in equal shares of it (default: as many as at the end).
     """

@@ -26,7 +26,7 @@ def remember(config: Any, given: Iterable[str]) -> None:
 def sized(config: Config, image_size: int) -> Config:
     """``config`` with the preset for images of ``image_size`` px in place of what was not given; the log says which.
 
-    A run that goes on keeps what it began with. A configuration that was not read from a command line counts as given throughout.
+    A resumed run keeps what it began with. A configuration that was not read from a command line counts as given throughout.
 
     Raises:
         UserError: What was given does not go with it.
@@ -47,7 +47,7 @@ def sized(config: Config, image_size: int) -> Config:
 
 
 def with_earlier_step(config: Config, given: frozenset[str] | None = None) -> Config:
-    """``config`` with the step size null where the run that is gone on with was begun so: what nobody gave was null before steps could fall.
+    """``config`` with the step size null if the resumed run was begun so: what nobody gave was null before steps could fall.
 
     Args:
         config: Of a command line.
@@ -96,7 +96,7 @@ def _fine_tuning(config: Any, given: frozenset[str]) -> dict[str, Any]:
 
 
 def _begun_with(config: Any) -> Mapping[str, Any]:
-    """The options of the run that stands in the run folder and would be gone on with, by dotted names."""
+    """The options of the run that stands in the run folder and would be resumed, by dotted names."""
     folder = Path(config.output_dir)
     if config.overwrite or config.resume == "none" or not (folder / "checkpoints").is_dir():
         return {}

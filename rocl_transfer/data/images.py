@@ -75,7 +75,7 @@ class ImageData:
         test: Held out for the results; empty where there are no labels and no such split.
         test_split: What the test split is, in words that go beside its numbers.
         cut: Where the test split was cut from train, a hash of which images it took; None else.
-        notes: What was decided by itself, a sentence each, for the log and the card.
+        notes: What was decided automatically, one sentence each, for the log and the card.
         unreadable: Images that were left out because they cannot be read, with the reason.
         title: What records and cards call data of this machine; None: the last part of its name.
     """

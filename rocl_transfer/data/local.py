@@ -64,7 +64,7 @@ def holds_shards(folder: Path) -> bool:
 def parquet_splits(folder: Path) -> tuple[dict[str, list[str]] | None, list[str]]:
     """Which parquet files of ``folder`` are which split, so that every one of them is used; None where the folder says so itself, or has none.
 
-    A split is a folder of its name, or files called as it is, numbered or not; files that are called otherwise are all train. What is no
+    A split is a folder of its name, or files called as it is, numbered or not; files with other names are all train. What is no
     parquet, and what holds no image, is left out and said.
 
     Raises:
@@ -108,7 +108,7 @@ def group_by_split(folder: Path, files: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def split_of(path: Path) -> str | None:
-    """The split that a table or shard is called as, by its folders or by its own name; None where it is called otherwise."""
+    """The split that a table or shard is called as, by its folders or by its own name; None if it has another name."""
     for folder in path.parts[:-1]:
         if folder.lower() in _KNOWN:
             return _KNOWN[folder.lower()]

@@ -118,7 +118,7 @@ def _splits(
     names = {str(entry.label) for _, _, entry in kept}
     other = [path for _, path, entry in kept if path.parent.name in names and path.parent.name != str(entry.label)]
     if other:
-        one, many = "is labelled by the metadata otherwise than by its folder", "are labelled by the metadata otherwise than by their folders"
+        one, many = "is labelled differently by the metadata and by its folder", "are labelled differently by the metadata and by their folders"
         notes.append(counted(other, "image", one, many, folder))
     found: dict[str, list[tuple[Path, _Entry]]] = {}
     for split, path, entry in kept:

@@ -85,7 +85,7 @@ class PretrainImageOptions(ImageOptions):
     """Which images, for pre-training.
 
     Args:
-        streaming: Read shards of a Hub dataset over the network while training goes on, without a copy on the disk. Leave it off for
+        streaming: Read shards of a Hub dataset over the network during training, without a copy on the disk. Leave it off for
             data that fits on the disk: its images come in one true permutation, and are checked beforehand.
         images: How many images a stream has, where the data itself does not say.
     """

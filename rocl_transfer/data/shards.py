@@ -1,4 +1,4 @@
-"""Folders of webdataset shards: tar files whose members share a key a sample. They are indexed once and read where they lie, never unpacked."""
+"""Folders of webdataset shards: tar files whose members share one key per sample. They are indexed once and read where they lie, never unpacked."""
 
 import logging
 import re
@@ -149,7 +149,7 @@ def _index(path: Path) -> _Shard:
         where = f" after sample {one_line(next(reversed(samples)))}" if samples else ""
         raise UserError(f"the shard {path} is cut or damaged{where} ({one_line(str(error))}): write or download it anew") from error
     if doubled:
-        raise UserError(f"the shard {path} has two members {one_line(doubled[0])}: write it anew with a key a sample")
+        raise UserError(f"the shard {path} has two members {one_line(doubled[0])}: write it anew with one key per sample")
     notes = _after(path, end, samples)
     if beside:
         named = one_line(beside[0])
@@ -196,7 +196,7 @@ def _images(shards: Sequence[_Shard], wanted: str | None) -> tuple[list[tuple[Pa
 
 
 def _layouts(folder: Path, shards: Sequence[_Shard], label: str | None) -> list[str]:
-    """Which shards are built otherwise than most."""
+    """Which shards are built differently from most."""
     counts = Counter(shard.layout for shard in shards)
     usual = next(shard for shard in shards if shard.layout == counts.most_common(1)[0][0])
     notes = []

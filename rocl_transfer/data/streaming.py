@@ -1,4 +1,4 @@
-"""Data that fits no disk at hand: shards read over the network while training goes on, for pre-training without labels.
+"""Data that fits no disk at hand: shards read over the network during training, for pre-training without labels.
 
 What fits the disk is better off there (:func:`rocl_transfer.data.load_images`): memory-mapped, in one true permutation an epoch that does not depend
 on the number of processes, resumed at no cost, and checked beforehand. Of a stream none of this can be had.
@@ -118,7 +118,7 @@ class StreamedBatches:
     """What :class:`~rocl_transfer.data.batches.Batches` are, from a stream.
 
     Its shards are split between processes and, within one, between the workers that decode them. They are shuffled anew each epoch, and several are
-    mixed in a buffer. The order follows from the sampler's seed, the epoch and the numbers of processes and workers; an epoch that goes on at
+    mixed in a buffer. The order follows from the sampler's seed, the epoch and the numbers of processes and workers; an epoch that is resumed at
     ``first_step`` reads what came before once more, without decoding it, so the images are exactly
     those of an uninterrupted run. Who runs out of shards begins them again: no step waits. An image that cannot be read gives its place to
     another one of its batch, and is counted.

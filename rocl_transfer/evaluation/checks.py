@@ -17,7 +17,7 @@ from rocl_transfer.evaluation.precision import full_precision
 
 log = logging.getLogger("rocl_transfer")
 
-# Shares of the logits' spread. Other batches round otherwise: float32 networks by 1e-5 at most, in half precision by 1e-2.
+# Shares of the logits' spread. Other batches round differently: float32 networks by 1e-5 at most, in half precision by 1e-2.
 _SAME, _SAME_IN_HALF = 1e-3, 5e-2
 COARSE = 0.01  # of the spread: what the logits cannot tell apart
 FEW = 0.02  # of the images: more that tie, or stand still, are no chance

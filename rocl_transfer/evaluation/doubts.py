@@ -1,4 +1,4 @@
-"""What makes an accuracy doubtful, a sentence each: it is held against guessing, against one answer for all images, and against the start."""
+"""What makes an accuracy doubtful, one sentence each: it is held against guessing, against one answer for all images, and against the start."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Answers:
         right: For each evaluation, ``clean`` among them, (N,) booleans.
         classes: K, of the model's logits.
         given: (N,) the class given to each clean image; None where it was not written down.
-        names: Of the classes; empty where they have none.
+        names: The classes' names; empty if they have none.
     """
 
     labels: np.ndarray

@@ -27,7 +27,7 @@ class EvaluatedRun:
         index: (N,) rising numbers of the samples in their split.
         labels: (N,).
         right: For each evaluation (N,) booleans.
-        doubts: Why its accuracies do not mean what they seem to, a sentence each.
+        doubts: Why its accuracies do not mean what they seem to, one sentence each.
     """
 
     folder: Path

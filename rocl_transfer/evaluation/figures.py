@@ -67,7 +67,7 @@ def draw_robustness(results: Results, target: Path) -> None:
 
 
 def draw_adversarial(pictures: Pictures, attack: Attack, class_names: Sequence[str], target: Path) -> None:
-    """A column a sample: clean, perturbation, adversarial, with what the model said of it in the evaluation.
+    """One column per sample: clean, perturbation, adversarial, with what the model said of it in the evaluation.
 
     Args:
         pictures: What is shown.

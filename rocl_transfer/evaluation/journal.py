@@ -1,4 +1,4 @@
-"""What an evaluation has found so far, on disk as it is found: a killed run goes on where it was."""
+"""What an evaluation has found so far, on disk as it is found, so that a killed run can be resumed."""
 
 import json
 import math

@@ -129,6 +129,6 @@ class _Search:
 
 
 def _undecided(low: Tensor, high: Tensor, upper: float, precision: float) -> Tensor:
-    """Positions whose search goes on."""
+    """Positions whose search is not finished."""
     wide = high - low > (precision * high).clamp(min=_FINEST)
     return torch.nonzero(torch.where(high.isinf(), low < upper, wide)).flatten()

@@ -62,12 +62,12 @@ def search_network(
                 difference = (candidate(images) - truth).abs().max() / spread
                 before, after = _seconds((network, candidate), images, precision)
         except Exception as error:  # a user's network may refuse any of these in any way
-            log.info("the search goes on without a %s network (%s)", name, _first_line(error))
+            log.info("the search continues without a %s network (%s)", name, _first_line(error))
             continue
         if not difference < _AGREE:
-            log.info("the search goes on without a %s network: its logits differ by %.1e of their spread", name, difference)
+            log.info("the search continues without a %s network: its logits differ by %.1e of their spread", name, difference)
         elif after > _SLOWER * before:
-            log.info("the search goes on without a %s network: a pass takes %.1f times as long here", name, after / before)
+            log.info("the search continues without a %s network: a pass takes %.1f times as long here", name, after / before)
         else:
             network = candidate
             done.add(name)
@@ -230,7 +230,7 @@ def measure(
         if size == 1:
             raise UserError("a pass of one image through the network, with its gradient, does not fit in memory: use a device with more memory")
         size //= 2
-        log.warning("out of memory: going on with %d images at once", size)
+        log.warning("out of memory: continuing with %d images at once", size)
         batch_size = size
     seen, full = {size: times}, False
     asked = 12 * size

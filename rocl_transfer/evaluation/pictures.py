@@ -17,7 +17,7 @@ MOST = 8
 
 @dataclass(frozen=True)
 class Pictures:
-    """A row a sample.
+    """One row per sample.
 
     Attributes:
         samples: (n,) positions.
@@ -45,7 +45,7 @@ def choose_pictures(images: Store, results: Results, most: int = MOST) -> Pictur
 
     Args:
         images: All images.
-        results: Of the evaluation of a model on them.
+        results: What the evaluation of a model on them gave.
         most: How many samples.
     """
     if results.pictured is None:

@@ -96,7 +96,7 @@ class Results:
         device: What it ran on.
         seed: Seed of everything random.
         refuted: Successes of a search that the model itself, asked again, did not share.
-        doubts: Why the accuracies do not mean what they seem to, a sentence each.
+        doubts: Why the accuracies do not mean what they seem to, one sentence each.
         pictured: What verdicts call the attack whose images ``found`` holds.
         found: For a few samples that it broke, the image (C, H, W) that did and the answer to it.
         warnings: What is wrong with the model, one sentence each.
@@ -136,7 +136,7 @@ class Results:
         config: Mapping[str, Any],
         report: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Write ``results.json`` and, where there are verdicts, a line a sample in ``verdicts.jsonl`` into ``folder``.
+        """Write ``results.json`` and, if there are verdicts, ``verdicts.jsonl``, one line per sample, into ``folder``.
 
         Args:
             folder: Where to.

@@ -80,7 +80,7 @@ class Searcher:
         self.batch_size //= 2
         self.enough = min(self.enough, self.batch_size)
         torch.cuda.empty_cache()
-        log.warning("out of memory: going on with %d images at once", self.batch_size)
+        log.warning("out of memory: continuing with %d images at once", self.batch_size)
 
     def _search(self, attack: Attack, samples: Tensor, clean: Tensor, runs: Tensor, keep: str | None) -> Tensor:
         """(n,): lowest margins of one volley, successes as the judge sees them."""

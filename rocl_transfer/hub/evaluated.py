@@ -1,4 +1,4 @@
-"""What is evaluated: an exported model, one of timm's, or a user's own network; and the card its results go on."""
+"""What is evaluated: an exported model, one of timm's, or a user's own network; and the card that its results are written to."""
 
 import hashlib
 import importlib

@@ -31,7 +31,7 @@ def export(model: PixelModel, folder: str | Path, facts: Mapping[str, Any] | Non
         model: A backbone or a classifier.
         folder: Where to.
         facts: What else ``config.json`` says under the key ``rocl_transfer``; of local paths the last part.
-        projector: Pre-training's, kept in a file of its own for pre-training to go on from.
+        projector: Pre-training's, kept in a file of its own, from which pre-training can be continued.
 
     Returns:
         The SHA-256 of the weights file.

@@ -137,7 +137,7 @@ def own_facts(folder: Path) -> dict[str, Any]:
 
 
 def own_doubts(folder: Path) -> list[str]:
-    """What made its accuracy doubtful when it was exported, a sentence each."""
+    """What made its accuracy doubtful when it was exported, one sentence each."""
     doubts = own_facts(folder).get("doubts", [])
     return [one_line(doubt)[:1000] for doubt in doubts if isinstance(doubt, str)] if isinstance(doubts, list) else []
 

@@ -191,7 +191,7 @@ def _check_file(folder: Path, sha256: str | None) -> None:
 
 
 def _check_outputs(model: PixelModel, folder: Path) -> None:
-    """Whether the model still does what it did when it was exported; other versions of timm may build it otherwise."""
+    """Whether the model still does what it did when it was exported; other versions of timm may build it differently."""
     import timm
 
     if not (folder / PROBE).is_file():

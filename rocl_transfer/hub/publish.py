@@ -27,7 +27,7 @@ OPTIONS = "config.yaml"
 
 @dataclass(frozen=True, kw_only=True)
 class PublishOptions:
-    """Where a model goes on the Hub, and under which licence.
+    """Where a model is put on the Hub, and under which licence.
 
     Args:
         repo_id: USER/NAME on the Hub.
@@ -76,7 +76,7 @@ class Published:
     """Where it is now.
 
     Attributes:
-        url: Of the commit.
+        url: The commit's.
         commit: 40 hexadecimal digits.
         changed: False where the repository held all of it already.
     """

@@ -145,12 +145,12 @@ class Folded:
             difference = ((found - truth).abs().max() / (truth.max() - truth.min()).clamp_min(1e-12)).item()
             if not difference < _AGREE:
                 self.twin = None
-                log.info("attacks go on with BatchNorm apart: folded into the convolutions, outputs differ by %.1e of their spread", difference)
+                log.info("attacks continue with BatchNorm apart: folded into the convolutions, outputs differ by %.1e of their spread", difference)
             elif torch.is_autocast_enabled(images.device.type):  # runtime.py refuses fp16
                 hold_bf16(self.twin)
         except Exception as error:  # a network may refuse to be copied or traced in any way
             self.twin = None
-            log.info("attacks go on with BatchNorm apart (%s)", (str(error).strip() or type(error).__name__).splitlines()[0][:150])
+            log.info("attacks continue with BatchNorm apart (%s)", (str(error).strip() or type(error).__name__).splitlines()[0][:150])
         finally:
             for part, mode in modes:
                 part.training = mode

@@ -33,8 +33,8 @@ def require_untouched(options: Any, names: Iterable[str], because: str, prefix: 
     Args:
         options: A dataclass.
         names: Of its fields that have no effect.
-        because: Why, as the sentence goes on after "has no effect".
-        prefix: Of the options' names on the command line.
+        because: Why: what follows "has no effect" in the sentence.
+        prefix: What the options' names begin with on the command line.
         neutral: A value that says the same as leaving the option out.
     """
     for option in dataclasses.fields(options):

@@ -1,4 +1,4 @@
-"""The account that a run gives of itself between its steps: lines of metrics, and what the monitor sees."""
+"""Logging and validation between steps."""
 
 import logging
 from pathlib import Path
@@ -18,7 +18,7 @@ log = logging.getLogger("rocl_transfer")
 class Account:
     """Writes ``metrics.jsonl``, tells the trackers, and has the monitor look.
 
-    The last step logs and monitors in any case. Where that was not due, its lines are marked ``last``: a run that goes on forgets them, and writes
+    The last step logs and monitors in any case. Where that was not due, its lines are marked ``last``: a resumed run forgets them, and writes
     what the uninterrupted run would.
 
     Args:
@@ -74,7 +74,7 @@ class Account:
 
     def _pace(self, rate: float) -> dict[str, float]:
         line = {"lr": rate, "memory_bytes": peak_memory(self.accelerator.device)}
-        if self.seconds:  # nothing was timed yet where a run goes on at a step that was already taken
+        if self.seconds:  # nothing was timed yet if a run was resumed at a step that was already taken
             line["images_per_second"] = self.images / self.seconds
         self.images, self.seconds = 0, 0.0
         return line

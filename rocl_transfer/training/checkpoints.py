@@ -38,8 +38,8 @@ class Checkpoints:
         run_folder: Where ``checkpoints`` is.
         keep: How many of the last ones stay.
         identity: Options that must not change between the parts of one run.
-        overwrite: A run that stands there is not gone on with: :meth:`begin` removes it.
-        young: What options of ``identity`` were before they existed: checkpoints from then do not name them.
+        overwrite: Do not resume an existing run; :meth:`begin` deletes it.
+        young: Values to assume for options of ``identity`` that older checkpoints do not record.
         sources: Names of the model and the data that the run is made from; none may be what it writes over.
     """
 
@@ -88,7 +88,7 @@ class Checkpoints:
         except (OSError, SafetensorError) as error:
             shutil.rmtree(aside, ignore_errors=True)
             reason = getattr(error, "strerror", None) or str(error)
-            standing = f"it goes on from {self.latest()}" if self.latest() else "there is none before it"
+            standing = f"it resumes from {self.latest()}" if self.latest() else "there is none before it"
             raise UserError(
                 f"the checkpoint {target} cannot be written ({reason}): make room there and give the same command again; {standing}"
             ) from error
@@ -113,7 +113,7 @@ class Checkpoints:
         return next((path for step in reversed(self._steps()) if _damage(path := self.folder / f"step-{step}") is None), None)
 
     def forget_after(self, step: int) -> None:
-        """Drop the checkpoints of a course that is not gone on with, the run was resumed from an older step; and what a kill left half written."""
+        """Drop the checkpoints after ``step``, if the run was resumed from an older one than the newest; and what a kill left half written."""
         for left in self.folder.glob(".step-*"):
             shutil.rmtree(left)
         for newer in self._steps():
@@ -131,7 +131,7 @@ class Checkpoints:
             return None
         if resume == "none":
             if self._steps():
-                remedy = "choose another --output_dir, --resume auto to go on, or --overwrite true to begin again"
+                remedy = "choose another --output_dir, --resume auto to resume it, or --overwrite true to begin again"
                 raise UserError(f"{self.folder.parent} already holds a run (step-{self._steps()[-1]}): {remedy}")
             return None
         found = self._meant(resume)
@@ -179,14 +179,14 @@ class Checkpoints:
             remedy = "choose another --output_dir, or --overwrite true to begin again"
             raise UserError(f"no checkpoint in {self.folder} is whole ({newer[-1].name}: {_damage(newer[-1])}): {remedy}")
         for path in newer:
-            log.warning("the checkpoint %s is damaged (%s): going on from %s", path, _damage(path), whole)
+            log.warning("the checkpoint %s is damaged (%s): resuming from %s", path, _damage(path), whole)
         return whole
 
     def _state(self, path: Path) -> dict[str, Any]:
         try:
             state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"the checkpoint {path} cannot be read ({error}): remove it to go on from the one before") from error
+            raise UserError(f"the checkpoint {path} cannot be read ({error}): remove it to resume from the one before") from error
         return state
 
     def load(self, path: Path, objective: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
@@ -196,7 +196,7 @@ class Checkpoints:
             UserError: It is damaged, or of another network.
         """
         if (reason := _damage(path)) is not None:
-            raise UserError(f"the checkpoint {path} is damaged ({reason}): remove it to go on from the one before")
+            raise UserError(f"the checkpoint {path} is damaged ({reason}): remove it to resume from the one before")
         state = self._state(path)
         tensors = _read(path / "optimizer.safetensors")
         self.load_weights(path, objective)
@@ -245,7 +245,7 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"the checkpoint {file.parent} cannot be read ({error}): remove it to go on from the one before") from error
+        raise UserError(f"the checkpoint {file.parent} cannot be read ({error}): remove it to resume from the one before") from error
 
 
 def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -273,7 +273,7 @@ def _join_state(optimizer: Optimizer, flat: Mapping[str, Any]) -> None:
     for parameter, slots in optimizer.state.items():
         for name, value in slots.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
-                # As it was: a GPU's optimisers take tensors one by one where layouts differ, and sums are rounded otherwise.
+                # As it was: a GPU's optimisers take tensors one by one where layouts differ, and sums are rounded differently.
                 slots[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 

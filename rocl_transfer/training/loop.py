@@ -113,7 +113,7 @@ class _Loop:
         with bar, logging_redirect_tqdm([log]):
             try:
                 if self.at.step == 0:
-                    self.save()  # where a run goes back to that dies before its first good epoch
+                    self.save()  # fallback checkpoint if the run collapses before its first good epoch
                 with self.steps.held():
                     self.go(bar)
             except Interrupted as interruption:
@@ -156,11 +156,11 @@ class _Loop:
         self.update.undo()
         self.steps.settle(self.at)
         if not self.accelerator.is_main_process:
-            return f"the same command goes on from {self.checkpoints.latest() or 'the start'}"
+            return f"the same command resumes from {self.checkpoints.latest() or 'the start'}"
         if self.saved != (self.at.step, self.at.due):
             self.checkpoints.forget_after(self.at.step)  # interrupted on the way back
             self.write_checkpoint()
-        return f"the same command goes on from {self.checkpoints.folder / f'step-{self.at.step}'}"
+        return f"the same command resumes from {self.checkpoints.folder / f'step-{self.at.step}'}"
 
     def rate(self, step: int) -> float:
         epoch, inner = divmod(step, self.per_epoch)
@@ -196,7 +196,7 @@ class _Loop:
             saves = save or self.account.saves(self.at.step) or (looked and self.best_step() == self.at.step)
             broken = self.broken() if saves else ""
         except BaseException:
-            self.at = before  # what was begun is done again when the run goes on
+            self.at = before  # what was begun is done again when the run is resumed
             raise
         if broken:
             raise Collapse(
@@ -274,5 +274,5 @@ class _Loop:
         self.saved = self.at.step, self.at.due
 
     def spared(self) -> set[int]:
-        """Checkpoints that stay beside the last few: the best, or the start while there is none; and what will be the best if the run goes on."""
+        """Checkpoints that stay beside the last few: the best, or the start while there is none; and what will be the best if the run continues."""
         return {self.best_step() or 0, self.best_step(going_on=True) or 0} if self.guard else set()

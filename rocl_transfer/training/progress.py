@@ -51,16 +51,16 @@ class Progress:
         return dataclasses.asdict(self)
 
     def forget_last(self) -> None:
-        """The run goes on: forget what was looked at only because it ended."""
+        """The run is resumed: forget the validation that was only due because it ended."""
         self.looks = [look for look in self.looks if "last" not in look]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What the training cost, resumed parts included, and what befell it.
+    """Summary of a training run, including resumed parts.
 
     Attributes:
-        steps: Of the schedule; those skipped, or repeated after going back, count once.
+        steps: In the schedule; those skipped, or repeated after going back, count once.
         epochs: Begun.
         seconds: In steps, those that were repeated included.
         processes: How many.

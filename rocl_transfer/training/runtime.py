@@ -111,11 +111,11 @@ def synchronised(objective: Objective) -> Objective:
 
 
 def regrouped(accelerator: Accelerator, before: int) -> str:
-    """What differs where a run goes on with another number of processes than ``before``."""
-    seen = "all processes' images (SyncBN)" if accelerator.device.type == "cuda" else "each process's images by themselves"
+    """What differs if a run is resumed with another number of processes than ``before``."""
+    seen = "all processes' images (SyncBN)" if accelerator.device.type == "cuda" else "the images of each process alone"
     return (
-        f"the run goes on with {accelerator.num_processes} process(es) instead of {before}: the same images, views, attacks and negatives; sums are "
-        f"rounded otherwise, dropout and stochastic depth draw anew, and BatchNorm sees {seen}"
+        f"the run is resumed with {accelerator.num_processes} process(es) instead of {before}: the same images, views, attacks and negatives; sums "
+        f"are rounded differently, dropout and stochastic depth draw anew, and BatchNorm sees {seen}"
     )
 
 

@@ -45,8 +45,8 @@ class Computing:
     Args:
         clip_grad: Largest norm of the gradient of all parameters together (default: no limit).
         accumulation: Parts that each batch is computed in, one after another; a part is whole groups of the sampler's.
-        deferred: Read a step's numbers when they are logged instead of at once, so that the host does not wait for the device; the device leaves out
-            what is not finite by itself (default: where the device is not the CPU).
+        deferred: Read a step's numbers when they are logged instead of at once, so that the host does not wait for the device; the device then skips
+            non-finite steps on its own (default: if the device is not the CPU).
         cudnn_benchmark: Have cuDNN time its kernels in the steps, and not in the monitor (default: on a GPU).
     """
 

@@ -1,4 +1,4 @@
-"""Steps taken and left out, and the account that is kept of both."""
+"""Runs optimiser steps, skips non-finite ones, and keeps statistics."""
 
 import json
 import logging
@@ -56,13 +56,13 @@ class _Taken:
 
 
 class Steps:
-    """Takes steps one by one; those whose loss or gradient is not finite are left out, counted and explained.
+    """Takes steps one by one; those whose loss or gradient is not finite are skipped, counted and explained.
 
     Args:
         accelerator: From :func:`rocl_transfer.training.start`.
         update: What a step does.
         batches: Where batches come from: seed, process, names of images.
-        recovery: How many in a row may be left out.
+        recovery: How many in a row may be skipped.
         deferred: Read numbers when they are needed instead of at once.
         total: Steps of the whole schedule.
         folder: Where ``diagnosis.json`` goes.
@@ -84,12 +84,12 @@ class Steps:
         self.agrees = deferred and accelerator.num_processes > 1
         self.unread: list[_Taken] = []
         self.loss: float | None = None  # of the last step read
-        self.why = ""  # of the last one left out
+        self.why = ""  # of the last one skipped
 
     def held(self) -> AbstractContextManager[None]:
         """Inside, several processes on devices of their own answer a signal together, at a step whose numbers all of them read.
 
-        One that stopped by itself would wait for its device, and that for the others.
+        One that stopped alone would wait for its device, and that for the others.
         """
         return uninterrupted() if self.agrees else nullcontext()
 
@@ -102,7 +102,7 @@ class Steps:
             needed: Whether the numbers of all steps up to this one are needed after it.
 
         Raises:
-            Collapse: More steps in a row were left out than the recovery allows.
+            Collapse: More steps in a row were skipped than the recovery allows.
             Interrupted: See :meth:`held`.
         """
         names, means = self.update.compute(batch, at.step, self.total, self.drawn)

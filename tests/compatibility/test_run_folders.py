@@ -1,4 +1,4 @@
-"""Run folders of earlier versions: still loaded, gone on with, checked and published. The folders beside this file are never written again.
+"""Run folders of earlier versions: still loaded, resumed, checked and published. The folders beside this file are never written again.
 
 Each was made by ``python recipes/finetune.py --config run-VERSION/config.yaml`` of its version and cut short; its figures and card were left out.
 """

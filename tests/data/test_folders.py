@@ -123,7 +123,7 @@ def test_metadata_that_contradicts_itself_or_the_folders(folder):
     rows[3]["label"] = "bees"
     write_rows(folder, "csv", rows)
     data = load_images(str(folder))
-    said(data, "1 image is labelled by the metadata otherwise than by its folder: ants/photo_")
+    said(data, "1 image is labelled differently by the metadata and by its folder: ants/photo_")
     write_rows(folder, "csv", [*rows, {"file_name": "ants/test_1.jpg", "label": "wasps"}])
     with pytest.raises(UserError, match=r"lines \d+ and 42 of \S*metadata.csv contradict each other: ants/test_1.jpg is labelled 'ants' and 'wasps'"):
         load_images(str(folder))

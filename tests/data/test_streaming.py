@@ -1,4 +1,4 @@
-"""Data that is read while training goes on: what each process gets, what an epoch goes on with, what cannot be read."""
+"""Data that is read during training: what each process gets, what a resumed epoch gets, what cannot be read."""
 
 import io
 import json

@@ -167,7 +167,7 @@ def test_out_of_memory_is_answered_with_smaller_batches(monkeypatch, caplog):
     monkeypatch.setattr(engine_module, "search_network", lambda model, *_: Holds(model, 3))
     found = evaluate(model, images, labels, attacks=[short(0.004, 5)], search=SearchOptions(batch_size=14))
     assert booleans(found) == booleans(wanted)
-    assert "out of memory: going on with 7 images at once" in caplog.text
+    assert "out of memory: continuing with 7 images at once" in caplog.text
     # Measured with one that held more than what attacks need leaves room for.
     monkeypatch.setattr(engine_module, "measure", lambda network, images, size, *_: Rates(14, 14, 1.0, 1.0))
     caplog.clear()
@@ -190,7 +190,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
 
 
 def test_the_model_judges_what_the_search_finds(monkeypatch):
-    """A search network that is wrong about everything breaks nothing by itself."""
+    """A search network that is wrong about everything breaks nothing on its own."""
     model = small_net(4)
     images, labels = sample(model, 8)
 
@@ -365,7 +365,7 @@ def test_the_bar_moves_by_images_and_keeps_its_total(monkeypatch, tmp_path, batc
     assert max(after - before for before, after in pairwise(done)) < 9  # less than a chunk at once: what an attack broke counts when it ends
     assert len(set(done)) > 60
     seen.clear()
-    evaluate(model, images, labels, **options)  # gone on with, where all is found
+    evaluate(model, images, labels, **options)  # resumed, when all is found
     assert seen[-1] == (24, pytest.approx(24))
     assert len(seen) < 30
 

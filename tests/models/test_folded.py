@@ -137,5 +137,5 @@ def test_what_cannot_be_folded_is_attacked_itself_and_said(network, why, caplog)
         network[1].__dict__["training"] = True
     with caplog.at_level(logging.INFO, "rocl_transfer"):
         assert Folded(network).current(IMAGES) is network
-    assert "attacks go on with BatchNorm apart" in caplog.text
+    assert "attacks continue with BatchNorm apart" in caplog.text
     assert why in caplog.text

@@ -126,7 +126,7 @@ def test_where_things_lie_stays_on_this_machine(command, class_folder, tmp_path)
     for name, what in publication.files.items():
         content = what if isinstance(what, bytes) else what.read_bytes()
         assert str(tmp_path).encode() not in content, name
-    # A later evaluation, of the same data by another spelling, goes on the card.
+    # A later evaluation, of the same data by another spelling, is added to the card.
     asked = ("--data.name", photos, "--data.max_unreadable", 0.2, "--attacks", "fast", "--epsilon", "1/255", "--samples", 4)
     command("evaluate.py", "--model.name", run, *asked, "--output_dir", tmp_path / "eval", check=0)
     for name, text in {**texts(run), **texts(tmp_path / "eval")}.items():

@@ -195,7 +195,7 @@ def test_two_processes_equal_one_with_the_whole_batch(command, class_folder, tmp
     command("pretrain.py", *words, "--batch_size", "16", "--output_dir", "one", check=0)
     command("pretrain.py", *words, "--batch_size", "8", "--output_dir", "two", launcher=TORCHRUN, check=0)
     assert_same_course(tmp_path / "one", tmp_path / "two", 3)
-    # and the one can go on where the two stood
+    # and one process can resume where the two stood
     command("pretrain.py", *words, "--batch_size", "16", "--output_dir", "two", "--max_steps", "4", check=0)
 
 

@@ -82,7 +82,7 @@ def test_a_signal_saves_and_ends_with_its_status(command, begin, class_folder, t
     process.send_signal(number)
     _, text = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    found = re.fullmatch(rf"interrupted by {number.name} at step (\d+) of 48; the same command goes on from parts/checkpoints/step-(\d+)",
+    found = re.fullmatch(rf"interrupted by {number.name} at step (\d+) of 48; the same command resumes from parts/checkpoints/step-(\d+)",
                          text.splitlines()[-1])  # fmt: skip
     assert found[1] == found[2]
     assert newest(tmp_path / "parts") == int(found[1]) >= 5
@@ -118,7 +118,7 @@ def test_a_process_whose_neighbour_is_killed_ends_with_a_sentence(command, begin
     os.kill(ranks[1], signal.SIGKILL)
     _, text = process.communicate(timeout=90)
     assert process.returncode != 0
-    assert re.search(r"(another process of this run is gone, at step|interrupted by SIGTERM at step) \d+.*the same command goes on from", text)
+    assert re.search(r"(another process of this run is gone, at step|interrupted by SIGTERM at step) \d+.*the same command resumes from", text)
     assert not (tmp_path / "parts" / "model.safetensors").exists()
     done = command("pretrain.py", *words, "--output_dir", "parts", launcher=TORCHRUN, check=0)
     assert "resumed from parts/checkpoints/step-" in done.stderr
@@ -180,5 +180,5 @@ def test_another_number_of_processes_goes_on_with_the_same_batches(command, clas
     command("pretrain.py", *words, "--batch_size", "16", "--output_dir", "one", "--max_steps", "4", check=0)
     command("pretrain.py", *words, "--batch_size", "8", "--output_dir", "two", "--max_steps", "2", launcher=TORCHRUN, check=0)
     done = command("pretrain.py", *words, "--batch_size", "16", "--output_dir", "two", "--max_steps", "4", check=0)
-    assert "goes on with 1 process(es) instead of 2" in done.stderr
+    assert "the run is resumed with 1 process(es) instead of 2" in done.stderr
     assert_same_course(tmp_path / "one", tmp_path / "two", 4)

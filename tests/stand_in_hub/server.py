@@ -46,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
                 result = answer(Call(self.hub, self.command, self.path, self.headers, body))
             if self._fault("lost"):
                 self._close()
-            seen.status = result.status  # before it is sent: the client may be done before this thread goes on
+            seen.status = result.status  # before it is sent: the client may be done before this thread continues
             self._send(result)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 the names that BaseHTTPRequestHandler looks for

@@ -87,7 +87,7 @@ def test_a_signal_in_a_step_saves_what_was_reached(tmp_path, number, step):
     with pytest.raises(Interrupted) as caught:
         run(tmp_path / "parts", Toy({step: kill(number)}))
     assert caught.value.status == 128 + number
-    assert f"interrupted by {number.name} at step {step} of 20; the same command goes on from" in str(caught.value)
+    assert f"interrupted by {number.name} at step {step} of 20; the same command resumes from" in str(caught.value)
     assert (tmp_path / "parts" / "checkpoints" / f"step-{step}" / "manifest.json").is_file()
     parts, _ = run(tmp_path / "parts")
     assert_same(whole, parts, tmp_path / "whole", tmp_path / "parts")
@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path, kind, caplog):
         run(tmp_path / "other", resume=str(tmp_path / "parts" / "checkpoints" / "step-12"))
     parts, _ = run(tmp_path / "parts")
     assert "step-12 is damaged" in caplog.text
-    assert "going on from" in caplog.text
+    assert "resuming from" in caplog.text
     assert pytest.importorskip("re").search(said, caplog.text)
     assert_same(whole, parts, tmp_path / "whole", tmp_path / "parts")
 
@@ -175,7 +175,7 @@ def test_where_no_checkpoint_is_whole_nothing_is_begun_in_silence(tmp_path):
         run(tmp_path)
 
 
-def test_a_checkpoint_from_before_there_were_manifests_is_gone_on_with(tmp_path):
+def test_a_checkpoint_from_before_there_were_manifests_is_resumed(tmp_path):
     whole, _ = run(tmp_path / "whole")
     run(tmp_path / "parts", max_steps=12)
     for checkpoint in (tmp_path / "parts" / "checkpoints").iterdir():
@@ -198,7 +198,7 @@ def test_a_full_disk_costs_one_checkpoint_and_no_more(tmp_path, monkeypatch):
             if self.number == 11:
                 patch.setattr("rocl_transfer.training.checkpoints.save_file", full)
 
-    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"step-12 cannot be written \(No space left .*goes on from .*step-8"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"step-12 cannot be written \(No space left .*resumes from .*step-8"):
         run(tmp_path / "parts", Filling())
     assert sorted(path.name for path in (tmp_path / "parts" / "checkpoints").iterdir()) == ["step-4", "step-8"]
     parts, _ = run(tmp_path / "parts")
@@ -287,7 +287,7 @@ def test_a_second_signal_while_the_first_is_answered_changes_nothing(tmp_path, m
         return save(self, step, *arguments, **options)
 
     monkeypatch.setattr(Checkpoints, "save", saved)
-    with pytest.raises(Interrupted, match="interrupted by SIGINT at step 5 of 20; the same command goes on from .*step-5"):
+    with pytest.raises(Interrupted, match="interrupted by SIGINT at step 5 of 20; the same command resumes from .*step-5"):
         run(tmp_path, Toy({5: kill(signal.SIGINT)}))
     assert Checkpoints(tmp_path, 2, {}).latest().name == "step-5"
 
@@ -457,7 +457,7 @@ def test_several_processes_that_wait_for_devices_of_their_own_stop_at_one_step(t
 
     assert start(tmp_path / "whole", 99) == ["trained 20", "trained 20"]
     said = start(tmp_path / "parts", 2)
-    assert all(sentence.startswith("interrupted by SIGTERM at step 4 of 20; the same command goes on from") for sentence in said)
+    assert all(sentence.startswith("interrupted by SIGTERM at step 4 of 20; the same command resumes from") for sentence in said)
     assert said[0].endswith("step-4")
     assert start(tmp_path / "parts", 99) == ["trained 20", "trained 20"]
     assert lines(tmp_path / "whole") == lines(tmp_path / "parts")

@@ -80,11 +80,11 @@ class Conversion:
     """What became of a checkpoint.
 
     Args:
-        model: A classifier where a linear head was found or given, otherwise a backbone; in eval mode.
+        model: A classifier if a linear head was found or given, otherwise a backbone; in eval mode.
         projector: RoCL's projector, where one of its shape was found or given.
         mapping: Names in the file -> names in the export.
         facts: What the export's ``config.json`` says of it, under ``converted_from``.
-        notes: What the user should know, a sentence each.
+        notes: What the user should know, one sentence each.
     """
 
     model: PixelModel
