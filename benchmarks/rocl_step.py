@@ -37,7 +37,7 @@ from rocl_transfer.training.update import Update
 EPSILON, STEP_SIZE, STEPS, TEMPERATURE = 0.0314, 0.007, 7, 0.5
 ATTACK = AttackOptions(epsilon=EPSILON, step_size=STEP_SIZE, steps=STEPS)
 TF32 = ", TF32"  # rows of the same function with convolutions in TF32
-# Network passes an image, a forward counting 1, a backward to the input alone 1, a full backward 2; 7 steps, 2 views in the regulariser, 3 in main.
+# Network passes per image, a forward counting 1, a backward to the input alone 1, a full backward 2; 7 steps, 2 views in the regulariser, 3 in main.
 PASSES = {"reference": STEPS * 4 + 3 * (2 + 3), "exact": 1 + STEPS * 2 + 3 * (2 + 3), "fast": 1 + STEPS * 2 + 3 * 3}
 
 
@@ -192,7 +192,7 @@ def alternate(steps: dict[str, Reference | Exact], repeats: int, device: torch.d
 def print_table(clocks: dict[str, list[dict[str, float]]], batch_size: int) -> dict[str, float]:
     """The table and the ratios; returns the median seconds of a step of each."""
     medians = {name: statistics.median(sum(seconds.values()) for seconds in rows) for name, rows in clocks.items()}
-    print("| step | images/s | ms | data | attack | forward-backward | optimizer | passes an image |\n| --- |" + " --- |" * 7)
+    print("| step | images/s | ms | data | attack | forward-backward | optimizer | passes per image |\n| --- |" + " --- |" * 7)
     for name, rows in clocks.items():
         phases = [statistics.median(seconds[phase] for seconds in rows) for phase in ("data", "attack", "forward-backward", "optimizer")]
         cells = " | ".join(f"{1000 * seconds:.0f}" for seconds in phases)

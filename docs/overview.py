@@ -37,7 +37,7 @@ def quick_start(text: str) -> dict[tuple[str, str], list[tuple[float, float, flo
 
 
 def draw_images(axes: Any) -> None:
-    """A row an image: clean, perturbation (grey is 0), adversarial."""
+    """One row per image: clean, perturbation (grey is 0), adversarial."""
     model = rt.load_classifier(str(ROOT / "model_cards" / "resnet8_cifar.r_le_digits"))
     data = load_images("digits", image_size=model.input_size)
     data, stores = store_splits(data, ["test"], torch.device("cpu"))

@@ -91,7 +91,7 @@ class DemoConfig:
 
     @property
     def settings(self) -> Settings:
-        """Of the sliders."""
+        """What the sliders show."""
         return Settings(epsilon=self.epsilon, max_epsilon=self.max_epsilon, steps=self.steps, norm=self.norm)
 
 

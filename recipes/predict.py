@@ -55,7 +55,7 @@ class PredictConfig(FlipOptions):
         output: CSV file to write, replacing one that is there (default: print a table).
         robustness: Look for the smallest epsilon that changes the answer; a stronger attack may need less. Without it only the classes are given.
         batch_size: Images at once; the answers do not depend on it.
-        seed: Of the random start, the same for every image, so that its row does not depend on the others.
+        seed: For the random start, the same for every image, so that its row does not depend on the others.
     """
 
     images: tuple[str, ...] = field(metadata={"positional": "image files or folders"})

@@ -26,7 +26,7 @@ class Bar:
     """How far something is, of a total that is known when it begins.
 
     Args:
-        total: Of the ``unit``.
+        total: How many of the ``unit``.
         what: Is being done.
         unit: What is counted.
         begun: What was done before.

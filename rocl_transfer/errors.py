@@ -23,7 +23,7 @@ class Interrupted(KeyboardInterrupt):
     """A signal that asks the program to end; no handler of errors takes it for one.
 
     Args:
-        number: Of the signal.
+        number: The signal's number.
     """
 
     def __init__(self, number: int = signal.SIGINT) -> None:

@@ -1,6 +1,6 @@
 """Random numbers that belong to a sample: a function of its seed, a purpose and a counter, whatever stands beside it and on any device.
 
-Generators would have to be kept, one a sample, through thousands of queries; a hash of (seed, purpose, counter) needs no state.
+Generators would have to be kept, one per sample, through thousands of queries; a hash of (seed, purpose, counter) needs no state.
 """
 
 import math
@@ -29,9 +29,9 @@ def uniform(seeds: Tensor, purpose: str, shape: tuple[int, ...], counter: int | 
     """Uniform draws in the open interval (0, 1).
 
     Args:
-        seeds: (N,) int64, one a sample.
+        seeds: (N,) int64, one per sample.
         purpose: Different purposes draw different streams from the same seeds.
-        shape: Of one sample's draws.
+        shape: Shape of one sample's draws.
         counter: Which block of the stream: one for all, or (N,) int64.
 
     Returns:

@@ -30,13 +30,13 @@ def _lead(truth: Tensor, targets: Tensor) -> Callable[[Tensor], Tensor]:
 class FAB(Attack):
     """Looks for the nearest image beyond the boundary to one likely class a run; broken where that lies in the ball.
 
-    The published algorithm evaluates the network twice a step: whether the new point is beyond the boundary, then the gradient where the point was
+    The published algorithm evaluates the network twice per step: whether the new point is beyond the boundary, then the gradient where the point was
     taken back to. Here one evaluation serves both: the boundary is linearised where the step landed. See RESULTS.md for what that costs and saves.
 
     Args:
         epsilon: Radius in [0, 1] pixel units.
         norm: linf, l2 or l1.
-        steps: Of a run.
+        steps: Steps of one run.
         targets: Runs, each against one of the likeliest wrong classes.
     """
 

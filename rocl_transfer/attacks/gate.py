@@ -84,7 +84,7 @@ def check_labels(labels: Any, count: int) -> Tensor:
     """``labels`` (N,) as int64.
 
     Raises:
-        UserError: They are no whole class numbers, or not one an image.
+        UserError: They are no whole class numbers, or not one per image.
     """
     try:
         labels = torch.as_tensor(labels)
@@ -94,7 +94,7 @@ def check_labels(labels: Any, count: int) -> Tensor:
         hint = "; labels.argmax(1) makes them of one-hot rows" if labels.ndim == 2 and labels.shape[1] > 1 else ""
         raise UserError(f"labels are {_plain(labels.dtype)} of shape {tuple(labels.shape)}: give whole class numbers of shape (N,), 0 and up{hint}")
     if len(labels) != count or not count:
-        raise UserError(f"{count} images and {len(labels)} labels were given: give one label an image, and at least one")
+        raise UserError(f"{count} images and {len(labels)} labels were given: give one label per image, and at least one")
     numbers: Tensor = labels.long()
     return numbers
 

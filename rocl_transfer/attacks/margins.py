@@ -1,4 +1,4 @@
-"""What an attack pushes down or up: margins and losses of logits, one a sample."""
+"""What an attack pushes down or up: margins and losses of logits, one per sample."""
 
 import torch
 import torch.nn.functional as F

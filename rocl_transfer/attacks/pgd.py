@@ -44,8 +44,8 @@ class Ascent:
 
         Args:
             images: (N, C, H, W), float32 in [0, 1].
-            loss: Of the perturbed images; call it with the networks :func:`frozen`.
-            generators: Each draws the random start of an equal part of the batch, in order: one a batch, a group or a sample.
+            loss: Loss of the perturbed images; call it with the networks :func:`frozen`.
+            generators: Each draws the random start of an equal part of the batch, in order: one per batch, group or sample.
 
         Returns:
             Adversarial images, detached, float32, in [0, 1] and, where it ``projects``, in the ball.
@@ -116,7 +116,7 @@ class PGD(Attack):
         """
         model, images, labels = admit(model, images, labels)
         if isinstance(self.epsilon, Tensor) and self.epsilon.ndim and self.epsilon.shape != (len(images), 1, 1, 1):
-            raise UserError(f"epsilon has the shape {tuple(self.epsilon.shape)}: give one radius, or one an image of shape ({len(images)}, 1, 1, 1)")
+            raise UserError(f"epsilon has the shape {tuple(self.epsilon.shape)}: give one radius, or one per image as ({len(images)}, 1, 1, 1)")
         if generators is None:
             generators = [torch.Generator(images.device).manual_seed(int(torch.randint(2**31, ())))]
         if not generators or len(images) % len(generators):

@@ -59,10 +59,10 @@ class Lanes:
 
 
 class Attack(ABC):
-    """``runs`` searches a sample (restarts or targets), of which one has to succeed."""
+    """``runs`` searches per sample (restarts or targets), of which one has to succeed."""
 
     norm: str
-    epsilon: Any  # a float; PGD also takes one an image
+    epsilon: Any  # a float; PGD also takes one per image
 
     @property
     @abstractmethod
@@ -72,7 +72,7 @@ class Attack(ABC):
     @property
     @abstractmethod
     def runs(self) -> int:
-        """Searches a sample."""
+        """Searches per sample."""
 
     @property
     @abstractmethod

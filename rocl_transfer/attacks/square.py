@@ -38,7 +38,7 @@ class Square(Attack):
     Args:
         epsilon: Radius in [0, 1] pixel units.
         norm: linf, l2 or l1.
-        queries: Evaluations a sample.
+        queries: Evaluations per sample.
     """
 
     def __init__(self, epsilon: float, norm: str = "linf", queries: int = 5000) -> None:
@@ -100,7 +100,7 @@ class Square(Attack):
         return next((number for number in range(1, most) if self._side(query + number, height, width) != side), most)
 
     def _side(self, query: int, height: int, width: int) -> int:
-        """Of the squares, in pixels: their area is halved again and again."""
+        """Side of the squares, in pixels: their area is halved again and again."""
         area = _FIRST_SHARE / 2 ** sum(query > limit for limit in _HALVED_AFTER) * height * width
         side = max(round(math.sqrt(area)), 1)
         if self.norm != "linf":

@@ -18,7 +18,7 @@ class Transfer(Attack):
         surrogate: Images in [0, 1] -> logits of the same classes.
         attack: What is run on it.
         name: What results call it.
-        sha256: Of the surrogate's weights, so that what was found with others is not taken for it.
+        sha256: SHA-256 of the surrogate's weights, so that what was found with others is not taken for it.
     """
 
     def __init__(self, surrogate: nn.Module, attack: Attack, name: str, sha256: str | None = None) -> None:

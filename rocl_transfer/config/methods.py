@@ -21,7 +21,7 @@ def given_method(words: Sequence[str], group: str, load: Callable[[str], Any]) -
     """The last ``--GROUP.method`` among the words of a command line and the files they name; what cannot be read is for the parser to refuse.
 
     Args:
-        words: Of the command line.
+        words: The command line's.
         group: The group whose method it is.
         load: YAML to a table.
     """

@@ -50,7 +50,7 @@ def with_earlier_step(config: Config, given: frozenset[str] | None = None) -> Co
     """``config`` with the step size null if the resumed run was begun so: what nobody gave was null before steps could fall.
 
     Args:
-        config: Of a command line.
+        config: From a command line.
         given: The options that were given (default: those that it remembers).
     """
     given = getattr(config, "_given", None) if given is None else given

@@ -51,7 +51,7 @@ def store_splits(
         more: What differs from the options.
 
     Returns:
-        ``data`` without the images left out, so that labels fit their store, and a store a split.
+        ``data`` without the images left out, so that labels fit their store, and one store per split.
 
     Raises:
         UserError: A test image cannot be read, too many others cannot, a class is lost, or ``check`` is False for images in memory; the same

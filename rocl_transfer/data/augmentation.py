@@ -1,7 +1,7 @@
 """Views of images, drawn in batches on the device, every sample with its own parameters.
 
 The same distribution as the per-image torchvision pipeline ColorJitter, RandomGrayscale, RandomHorizontalFlip, RandomResizedCrop, with one
-difference: the order of the four colour operations is drawn once a group of images instead of once an image. Parameters are drawn on the CPU, so
+difference: the order of the four colour operations is drawn once per group of images instead of once per image. Parameters are drawn on the CPU, so
 a seed gives the same views on every device.
 """
 

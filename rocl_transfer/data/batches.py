@@ -68,7 +68,7 @@ class Sampler:
     Args:
         num_images: N.
         batch_size: Images per step in each process.
-        seed: Of everything random.
+        seed: For everything random.
         group_size: Images that share a seed and are each other's negatives in RoCL's attack; divides ``batch_size`` (default: all of it).
         rank: This process.
         world: Number of processes.
@@ -91,7 +91,7 @@ class Sampler:
 
     @property
     def global_batch(self) -> int:
-        """Images a step over all processes."""
+        """Images per step over all processes."""
         return self.batch_size * self.world
 
     @property

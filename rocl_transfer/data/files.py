@@ -15,7 +15,7 @@ from rocl_transfer.errors import UserError
 
 
 def open_csv(path: Path, image_column: str | None = None, label_column: str | None = None) -> Source:
-    """A table with a row an image; paths count from its own folder. A column ``split`` names each row's split.
+    """A table with one row per image; paths count from its own folder. A column ``split`` names each row's split.
 
     Args:
         path: The table, its cells separated by commas, semicolons, tabs, bars or spaces.
@@ -52,7 +52,7 @@ class ListedRows(FileRows):
     """Files and the lines of the table that name them.
 
     Args:
-        paths: Of the files.
+        paths: The files' paths.
         lines: One each.
     """
 
@@ -114,6 +114,6 @@ def open_safetensors(path: Path) -> Source:
         held = ", ".join(f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in tensors.items())
         raise UserError(f"{path} must hold 'images', uint8 (N, 3, H, W), and 'labels', integers (N,); it holds {held or 'nothing'}")
     if labels is not None and (labels.shape != images.shape[:1] or labels.is_floating_point()):
-        raise UserError(f"{path}: 'labels' is {tuple(labels.shape)} {labels.dtype}, but must be {len(images)} integers, one an image")
+        raise UserError(f"{path}: 'labels' is {tuple(labels.shape)} {labels.dtype}, but must be {len(images)} integers, one per image")
     pixels = images.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
     return Source({"train": RawSplit(ArrayRows(pixels), None if labels is None else labels.tolist())})

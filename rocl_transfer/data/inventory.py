@@ -22,7 +22,7 @@ _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 @functools.cache
 def image_extensions() -> frozenset[str]:
-    """Of the files that are taken for images, in small letters."""
+    """Extensions of the files that are taken for images, in lower case."""
     return frozenset(set(Image.registered_extensions()) - _NO_IMAGES)
 
 

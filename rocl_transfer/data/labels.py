@@ -45,7 +45,7 @@ def encode_labels(source: Source, used: list[str], needed: bool) -> tuple[list[s
 
 
 def unlabelled(split: str, raw: RawSplit, class_names: Sequence[str] | None) -> str:
-    """Of a split some of whose labels are missing: how many, and the first; "" where all or none are there."""
+    """How many labels of a split are missing, and the first; "" if all or none are there."""
     missing = [at for at, label in enumerate(raw.labels or ()) if _means_none(label, class_names)]
     if not missing or len(missing) == len(raw.rows):
         return ""
@@ -103,7 +103,7 @@ def rare_note(class_names: Sequence[str], labels: Iterable[Tensor], refuse: bool
 
     Args:
         class_names: One a label.
-        labels: Of each split, (N,) int64.
+        labels: Labels of each split, (N,) int64.
         refuse: Whether a table in which all classes have one is refused; folders of classes, and data to evaluate on, may be so on purpose.
 
     Raises:

@@ -39,11 +39,11 @@ def label_by_metadata(
     """Labels of the images below ``folder`` by its metadata tables; what only one of the two knows is counted and named.
 
     Args:
-        folder: Of everything.
+        folder: The folder of all of it.
         paths: The tables; file names in each count from its own folder.
         images: The images found, by split.
-        image_column: Of file names (default: file_name).
-        label_column: Of labels (default: label or labels).
+        image_column: Column of file names (default: file_name).
+        label_column: Column of labels (default: label or labels).
 
     Raises:
         UserError: A table cannot be read, lacks a column that was asked for, contradicts itself, or knows none of a split's images.

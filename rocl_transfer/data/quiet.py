@@ -26,7 +26,7 @@ def listening() -> Iterator[list[str]]:
 
 
 def _install() -> None:
-    """Threads share Python's filters, so they cannot be set an image at a time; whoever else set them meanwhile has ours set again."""
+    """Threads share Python's filters, so they cannot be set for one image at a time; whoever else set them meanwhile has ours set again."""
     if getattr(warnings.showwarning, "of_images", False):
         return
     _silence_libtiff()

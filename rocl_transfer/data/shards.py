@@ -86,7 +86,7 @@ def open_shards(folder: Path, image_column: str | None = None, label_column: str
     Members need not lie side by side. A shard is of the split that it, or its folder, is called as.
 
     Args:
-        folder: Of the shards.
+        folder: Where the shards are.
         image_column: Extension of the images, where samples hold several.
         label_column: Extension of the labels (default: cls).
 

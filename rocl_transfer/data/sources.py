@@ -32,7 +32,7 @@ class FileRows:
     inside them. As a buffer they take 0.14 GB, once.
 
     Args:
-        paths: Of the files.
+        paths: The files' paths.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:

@@ -19,7 +19,7 @@ def stratified_cut(labels: np.ndarray | None, count: int, fraction: float, seed:
         labels: (count,) integers, or None for a cut without strata.
         count: Number of images.
         fraction: Share held out, in [0, 1).
-        seed: Of the cut alone.
+        seed: For the cut alone.
 
     Returns:
         Rising indices of the images kept, and of those held out.

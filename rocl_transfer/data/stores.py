@@ -63,9 +63,9 @@ class Decoded(Dataset[Tensor]):
 
 
 def outlive_signals(worker: int) -> None:
-    """Of a loader's worker: it ends with its process, not by a SIGTERM to the whole group, whose end torch would report as an error of its own.
+    """Make a DataLoader worker ignore a SIGTERM sent to the whole process group; torch would report its death as an error.
 
-    By its process's own SIGTERM it does end: Python sends one to each daemon as it exits, and waits for it.
+    A SIGTERM from its parent does end it: Python sends one to each daemon as it exits, and waits for it.
     """
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

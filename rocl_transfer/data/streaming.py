@@ -1,6 +1,6 @@
 """Data that fits no disk at hand: shards read over the network during training, for pre-training without labels.
 
-What fits the disk is better off there (:func:`rocl_transfer.data.load_images`): memory-mapped, in one true permutation an epoch that does not depend
+What fits the disk is better off there (:func:`rocl_transfer.data.load_images`): memory-mapped, in one true permutation per epoch that does not depend
 on the number of processes, resumed at no cost, and checked beforehand. Of a stream none of this can be had.
 """
 

@@ -1,4 +1,4 @@
-"""Which values are black and white in images of more than 8 bits: one range for all of a data set, never one an image."""
+"""Which values are black and white in images of more than 8 bits: one range for all of a data set, never one per image."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

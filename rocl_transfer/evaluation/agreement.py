@@ -33,7 +33,7 @@ class Watched:
         teacher: Frozen; a classifier's answers count beside its features.
         images: Where they are.
         positions: Which of them.
-        seed: Of the random starts of attacks, which are the same each time.
+        seed: For the random starts of attacks, which are the same each time.
         batch_size: Images at once (default: 128, fewer of large ones).
     """
 
@@ -53,7 +53,7 @@ class Watched:
         """Distances in units of the teacher's spread, and shares of images with the teacher's answer where it has classes.
 
         Args:
-            model: Of the teacher's width, or without its features in common the distances are left out.
+            model: If it has not the teacher's width, so that features cannot be compared, distances are left out.
             attack: Climbs the distance of the features; and, against the teacher's answer, the cross-entropy.
             own: Measure how far an adversary moves the features from the model's own of the clean image, not from the teacher's.
 
@@ -118,7 +118,7 @@ class BeforeAfter:
         labels: (N,) of all images as the model counts its classes; None where there are none that it knows.
         attacks: Against the labels.
         agreement: Against the teacher's answers.
-        seed: Of the random starts.
+        seed: For the random starts.
         batch_size: Images attacked at once (default: by their pixels, so that two runs evaluate alike).
     """
 
@@ -131,7 +131,7 @@ class BeforeAfter:
     batch_size: int | None
 
     def accuracies(self, model: PixelModel) -> Results | None:
-        """Of a classifier, where there are labels: clean, and under the attacks."""
+        """Accuracy of a classifier, if there are labels: clean, and under the attacks."""
         return None if self.labels is None or not model.class_names else self._measured(model, self.labels, self.attacks)
 
     def agreements(self, model: PixelModel, teacher: PixelModel) -> list[Evaluation]:

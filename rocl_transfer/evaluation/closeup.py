@@ -51,7 +51,7 @@ class Closeup:
 
     @property
     def largest_change(self) -> float:
-        """Of any value of any pixel."""
+        """Largest change of any value of any pixel."""
         return float((self.adversarial - self.clean).abs().max())
 
     def perturbation(self) -> Tensor:
@@ -82,7 +82,7 @@ def close_up(
         steps: Gradient steps of PGD, each of a tenth of the radius.
         norm: Norm of the ball: linf or l2.
         upper: The largest radius tried for the smallest one.
-        seed: Of the random start.
+        seed: For the random start.
 
     Raises:
         UserError: The image is no (3, H, W), its pixels are not in [0, 1], the model has no classes, or a radius or the steps cannot be meant.

@@ -32,7 +32,7 @@ class Difference:
         first: Letter of the run compared with.
         second: Letter of the run that the difference speaks for.
         n: Common samples.
-        accuracy: Of the first and of the second.
+        accuracy: The first model's and the second's.
         difference: Second - first.
         interval: 95 %, of the difference.
         only_first: Numbers of the samples that only the first gets right.

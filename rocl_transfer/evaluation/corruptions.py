@@ -1,4 +1,4 @@
-"""The 15 common corruptions at 5 severities of Hendrycks & Dietterich (ICLR 2019), for images of any size, in batches, a seed an image.
+"""The 15 common corruptions at 5 severities of Hendrycks & Dietterich (ICLR 2019), for images of any size, in batches, one seed per image.
 
 The kinds, their order and what they do to an image are the paper's; so are the parameters, where ours has the same ones: CIFAR-10-C's for 32 px,
 ImageNet-C's for 224 px. For a shorter side between the two, every parameter lies between them geometrically, so lengths in pixels grow about as
@@ -44,7 +44,7 @@ def corrupt(images: Tensor, name: str, severity: int, seeds: Sequence[int]) -> T
         images: (N, 3, H, W), float in [0, 1], on any device; made for sides from 8 to 224 px.
         name: One of ``CORRUPTIONS``.
         severity: 1 (weak) to 5 (strong).
-        seeds: One an image.
+        seeds: One per image.
 
     Returns:
         (N, 3, H, W), float32 in [0, 1], on the same device, without gradients.
@@ -57,7 +57,7 @@ def corrupt(images: Tensor, name: str, severity: int, seeds: Sequence[int]) -> T
     if severity not in range(1, 6):
         raise UserError(f"the severity of {name} is {severity}: give a whole number from 1 (weak) to 5 (strong)")
     if len(images) != len(seeds) or not len(seeds):
-        raise UserError(f"{len(images)} images and {len(seeds)} seeds were given: give one seed an image, and at least one")
+        raise UserError(f"{len(images)} images and {len(seeds)} seeds were given: give one seed per image, and at least one")
     apply, small, large = _KINDS[name]
     share = min(max(math.log(min(images.shape[-2:]) / 32) / math.log(224 / 32), 0), 1)
     row = [low[severity - 1] ** (1 - share) * high[severity - 1] ** share for low, high in zip(small, large, strict=True)]

@@ -63,7 +63,7 @@ def weakness(
         n: All images.
         classes: K.
         commonest: Share of the commonest class, which one answer for all gets right.
-        name: Of that class.
+        name: That class's name.
         recall: The mean over the classes, where it is known.
     """
     share, (low, high), chance = right / n, wilson_interval(right, n), 1 / classes

@@ -49,7 +49,7 @@ class Standing:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdicts(Standing):
-    """Of one process's samples.
+    """The verdicts of one process's samples.
 
     Attributes:
         refuted: Successes of a search that the judge did not share.
@@ -68,7 +68,7 @@ class Forecast:
     Args:
         attacks: In order.
         rates: What a pass takes.
-        bar: Of all images.
+        bar: Counts all images.
     """
 
     def __init__(self, attacks: Sequence[Attack | Ensemble], rates: Rates, bar: Bar) -> None:
@@ -85,7 +85,7 @@ class Forecast:
         """Log how long ``count`` images take if no attack breaks anything, by the share of the first ``seen`` that are ``right``."""
         minutes = datetime.timedelta(seconds=round(self.whole * self.rates.forward * right * count / seen))
         log.info(
-            "at most %s if every image stood: %d of the first %d are right, a pass takes %.2g ms an image, %.2g ms with its gradient, %d at once",
+            "at most %s if every image stood: %d of the first %d are right, a pass takes %.2g ms per image, %.2g ms with its gradient, %d at once",
             minutes, right, seen, 1e3 * self.rates.forward, 1e3 * self.rates.forward * self.backward, self.rates.size,
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ class Journal:
     Args:
         folder: Where; None for an evaluation that is not resumed.
         identity: What must be the same for the lines to count: model, data, seed.
-        rank: Of this process.
+        rank: This process's rank.
 
     Raises:
         UserError: The folder has lines of another evaluation.

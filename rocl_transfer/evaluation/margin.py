@@ -64,7 +64,7 @@ def smallest_epsilon(
         options: Ball, steps and the largest radius tried. Another one leaves smaller results as they are.
         precision: How far, as a share of the radius returned, the largest failing one may lie below it (never asked to less than 1e-5).
         batch_size: Images attacked at once (default: by their pixels).
-        seed: Of the random starts: one from which each image's is derived by its position, as ``evaluate`` does, or a sequence of one an image.
+        seed: For the random starts: one from which each image's is derived by its position, as ``evaluate`` does, or a sequence of one per image.
 
     Returns:
         (N,) float32, on the model's device: 0 where the model's answer is not the label to begin with, inf where no radius up to
@@ -99,7 +99,7 @@ class _Search:
         images: (N, C, H, W).
         labels: (N,).
         options: Ball and steps.
-        seeds: One an image.
+        seeds: One per image.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, options: FlipOptions, seeds: Sequence[int]) -> None:

@@ -30,7 +30,7 @@ class Evidence:
     """What the signs are looked for in; accuracies under attack are of the same samples, and None where they were not measured.
 
     Attributes:
-        inspection: Of the model.
+        inspection: What inspecting the model gave.
         pgd: PGD-20 at the radius in question.
         strong: PGD-50 with ten restarts there.
         one_step: One step of length epsilon.

@@ -26,8 +26,8 @@ class ClassifierMonitor:
         images: Held-out images.
         labels: (N,).
         attack: None where robustness is not trained for.
-        seed: Of the random starts.
-        positions: Of the images looked at (default: all).
+        seed: For the random starts.
+        positions: Positions of the images that are validated on (default: all).
         batch_size: Images at once (default: by their pixels).
     """
 

@@ -26,7 +26,7 @@ _LARGEST = 1024  # images at once: more than are held in memory for an attack
 _AGREE = 1e-3  # of the logits' spread: more is another function, not another rounding
 _ROUGH = 0.05  # of it: what bf16 may change for a search to find its way
 _ARRANGING, _WORTH = 25, 20  # passes of each image looked at; times as many that follow make arranging worth it
-_SLOWER = 1.2  # times: what a step may cost before it is left out; fp32 on a CPU may want either layout, by how wide the network is
+_SLOWER = 1.2  # times: what a step may cost before it is skipped; fp32 on a CPU may want either layout, by how wide the network is
 
 
 def search_network(
@@ -34,7 +34,7 @@ def search_network(
 ) -> nn.Module:  # fmt: skip
     """A frozen copy of ``model`` with channels-last weights and BatchNorm folded into the convolutions before it.
 
-    A step that cannot be done, changes what the copy says of ``images`` by more than rounding, or makes it slower is left out, and the log says so.
+    A step that cannot be done, changes what the copy says of ``images`` by more than rounding, or makes it slower is skipped, and the log says so.
 
     Args:
         model: In eval mode.
@@ -75,7 +75,7 @@ def search_network(
 
 
 def _seconds(networks: tuple[nn.Module, ...], images: Tensor, precision: str) -> list[float]:
-    """Of each network's pass forward, the best of five that take turns.
+    """Seconds of each network's forward pass, the best of five that take turns.
 
     A GPU is asked of as many images at once as an evaluation begins with: with a few it would be the host's time that is measured, for launching
     kernels, which is the same in any layout.
@@ -194,9 +194,9 @@ class Rates:
 
     Attributes:
         size: Images that are best taken at once.
-        enough: Images at once from which on more make a pass forward no more than a tenth cheaper an image.
-        forward: Seconds an image of a pass.
-        gradient: Of one with gradient.
+        enough: Smallest batch within 10 % of the best forward time per image.
+        forward: Seconds per image of a forward pass.
+        gradient: The same for a pass with gradient.
     """
 
     size: int
@@ -210,7 +210,7 @@ def measure(
 ) -> Rates:  # fmt: skip
     """How many images are best taken at once, and how long a pass takes.
 
-    The size is doubled, from 16 on, while memory lasts and a pass takes less than a quarter of a second: larger batches cost no more an image, and
+    The size is doubled, from 16 on, while memory lasts and a pass takes less than a quarter of a second: larger batches cost no more per image, and
     what is done beside the network gains from them. Where memory does not hold 16, or the size that was asked for, it is halved. It begins lower with
     images so large that 16 of them are many, and ends where measuring would cost more than a fiftieth of what follows.
 
@@ -248,7 +248,7 @@ def measure(
 
 
 def _times(network: Network, images: Tensor, size: int, rough: bool = False) -> tuple[float, float] | None:
-    """Seconds an image, forward and with gradient: the better of two after one to warm up, or the first; None where memory does not hold it."""
+    """Seconds per image, forward and with gradient: the better of two after one to warm up, or the first; None where memory does not hold it."""
     batch = images.repeat(-(-size // len(images)), 1, 1, 1)[:size]
 
     def forward() -> None:

@@ -28,12 +28,12 @@ class Ensemble:
 
     @property
     def norm(self) -> str:
-        """Of every part."""
+        """Norm of every part."""
         return self.attacks[0].norm
 
     @property
     def epsilon(self) -> float:
-        """Of every part."""
+        """Radius of every part."""
         return float(self.attacks[0].epsilon)
 
 

@@ -38,7 +38,7 @@ def scaled(norm: str, epsilon: float, factor: float) -> float:
 
 
 def radii(norm: str, epsilon: float) -> list[float]:
-    """Of the curve, each once."""
+    """Radii of the curve, each once."""
     return list(dict.fromkeys(scaled(norm, epsilon, factor) for factor in CURVE))
 
 
@@ -79,8 +79,8 @@ def assemble(
         results: Of :func:`report_attacks`.
         headline: Its first.
         size: Side of the images.
-        class_names: One a label.
-        seen: Of the model.
+        class_names: One per label.
+        seen: What inspecting the model gave.
         surrogates: By name, models and the SHA-256s of their weights.
     """
     epsilon, norm = headline.epsilon, headline.norm

@@ -20,7 +20,7 @@ class Smoothing:
         view: Draws a view.
         words: What it does, for the record.
         draws: How many views are answered.
-        seed: Of the draws, and of the attacks on the smoothed model.
+        seed: For the draws, and for the attacks on the smoothed model.
     """
 
     view: View
@@ -39,7 +39,7 @@ class Smoothed(nn.Module):
         model: Images (N, 3, H, W) in [0, 1] -> logits (N, K).
         view: Draws a view.
         draws: How many.
-        seed: Of the draws.
+        seed: For the draws.
     """
 
     def __init__(self, model: nn.Module, view: View, draws: int = 30, seed: int = 0) -> None:

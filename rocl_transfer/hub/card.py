@@ -42,7 +42,7 @@ def card_text(
 
     Args:
         folder: The run folder.
-        license: Of the weights, by the Hub's identifier (default: as ``config.json`` has it).
+        license: License of the weights, by the Hub's identifier (default: as ``config.json`` has it).
         place: What loads the model once it is on the Hub: ``hf-hub:USER/NAME``, with ``@BRANCH`` where it is not on main.
         texts: What stands for files of the folder.
     """

@@ -35,7 +35,7 @@ class Settings:
     Args:
         epsilon: Radius.
         max_epsilon: The largest radius of the slider, and the largest that is tried for the smallest one that flips the answer.
-        steps: Of PGD.
+        steps: Steps of PGD.
         norm: Norm of the ball: linf or l2.
     """
 
@@ -132,7 +132,7 @@ def interface(models: Sequence[tuple[str, PixelModel]], images: Sequence[Path], 
         models: One or two classifiers, each with the name it is called by.
         images: To choose from, of which the first 24 are shown; others can be uploaded.
         settings: What the sliders begin with.
-        title: Of the page.
+        title: The page's title.
 
     Raises:
         UserError: Gradio is missing, or an image cannot be read.

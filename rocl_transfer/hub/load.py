@@ -98,7 +98,7 @@ def load_projector(name: str, num_features: int, make: Callable[[int], nn.Module
     """The projector for a backbone: the one that its pre-training left, or a new one; and whether it was left.
 
     Args:
-        name: Of the backbone.
+        name: The backbone's name.
         num_features: Its width.
         make: A new one for a width. What another method's pre-training left, with other layers than it has, is not taken, and the log says so.
 

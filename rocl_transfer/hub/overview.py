@@ -27,8 +27,8 @@ class Measured:
 
     Attributes:
         data: Data set and split.
-        name: Of the evaluation.
-        norm: Of the ball; empty for clean images.
+        name: The evaluation's name.
+        norm: Norm of the ball; empty for clean images.
         epsilon: Radius; 0 for clean images.
         accuracy: In [0, 1].
         interval: 95 %; None where it was not recorded.
@@ -62,9 +62,9 @@ class Model:
 
     Attributes:
         name: By which it is called; no other has the same.
-        folder: Of its run.
+        folder: Its run folder.
         how: How it was made.
-        sha256: Of its weights.
+        sha256: SHA-256 of its weights.
         training: What its training took, in words.
         doubts: Why its accuracies do not mean what they seem to.
         numbers: Clean first, each once.

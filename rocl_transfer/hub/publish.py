@@ -59,7 +59,7 @@ class Publication:
     Attributes:
         files: Path in the repository -> a file, or the bytes that are made for it.
         card: Text of the card.
-        warnings: What a reader of the card will miss, a sentence each.
+        warnings: What a reader of the card will miss, one sentence each.
     """
 
     files: Mapping[str, Path | bytes]

@@ -64,7 +64,7 @@ def export_space(folder: Path, names: Sequence[str], images: Sequence[Path], set
 
     Args:
         folder: New, or empty.
-        names: Of one or two classifiers; a folder's weights are copied, a model of the Hub or of timm is fetched by the Space.
+        names: One or two classifiers; a folder's weights are copied, a model of the Hub or of timm is fetched by the Space.
         images: To choose from.
         settings: What the sliders begin with.
 

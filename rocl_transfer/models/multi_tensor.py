@@ -40,7 +40,7 @@ def choose(condition: Tensor, tensors: Sequence[Tensor], others: Sequence[Tensor
     Args:
         condition: A boolean without dimensions, on the tensors' device.
         tensors: What is kept where it holds.
-        others: Of the same shapes and types, or their :func:`copies`; spent afterwards. None for zeros.
+        others: Tensors of the same shapes and types, or their :func:`copies`; spent afterwards. None for zeros.
     """
     for numbers in _alike(tensors):
         kept = [_bits(tensors[number]) for number in numbers]

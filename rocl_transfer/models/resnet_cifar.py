@@ -35,7 +35,7 @@ class CifarResNet(ResNet):  # type: ignore[misc]
 
     Args:
         channels: Width of each stage.
-        in_chans: Of the images.
+        in_chans: Channels of the images.
         padded_shortcuts: Option A in place of a 1x1 convolution and its norm.
         stem_padding: 2 in the networks of solo-learn and DeACL, whose maps are 34 px wide for 32 px images; their weights have the same shapes.
         kwargs: timm's.

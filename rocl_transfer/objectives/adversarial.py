@@ -32,8 +32,8 @@ class ContrastiveTerm(nn.Module):
     Args:
         projector: Features -> the space in which images are compared.
         views: Draws the other view.
-        weight: Of this loss.
-        temperature: Of the softmax over similarities.
+        weight: Weight of this loss.
+        temperature: Temperature of the softmax over similarities.
     """
 
     def __init__(self, projector: nn.Module, views: Views, weight: float, temperature: float = 0.5) -> None:
@@ -72,7 +72,7 @@ class AdversarialTraining(Objective):
             method: at (PGD adversarial training), trades, mart, or standard (no adversary: the control).
             attack: What is trained against; with standard only measured against.
             beta: Weight of the robust term of trades (default: 6) and mart (default: 5).
-            label_smoothing: Of the cross-entropy.
+            label_smoothing: Label smoothing of the cross-entropy.
             class_balanced: Weigh classes by the effective number of their images.
             ss_weight: Weight of RoCL's self-supervised loss between an adversarial image and another view of it; 0 for none.
             ss_views: How that other view is drawn.

@@ -1,4 +1,4 @@
-"""Losses that train a classifier against an adversary, a term an image, from logits (N, K) and labels (N,).
+"""Losses that train a classifier against an adversary, one term per image, from logits (N, K) and labels (N,).
 
 Each is written with log-probabilities: a probability that reaches 0 in float32 gives an infinite or undefined term otherwise (TRADES' own code
 turns NaN that way with recent versions of torch).

@@ -17,7 +17,7 @@ class RoCL(AttackedContrast):
     """The pre-training objective, and the module that is prepared: attack, forward passes of all views and losses are one ``forward``.
 
     The negatives of the main loss are the global batch of all processes; those of the attack and the regulariser are the images of one group
-    (a batch brings one seed a group), so that one process with two groups computes what two processes with one group each would.
+    (a batch brings one seed per group), so that one process with two groups computes what two processes with one group each would.
 
     Made as every :class:`~rocl_transfer.objectives.view_contrast.ViewContrast` is.
     """
@@ -30,7 +30,7 @@ class RoCL(AttackedContrast):
 
         Args:
             regularizer_weight: Weight of the contrastive loss of the adversarial pair alone.
-            shared_regularizer: Take that loss from the main loss's forward pass: 24 network passes an image instead of 30. Not quite the paper's
+            shared_regularizer: Take that loss from the main loss's forward pass: 24 network passes per image instead of 30. Not quite the paper's
                 function, since BatchNorm then normalises the two views with the third.
         """
 

@@ -23,7 +23,7 @@ class ContrastOptions(ObjectiveOptions):
     """Options of every contrastive pre-training.
 
     Args:
-        temperature: Of the softmax over similarities.
+        temperature: Temperature of the softmax over similarities.
         group_size: Images that are each other's negatives in an attack on one process, and whose views are drawn by one seed (default: the batch of
             one process, or what is computed of it at once).
         compile: Have torch.compile make kernels of the backbone, in training and in the attack; the first steps take minutes.
@@ -146,9 +146,9 @@ class AttackedContrast(ViewContrast):
         Args:
             values: Losses by name, ``loss`` among them.
             original: See :func:`invariance`, as the others.
-            clean: Of the two views.
-            adversarial: Of the two that were attacked.
-            groups: Of the batch.
+            clean: Embeddings of the two views.
+            adversarial: Embeddings of the two that were attacked.
+            groups: Groups in the batch.
         """
         air = invariance(original, clean, adversarial, self.temperature, groups)
         return {**values, "loss": values["loss"] + self.options.air_weight * air, "air": air.detach()}

@@ -32,7 +32,7 @@ def require_untouched(options: Any, names: Iterable[str], because: str, prefix: 
 
     Args:
         options: A dataclass.
-        names: Of its fields that have no effect.
+        names: Those of its fields that have no effect.
         because: Why: what follows "has no effect" in the sentence.
         prefix: What the options' names begin with on the command line.
         neutral: A value that says the same as leaving the option out.

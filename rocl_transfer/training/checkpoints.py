@@ -26,7 +26,7 @@ _OF_A_RUN = ("checkpoints", "head", "last", "figures", "metrics.jsonl", "diagnos
 
 
 def sha256(path: str | Path) -> str:
-    """Of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -22,7 +22,7 @@ class Forecast:
     Args:
         update: What a step does.
         per_epoch: Steps of an epoch.
-        total: Of the whole schedule.
+        total: Steps of the whole schedule.
     """
 
     def __init__(self, update: Update, per_epoch: int, total: int) -> None:

@@ -31,7 +31,7 @@ class Recovery:
     Args:
         rollbacks: How often a dead run goes back to its last good checkpoint.
         lowering: Factor on the learning rate at each of them.
-        skips: Steps in a row whose loss or gradient may be not finite; such steps are not taken.
+        skips: Steps in a row whose loss or gradient may be not finite; such steps are skipped.
     """
 
     rollbacks: int = 2

@@ -50,7 +50,7 @@ def train(
     Args:
         accelerator: From :func:`rocl_transfer.training.start`.
         objective: ``forward(batch)`` gives a dictionary of scalars with the ``loss``; prepared here, as one module.
-        optimizer: Of the objective's parameters.
+        optimizer: For the objective's parameters.
         schedule: Learning rate of an epoch.
         batches: This process's batches.
         checkpoints: Where they are; ``metrics.jsonl`` stands beside them.
@@ -60,7 +60,7 @@ def train(
 
     Raises:
         UserError: The run is dead and no way back helps, another process is gone, a checkpoint cannot be written, or the run to resume is another
-            one. Steps whose loss or gradient is not finite are not taken; ``diagnosis.json`` beside the checkpoints says where that began.
+            one. Steps whose loss or gradient is not finite are skipped; ``diagnosis.json`` beside the checkpoints says where that began.
         Interrupted: By a signal, after a checkpoint was written.
     """
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
@@ -214,14 +214,14 @@ class _Loop:
             names = gather_object(names)
         return names[0] if names else ""
 
-    def best(self, going_on: bool = False) -> Look | None:
+    def best(self, continuing: bool = False) -> Look | None:
         """The best look whose weights are still there: those of a run resumed from another folder, or from before it, are not."""
         assert self.guard is not None
         kept = [look for look in self.at.looks if look["step"] == self.at.step or (self.checkpoints.folder / f"step-{look['step']}").is_dir()]
-        return self.guard.best(self.at.looks, [look for look in kept if not (going_on and "last" in look)])
+        return self.guard.best(self.at.looks, [look for look in kept if not (continuing and "last" in look)])
 
-    def best_step(self, going_on: bool = False) -> int | None:
-        best = self.best(going_on) if self.guard else None
+    def best_step(self, continuing: bool = False) -> int | None:
+        best = self.best(continuing) if self.guard else None
         return None if best is None else int(best["step"])
 
     def judge(self) -> None:
@@ -275,4 +275,4 @@ class _Loop:
 
     def spared(self) -> set[int]:
         """Checkpoints that stay beside the last few: the best, or the start while there is none; and what will be the best if the run continues."""
-        return {self.best_step() or 0, self.best_step(going_on=True) or 0} if self.guard else set()
+        return {self.best_step() or 0, self.best_step(continuing=True) or 0} if self.guard else set()

@@ -13,7 +13,7 @@ from rocl_transfer.errors import did_you_mean
 from rocl_transfer.objectives import Objective
 from rocl_transfer.options import Number, require, require_untouched
 
-# Of the optimisers that recipes use unless told otherwise: so --help need not import timm, which takes 2.5 s.
+# The optimisers that recipes use by default, so --help need not import timm, which takes 2.5 s.
 HAS_MOMENTUM = {"lars": True, "momentum": True, "adamw": False}
 
 
@@ -56,7 +56,7 @@ class OptimizerOptions:
 
         Args:
             objective: The module whose parameters with ``requires_grad`` are trained.
-            groups: Of its parameters, as torch's optimisers take them, with ``lr_scale`` for a share of the rate.
+            groups: Groups of its parameters, as torch's optimisers take them, with ``lr_scale`` for a share of the rate.
         """
         import timm.optim
 
@@ -116,7 +116,7 @@ class AdaptationOptimizerOptions:
 
         Args:
             chosen: What the network's family is trained with unless told otherwise.
-            epochs: Of the training.
+            epochs: Length of the training.
             trained: Whether the backbone is: layers learn at different rates only where there is something to be kept.
         """
         defaults = {"warmup_epochs": min(3, epochs // 4), **chosen, **({} if trained else {"layer_decay": Number(1)})}

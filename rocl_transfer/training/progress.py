@@ -19,7 +19,7 @@ class Progress:
         epoch_mean: Means since the epoch began.
         looks: What the monitor saw, epoch by epoch, under a guard. One marked ``last`` was only due since the run ended there.
         rollbacks: Where and why training went back to an earlier checkpoint.
-        skipped: Steps that were not taken since a loss or gradient was not finite.
+        skipped: Steps that were skipped since a loss or gradient was not finite.
         skipped_in_a_row: Of these, the last ones.
         due: Whether the last step was taken, but not yet what comes after it: logging, monitoring, saving.
     """
@@ -69,7 +69,7 @@ class Trained:
         best: What the monitor saw, and the step, at the best epoch; None without a guard.
         last: The same at the end.
         overfitting: A sentence where the end is worse than the best by more than chance.
-        skipped: Steps that were not taken since a loss or gradient was not finite.
+        skipped: Steps that were skipped since a loss or gradient was not finite.
         rollbacks: Where and why training went back to an earlier checkpoint.
     """
 

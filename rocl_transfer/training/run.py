@@ -41,7 +41,7 @@ class RunOptions:
         epochs: Length of training; the schedule is stretched over it.
         max_steps: Stop after this many steps; the schedule is cut off, not compressed.
         batch_size: Images per step in each process.
-        checkpoint_every: Steps between checkpoints (default: one an epoch).
+        checkpoint_every: Steps between checkpoints (default: one per epoch).
         keep_checkpoints: How many of the last checkpoints to keep.
         log_every: Steps between lines of metrics.jsonl.
         monitor_every: Epochs between validations.
@@ -187,7 +187,7 @@ class Run:
 
         Args:
             images: How many there are.
-            smallest: Images that a group of an epoch's last batch must have; fewer are left out of it.
+            smallest: Images that a group of an epoch's last batch must have; smaller groups are dropped.
         """
         return Sampler(
             images, self.options.batch_size, self.options.seed, self.options.group, self.accelerator.process_index, self.processes, smallest

@@ -38,7 +38,7 @@ def start(output_dir: str | Path, seed: int, log_with: str | None = None, option
 
     Args:
         output_dir: The run folder; created.
-        seed: Of the weights' initial values, the same on every process.
+        seed: For the weights' initial values, the same on every process.
         log_with: One of Accelerate's trackers.
         options: What the tracker records as the run's configuration.
 
@@ -169,7 +169,7 @@ def writable(folder: Path) -> Path:
 def _use_all_cores() -> None:
     """``accelerate launch`` and torchrun give each CPU process one thread unless told otherwise.
 
-    The quick start's RoCL pre-training took 3.2 s an epoch on one of two cores, 2.2 s on both.
+    The quick start's RoCL pre-training took 3.2 s per epoch on one of two cores, 2.2 s on both.
     """
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "LOCAL_WORLD_SIZE" in os.environ
     if launched and os.environ.get("OMP_NUM_THREADS") == "1":

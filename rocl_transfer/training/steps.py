@@ -159,11 +159,11 @@ class Steps:
             self.loss = entry.values["loss"]
 
     def _explain(self, at: Progress, taken: _Taken, repeated: int) -> None:
-        """Say which step was left out, and leave in ``diagnosis.json`` what is known of it, process by process."""
+        """Say which step was skipped, and write to ``diagnosis.json`` what is known of it, process by process."""
         self.why = self.update.sentence(taken.step, taken.values, taken.bad, repeated)
         found: dict[str, Any] = self.update.diagnosis(taken.batch, taken.step, self.total, self.drawn, self.name)
         processes = gather_object([found]) if self.accelerator.num_processes > 1 else [found]
         if self.accelerator.is_main_process:
             content = {"step": taken.step, "weights_of_step": at.step, "why": self.why, "skipped": at.skipped, "processes": processes}
             (self.folder / "diagnosis.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-        log.warning("step %d is not taken: %s not finite", taken.step, " and ".join(taken.bad))
+        log.warning("step %d is skipped: %s not finite", taken.step, " and ".join(taken.bad))

@@ -23,7 +23,7 @@ class Update:
     Args:
         accelerator: Prepares both.
         objective: As one module, so that a step is one forward of it.
-        optimizer: Of its parameters.
+        optimizer: For its parameters.
         clip_grad: Largest norm of the gradient of all parameters together.
         accumulation: Parts that a process's batch is computed in, one after another; their gradients are averaged.
     """
@@ -52,7 +52,7 @@ class Update:
         Args:
             batch: This process's.
             step: From 0.
-            total: Of the whole schedule.
+            total: Steps of the whole schedule.
             seed: The run's, and this process's number.
 
         Returns:
@@ -126,7 +126,7 @@ class Update:
         )
 
     def diagnosis(self, batch: Batch, step: int, total: int, seed: tuple[int, int], name: Callable[[int], str]) -> dict[str, Any]:
-        """Where the numbers of a step that was not taken stopped being finite: its batch once more, watched, with the weights of now.
+        """Where the numbers of a skipped step stopped being finite: its batch once more, watched, with the weights of now.
 
         Where numbers are read later, up to 16 steps were taken since, and nothing is known of its gradients any more (None).
 
@@ -135,7 +135,7 @@ class Update:
             step: See :meth:`compute`.
             total: See :meth:`compute`.
             seed: See :meth:`compute`.
-            name: Of an image, by its position in the training set.
+            name: Names an image, by its position in the training set.
         """
         kept = [(key, p.grad) for key, p in self.objective.named_parameters() if p.grad is not None]
         gradients = [key for key, gradient in kept if not torch.isfinite(gradient).all()] if kept else None

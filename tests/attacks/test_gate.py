@@ -343,7 +343,7 @@ def test_attacks_that_are_none_are_one_sentence(make, sentence):
 def test_radii_and_generators_must_fit_the_images():
     model = network()
     images, labels = data(model)
-    with pytest.raises(UserError, match=r"one an image of shape \(6, 1, 1, 1\)"):
+    with pytest.raises(UserError, match=r"one per image as \(6, 1, 1, 1\)"):
         PGD(torch.full((6,), 0.1))(model, images, labels)  # which would be a radius for each column of pixels
     with pytest.raises(UserError, match="4 generators do not share 6 images"):
         PGD(0.1)(model, images, labels, [torch.Generator() for _ in range(4)])

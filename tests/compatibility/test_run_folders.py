@@ -37,7 +37,7 @@ def test_its_classifier_is_loaded(run_folder):
         assert model(torch.rand(2, 3, 16, 16)).shape == (2, 10)
 
 
-def test_it_is_gone_on_with(command, run_folder, tmp_path):
+def test_an_earlier_run_is_resumed(command, run_folder, tmp_path):
     before = (run_folder / "metrics.jsonl").read_text().splitlines()
     steps = json.loads(before[-1])["step"]
     done = command("finetune.py", "--config", run_folder / "config.yaml", "--output_dir", run_folder, "--max_steps", steps + 1, check=0)
@@ -54,7 +54,7 @@ def test_it_is_published(command, run_folder):
     assert "nothing was sent" in done.stderr
 
 
-def test_a_pretraining_of_the_first_version_may_go_on():
+def test_a_pretraining_of_the_first_version_may_be_resumed():
     """An option that is new, or has another default, must not stand between such a run and its checkpoints."""
     config = PretrainConfig(output_dir="runs/pre", data=PretrainImageOptions(name="digits"), model=ModelOptions(name="resnet18_cifar"))
     found = json.loads(json.dumps(config.identity(1)))

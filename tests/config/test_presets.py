@@ -87,7 +87,7 @@ def test_a_resolved_configuration_repeats_itself(words, tmp_path):
     assert sized(again, 224) == sized(again, 32) == config
 
 
-def test_a_run_that_goes_on_keeps_what_it_began_with(words, tmp_path):
+def test_a_resumed_run_keeps_what_it_began_with(words, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     write_options(parse(FinetuneConfig, words), tmp_path / "run" / "config.yaml")  # of a version that knew one size
     config = sized(parse(FinetuneConfig, words), 224)

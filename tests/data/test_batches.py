@@ -48,7 +48,7 @@ def test_epochs_and_seeds_differ_and_repeat():
     assert len({draw[1] for draw in draws}) == 3
 
 
-def test_an_epoch_goes_on_where_it_stood():
+def test_an_epoch_is_resumed_where_it_stopped():
     sampler = Sampler(100, 10, 0)
     whole, rest = list(sampler.epoch(2)), list(sampler.epoch(2, 6))
     assert [seeds for _, seeds in whole[6:]] == [seeds for _, seeds in rest]

@@ -86,7 +86,7 @@ def test_processes_read_different_shards(folder):
 
 
 @pytest.mark.parametrize("first", [1, 4, 7])
-def test_an_epoch_goes_on_with_the_images_it_would_have_had(folder, first):
+def test_a_resumed_epoch_has_the_images_it_would_have_had(folder, first):
     stream = batches(folder, workers=3)  # shards that do not divide by the workers
     whole, rest = list(stream.epoch(2)), list(stream.epoch(2, first))
     assert values(whole[first:]) == values(rest)

@@ -111,7 +111,7 @@ class Dies(nn.Module):
         return self.model(images)
 
 
-def test_a_run_that_died_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_a_run_that_died_is_resumed_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(engine_module, "search_network", lambda model, *_: model)
     monkeypatch.setattr(engine_module, "measure", lambda network, images, size, *_: Rates(size, size, 1.0, 1.0))
     model = small_net(5)
@@ -178,7 +178,7 @@ def test_out_of_memory_is_answered_with_smaller_batches(monkeypatch, caplog):
         evaluate(model, images, labels, attacks=[short(0.004, 5)], search=SearchOptions(batch_size=14))
 
 
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
+def test_a_run_is_resumed_with_another_number_of_processes(tmp_path):
     first, second = Journal(tmp_path, {"a": 1}, 0), Journal(tmp_path, {"a": 1}, 1)
     first.write("x", [0], [0], [0.5], 1.0)
     second.write("x", [3], [1], [float("inf")], 2.0)

@@ -79,7 +79,7 @@ def test_pixels_outside_the_unit_range_are_refused(images):
 
 def test_bad_calls_are_one_sentence():
     images, labels = grey_levels()
-    with pytest.raises(UserError, match="one label an image"):
+    with pytest.raises(UserError, match="one label per image"):
         evaluate(Half(), images, labels[:-1])
     with pytest.raises(UserError, match="labels run from 7 to 7, the model has 2 classes"):
         evaluate(Half(), images, torch.full_like(labels, 7))

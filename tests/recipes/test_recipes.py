@@ -101,7 +101,7 @@ def test_pretrain_then_probe_then_load(command, class_folder, tmp_path):
         assert {path.name for path in (folder / "figures").iterdir()} == {"training.png", "robustness.png", "adversarial.png"}
 
 
-def test_pretraining_goes_on_from_what_a_classifier_or_a_backbone_learned(command, class_folder, flat_folder, tmp_path):
+def test_pretraining_continues_from_a_classifier_or_a_backbone(command, class_folder, flat_folder, tmp_path):
     probe = ["--model.name", "resnet8_cifar", "--data.name", class_folder, "--epochs", "1", "--data.image_size", "16", "--output_dir", "le"]
     command("linear_probe.py", *probe, check=0)
     first = [*TINY, "--model.name", "le", "--data.name", class_folder, "--max_steps", "1"]
@@ -156,7 +156,7 @@ def test_resumed_training_equals_the_uninterrupted(command, class_folder, tmp_pa
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
 
 
-def test_a_stream_of_shards_is_trained_on_and_gone_on_with(command, noise_image, tmp_path):
+def test_a_stream_of_shards_is_trained_on_and_resumed(command, noise_image, tmp_path):
     datasets = pytest.importorskip("datasets")
     (tmp_path / "shards").mkdir()
     for shard in range(4):

@@ -54,7 +54,7 @@ def test_every_family_goes_through_one_path(command, flat_folder, model, tmp_pat
     assert "made robust without labels by FARE" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_classifier_leaves_with_its_head_bit_for_bit_and_goes_on_to_everything(command, class_folder, model, tmp_path):
+def test_a_classifier_is_exported_with_its_head_bit_for_bit_and_works_in_every_recipe(command, class_folder, model, tmp_path):
     words = ["--data.name", class_folder, "--epochs", "2", "--output_dir", "out", *SHORT]
     command("robustify.py", "--model.name", model(classes=("b", "r")), *words, check=0)
     before, after = weights(tmp_path / "start"), weights(tmp_path / "out")

@@ -174,7 +174,7 @@ def test_another_run_is_only_overwritten_where_that_is_said(command, class_folde
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
 
 
-def test_another_number_of_processes_goes_on_with_the_same_batches(command, class_folder, tmp_path):
+def test_another_number_of_processes_resumes_with_the_same_batches(command, class_folder, tmp_path):
     words = ["--model.name", "test_vit", "--data.name", class_folder, "--data.image_size", "32", "--data.validation_fraction", "0",
              "--log_every", "1", "--objective.group_size", "8", "--objective.attack.steps", "3", *EVERY_STEP]  # fmt: skip
     command("pretrain.py", *words, "--batch_size", "16", "--output_dir", "one", "--max_steps", "4", check=0)

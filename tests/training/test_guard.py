@@ -163,7 +163,7 @@ def test_more_than_two_in_a_row_go_back_and_then_end(tmp_path, gradient):
     assert "lower --optimizer.lr or lengthen --optimizer.warmup_epochs" in str(told.value)
 
 
-def test_a_killed_run_with_a_rollback_goes_on_as_if_nothing_had_been(tmp_path):
+def test_a_killed_run_with_a_rollback_resumes_as_if_nothing_had_been(tmp_path):
     dead = DEATHS["constant predictions"][0]
     whole = run(tmp_path / "whole", [*GOOD, dead, dead], after=[GOOD[2], GOOD[2], GOOD[2]])[0]
 
@@ -201,7 +201,7 @@ def test_a_run_that_was_cut_short_keeps_what_will_be_its_best(tmp_path):
     assert (tmp_path / "checkpoints" / "step-6").is_dir()
 
 
-def test_a_run_goes_on_in_another_folder_without_what_is_not_there(tmp_path):
+def test_a_run_is_resumed_in_another_folder_without_what_is_not_there(tmp_path):
     run(tmp_path / "a", [look(0.5, 0.4), look(0.5, 0.2), look(0.5, 0.3)])
     _, trained = run(tmp_path / "b", [look(0.5, 0.1), look(0.5, 0.2)], epochs=5, resume=str(tmp_path / "a" / "checkpoints" / "step-18"))
     assert (tmp_path / "b" / "checkpoints" / f"step-{trained.best['step']}").is_dir()

@@ -201,7 +201,7 @@ def test_resume_from_a_path(tmp_path):
         assert torch.equal(resumed.net[0].weight, whole.net[0].weight)
 
 
-def test_going_on_from_an_older_checkpoint_forgets_the_newer(tmp_path):
+def test_resuming_from_an_older_checkpoint_forgets_the_newer(tmp_path):
     run(tmp_path, checkpoint_every=4, max_steps=12)
     run(tmp_path, checkpoint_every=2, max_steps=10, resume=str(tmp_path / "checkpoints" / "step-8"))
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-10", "step-8"]

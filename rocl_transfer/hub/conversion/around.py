@@ -34,7 +34,7 @@ class Linear:
         source: Where it was found.
         weight: (K, D).
         bias: (K,).
-        names: Of weight and bias in the file.
+        names: Names of weight and bias in the file.
     """
 
     source: str
@@ -49,7 +49,7 @@ def find_normalization(fit: Fit, others: Iterable[Fit], tensors: Mapping[str, Te
     Args:
         fit: The copy.
         others: Other copies; what stands in them is theirs.
-        tensors: Of the file.
+        tensors: The file's.
 
     Raises:
         UserError: They are no mean and std.
@@ -89,7 +89,7 @@ def find_head(fit: Fit, names: Mapping[str, str], tensors: Mapping[str, Tensor],
     Args:
         fit: The copy.
         names: The file's names -> as timm would call them.
-        tensors: Of the file.
+        tensors: The file's.
         width: D, of the features.
         own: What timm calls the head of this network.
         beside: Also look beside the network, in the dictionaries around it.
@@ -168,7 +168,7 @@ def check_leftovers(fit: Fit, others: Iterable[Fit], tensors: Mapping[str, Tenso
     Args:
         fit: The copy of the network that was taken.
         others: The copies that were not.
-        tensors: Of the file, without other sets of BatchNorm statistics.
+        tensors: The file's, without other sets of BatchNorm statistics.
         taken: Names of the tensors that were used.
         drop: Beginnings of names that the user says are no part of the network.
 

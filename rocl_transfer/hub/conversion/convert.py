@@ -98,7 +98,7 @@ def convert(file: str | Path, options: ConversionOptions | None = None) -> Conve
     """Read a checkpoint of another project; its outputs stay what they were, for images in [0, 1].
 
     Args:
-        file: Of torch.save or safetensors.
+        file: From torch.save or safetensors.
         options: What the file does not decide.
 
     Raises:

@@ -27,7 +27,7 @@ class Family:
         prefers: Patterns of the places from which the network is taken where a file holds it several times, best first.
         small: Mean and std where the file has none and the stem is 3x3; None: it has to be asked for.
         large: Where the stem is 7x7, or the network no ResNet; "timm": what timm's configuration of the architecture says.
-        stem_padding: Of a 3x3 stem: shapes do not tell it.
+        stem_padding: Padding of a 3x3 stem: shapes do not tell it.
     """
 
     signs: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ def assumed(kind: str, small: bool, classes: int, own: Normalization) -> Normali
     Args:
         kind: The family.
         small: Whether the network is made for 32 px.
-        classes: Of the head in the file; 0 where there is none.
+        classes: Number of classes of the head in the file; 0 if there is none.
         own: What timm's configuration of the architecture says.
 
     Raises:
@@ -117,7 +117,7 @@ def choose_norms(names: Iterable[str], wanted: str | None) -> tuple[int | None, 
     """Which of the sets of BatchNorm statistics, 0 clean or 1 adversarial, and how many there are; None where there is one without a number.
 
     Args:
-        names: Of the tensors.
+        names: The tensors' names.
         wanted: ``adversarial``, ``clean`` or None: adversarial where there are two.
 
     Raises:

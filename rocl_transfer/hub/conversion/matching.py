@@ -76,7 +76,7 @@ def find(tensors: Mapping[str, Tensor], names: Mapping[str, str], architecture: 
     """All copies of the network that fits best, which may still lack tensors.
 
     Args:
-        tensors: Of the file.
+        tensors: The file's.
         names: The file's names -> as timm would call them.
         architecture: A timm name, or None: the ResNet that leaves the fewest tensors over on both sides.
         image_size: As for :func:`shapes_of`.

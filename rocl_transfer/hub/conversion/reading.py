@@ -31,7 +31,7 @@ class Checkpoint:
 
     Args:
         path: The file.
-        sha256: Of its bytes.
+        sha256: SHA-256 of its bytes.
         tensors: Every tensor that has a name, under its dotted path through the file's dictionaries; sparse and quantised ones are none of ours.
         set_aside: Dotted paths of the training state that was passed over.
     """
