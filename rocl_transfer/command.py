@@ -1,6 +1,6 @@
 """``rocl``: the recipes by name, from a checkout or an installed package.
 
-rocl ls                    the recipes, a line each
+rocl ls                    the recipes, one line each
 rocl finetune ...          run one in this process; --help lists its options
 rocl path finetune         its file, for: accelerate launch --quiet --config_file FILE $(rocl path finetune) ...
 rocl cp finetune FOLDER    copy it, with its configurations, to change it
@@ -45,7 +45,7 @@ def recipe(name: str) -> Path:
 
 
 def listing() -> str:
-    """The recipes, a line each: name and what it does."""
+    """The recipes, one line each: name and what it does."""
     shown = {file.stem: name for name, file in ((short, recipes()[long]) for short, long in _SHORT.items())}
     lines = [(shown.get(name, name), _summary(path)) for name, path in recipes().items()]
     width = max(len(name) for name, _ in lines)

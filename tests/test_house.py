@@ -1,6 +1,7 @@
 """The house's own rules, in the test command."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,39 @@ def test_the_library_works_without_datasets_jsonargparse_and_the_extras():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "4", done.stderr
+
+
+UNITS = "image|sample|group|batch|step|epoch|class|channel"
+# Not the field's words, or not English; what to write instead.
+BANNED = {
+    r"\b(go|goes|going|gone) on\b": "resume, continue",
+    r"\bby (itself|themselves)\b": "automatically, alone",
+    r"\ba (line|row|sentence|column|key) (a|an|each)\b": "one ... per ..., one ... each",
+    rf"\b(one|seeds?|labels?|term|seconds|passes|steps|ms|s|images|queries|searches|evaluations) an? ({UNITS})\b(?! takes)": "per",
+    r"(?i)\bround(s|ed)? otherwise\b": "differently",
+    r'(^ +\w+: |""")Of ': "say what it is of that",
+    r"\bbefell\b": "happened",
+}
+
+
+def pages():
+    folders = [path for place in ("rocl_transfer", "recipes", "docs", "examples") for path in sorted((ROOT / place).rglob("*"))]
+    return [path for path in [*folders, ROOT / "README.md", ROOT / "CONTRIBUTING.md"] if path.suffix in {".py", ".md", ".yaml"}]
+
+
+@pytest.mark.parametrize("phrase", BANNED)
+def test_no_sentence_has_a_banned_phrase(phrase):
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in pages()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(phrase, line)
+    ]
+    assert not found, f"write {BANNED[phrase]} instead:\n" + "\n".join(found)
+
+
+def test_banned_phrases_are_found():
+    """The patterns match what they are there for: one that matches nothing would never fail."""
+    examples = ["a killed run goes on where it was", "cut by itself", "a line a sample", "one seed an image", "attacks round otherwise",
+                "        seed: Of the draws.", "what befell it"]  # fmt: skip
+    assert [next((phrase for phrase in BANNED if re.search(phrase, example)), None) for example in examples] == list(BANNED)

@@ -47,7 +47,7 @@ class Inventory:
     broken: list[Path] = field(default_factory=list)
 
     def notes(self, folder: Path, but: Sequence[Path] = ()) -> list[str]:
-        """What is not used of ``folder`` and why, a sentence a kind; ``but`` are files that have a use of their own."""
+        """What is not used of ``folder`` and why, one sentence per kind; ``but`` are files that have a use of their own."""
         used = set(but)
         others = [path for path in self.others if path not in used]
         kinds = ", ".join(sorted({path.suffix.lower() for path in self.not_read if path.suffix.lower() in _NOT_READ})) or "HEIC"

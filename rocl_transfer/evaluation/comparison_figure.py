@@ -9,7 +9,7 @@ TALLEST = 400  # inches; matplotlib refuses pictures of 2**16 pixels and more
 
 
 def draw_comparison(comparison: Comparison, target: Path) -> None:
-    """A forest plot: a panel an evaluation, in it a row a pair with the difference in points and its 95 % interval."""
+    """A forest plot: one panel per evaluation, in it one row per pair with the difference in points and its 95 % interval."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -76,7 +76,7 @@ def assemble(
     """What follows from the verdicts: classes, curve, expected robustness, masking.
 
     Args:
-        results: Of :func:`report_attacks`.
+        results: From :func:`report_attacks`.
         headline: Its first.
         size: Side of the images.
         class_names: One per label.

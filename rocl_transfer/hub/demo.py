@@ -204,7 +204,7 @@ def serve(page: Any, *, host: str | None = None, port: int | None = None, share:
     """Start the page, and give its address; where it blocks, only once it ends.
 
     Args:
-        page: Of :func:`interface`.
+        page: From :func:`interface`.
         host: Address to listen on (default: what ``GRADIO_SERVER_NAME`` says, as on a Space, else loopback).
         port: Default: the first free one from 7860.
         share: Through a public tunnel of Gradio's.

@@ -205,7 +205,7 @@ def publish(publication: Publication, options: PublishOptions) -> Published:
     Interrupted, it leaves the repository as it was or as it should be; done again, it sends what is not there yet.
 
     Args:
-        publication: Of :func:`prepare`.
+        publication: From :func:`prepare`.
         options: Those it was prepared with.
 
     Raises:

@@ -158,7 +158,7 @@ def publish_space(folder: str | Path, options: PublishOptions) -> Published:
     """Send an exported Space as one commit; what an earlier one left there and this one lacks is removed.
 
     Args:
-        folder: Of :func:`export_space`.
+        folder: From :func:`export_space`.
         options: Which Space, and whether a new one is private.
 
     Raises:

@@ -67,7 +67,7 @@ def select_trainable(model: PixelModel, what: str, lora_rank: int = 8, head: boo
         model: A classifier, or a backbone.
         what: all, head, last-K or first-K (of timm's stages, or of blocks where the network has no stages; the stem goes with the first), norm
             (scales and shifts of the norms), or lora (low-rank additions to the linear and convolution layers; :func:`merge_lora` folds them in).
-        lora_rank: Of ``lora``.
+        lora_rank: Rank of ``lora``.
         head: Whether a classifier's head trains in any case; if not, it never does.
 
     Raises:

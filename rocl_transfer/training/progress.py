@@ -20,7 +20,7 @@ class Progress:
         looks: What the monitor saw, epoch by epoch, under a guard. One marked ``last`` was only due since the run ended there.
         rollbacks: Where and why training went back to an earlier checkpoint.
         skipped: Steps that were skipped since a loss or gradient was not finite.
-        skipped_in_a_row: Of these, the last ones.
+        skipped_in_a_row: How many of these came last, without a step between them.
         due: Whether the last step was taken, but not yet what comes after it: logging, monitoring, saving.
     """
 

@@ -73,7 +73,7 @@ MISTAKES = {
     "a malicious head": (["ckpt.t7rocl_0", "--head", "bad.pt", "--output_dir", "out"], "bad.pt is refused"),
     "no names": (["ckpt.t7rocl_0", "--label_names", "nofile", "--output_dir", "out"], "--label_names nofile is not a file of names"),
     "a name twice": (["ckpt.t7rocl_0", "--label_names", "[a, a]", "--output_dir", "out"], "--label_names has a twice"),
-    "half a mean": (["ckpt.t7rocl_0", "--mean", "[0.5]", "--output_dir", "out"], "--mean has 1 numbers: give one a channel"),
+    "half a mean": (["ckpt.t7rocl_0", "--mean", "[0.5]", "--output_dir", "out"], "--mean has 1 numbers: give one per channel"),
     "mean alone": (["ckpt.t7rocl_0", "--mean", "[0.5, 0.5, 0.5]", "--output_dir", "out"], "--mean and --std belong together"),
     "bytes": (["ckpt.t7rocl_0", "--mean", "[124, 116, 104]", "--std", "[58, 57, 57]", "--output_dir", "out"], "divide numbers of 0 to 255 by 255"),
     "no such family": (["ckpt.t7rocl_0", "--family", "rcol", "--output_dir", "out"], "--family is rcol: give one of 'auto', 'rocl'"),

@@ -58,7 +58,7 @@ class ConversionOptions:
         require(self.image_size is None or 0 < self.image_size <= 4096, f"--image_size is {self.image_size}: give pixels, such as 32")
         for name in ("mean", "std"):
             value = getattr(self, name)
-            require(len(value) in (0, 3), f"--{name} has {len(value)} numbers: give one a channel, such as [0.485, 0.456, 0.406]")
+            require(len(value) in (0, 3), f"--{name} has {len(value)} numbers: give one per channel, such as [0.485, 0.456, 0.406]")
         require(len(self.mean) == len(self.std), "--mean and --std belong together: give both")
         if self.mean:
             finite = all(map(math.isfinite, (*self.mean, *self.std)))
