@@ -236,7 +236,7 @@ def open_samples(config: EvaluateConfig, model: nn.Module, device: torch.device)
 
 
 def open_model(config: EvaluateConfig) -> tuple[nn.Module, str, str]:
-    """The classifier, its name, and the SHA-256 of its weights (of their file, where there is one)."""
+    """The classifier, its name, and the SHA-256 of its weights (of their file, if there is one)."""
     if config.model.callable is not None:
         model = import_model(config.model.callable)
         return model, config.model.callable, weights_digest(model)

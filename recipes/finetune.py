@@ -41,7 +41,7 @@ log = logging.getLogger("rocl_transfer")
 # What a family of networks is trained with unless told otherwise: optimiser, peak rate, decay, and factor on the rate for each layer farther from the
 # head. So far the families differ in the last alone.
 # The rates are the middle of benchmarks/collapse_grid.py (see RESULTS.md), whose small networks train at five times as much too; larger ones may not.
-HEAD_EPOCHS = 3  # of a new head on adversarial images, where the backbone proves robust
+HEAD_EPOCHS = 3  # of a new head on adversarial images, if the backbone proves robust
 FAMILIES: dict[str, dict[str, Any]] = {
     "batchnorm": {"name": "adamw", "lr": Number(1e-3), "weight_decay": Number(0.05), "layer_decay": Number(1)},
     "plain": {"name": "adamw", "lr": Number(1e-3), "weight_decay": Number(0.05), "layer_decay": Number(0.9)},
@@ -56,7 +56,7 @@ class FinetuneConfig(RunOptions, AdversarialTraining.Options, TrainableOptions):
     Args:
         data: Which images and labels.
         model: Which backbone or classifier; a head is kept where its classes are the data's.
-        head_epochs: Before everything trains, train the head alone: 20 epochs on clean features and, where the backbone proves robust, this many
+        head_epochs: Before everything trains, train the head alone: 20 epochs on clean features and, if the backbone proves robust, this many
             on adversarial images; 0 for neither (default: 3 for a new head on a trained backbone, else 0).
         optimizer: How it is trained.
         evaluation: How the classifier is measured.
@@ -144,7 +144,7 @@ def resolved(config: FinetuneConfig, classifier: PixelModel) -> FinetuneConfig:
 
 
 def watch(config: FinetuneConfig, classifier: PixelModel, data: ImageData, stores: dict[str, Store]) -> ClassifierMonitor:
-    """Validates on the validation images; where there are none, on up to 512 training images."""
+    """Validates on the validation images; if there are none, on up to 512 training images."""
     split, images = ("validation", data.validation) if data.validation is not None else ("train", data.train)
     positions = torch.arange(len(images)) if split == "validation" else torch.linspace(0, len(images) - 1, min(512, len(images))).long()
     attack = None if config.method == "standard" else config.attack.measuring().pgd()

@@ -36,7 +36,7 @@ log = logging.getLogger("rocl_transfer")
 
 @dataclass(frozen=True)
 class Row:
-    """What is said of one image; empty where it could not be read."""
+    """What is said of one image; empty if it could not be read."""
 
     image: Path
     answer: str = ""
@@ -190,7 +190,7 @@ def write(rows: Sequence[Row], path: Path, robustness: bool) -> None:
 
 
 def table(rows: Sequence[Row], config: PredictConfig) -> str:
-    """The rows, aligned; the column of errors only where there are any."""
+    """The rows, aligned; the column of errors only if there are any."""
     cells = [("image", "class", "probability", "flips_at", "error"), *(cell(row, config.max_epsilon) for row in rows)]
     shown = [0, 1, 2, *([3] if config.robustness else []), *([4] if any(row.error for row in rows) else [])]
     width = [max(len(line[column]) for line in cells) for column in range(5)]

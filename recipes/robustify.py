@@ -91,7 +91,7 @@ class RobustifyConfig(RunOptions, Distillation.Options, TrainableOptions):
     """A network's robust twin, without labels. Options left out follow the network's family and the size of the images.
 
     Args:
-        data: Which images; labels, where there are any, only measure.
+        data: Which images; labels, if there are any, only measure.
         model: Which network: a backbone, or a classifier, whose head stays as it is.
         teacher: The network whose embeddings the twin learns.
         views: How the view that both networks see is drawn (default: small images are mirrored and shifted by up to an eighth, larger ones stay as
@@ -197,7 +197,7 @@ def decode(config: RobustifyConfig, run: Run, data: ImageData, stream: Stream | 
 
 
 def watch(config: RobustifyConfig, run: Run, teacher: PixelModel, data: ImageData, stores: dict[str, Store]) -> Watched | None:
-    """Up to 512 validation images; where there are none, training images."""
+    """Up to 512 validation images; if there are none, training images."""
     if not stores:
         return None
     split = "validation" if "validation" in stores else "train"
@@ -237,7 +237,7 @@ def build(config: RobustifyConfig, run: Run, student: PixelModel, teacher: Pixel
 def judge(
     config: RobustifyConfig, objective: Distillation, teacher: PixelModel, watched: Watched | None
 ) -> tuple[StudentMonitor | None, StudentGuard | None]:
-    """What watches the training and calls it dead; nothing where the student's features are of another width, or there is nothing to watch."""
+    """What watches the training and calls it dead; nothing if the student's features are of another width, or there is nothing to watch."""
     if watched is None or objective.bridge is not None:
         return None, None
     monitor = StudentMonitor(lambda: objective.exported, watched, config.attack.measuring(5))

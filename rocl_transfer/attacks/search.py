@@ -19,7 +19,7 @@ class Outcome:
 
     Attributes:
         adversarial: (N, C, H, W): an image in the ball that breaks the sample; where none was found, the clean one.
-        margin: (N,): the lowest margin (see :func:`~rocl_transfer.attacks.margins.margin`) of an image in the ball; inf where none was looked at.
+        margin: (N,): the lowest margin (see :func:`~rocl_transfer.attacks.margins.margin`) of an image in the ball; inf if none was looked at.
     """
 
     def __init__(self, images: Tensor) -> None:

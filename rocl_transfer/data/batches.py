@@ -21,7 +21,7 @@ class Batch(NamedTuple):
         inputs: uint8 images (N, 3, H, W), or features (N, D).
         labels: (N,) int64, or None.
         seeds: One for each of the equal, contiguous groups that the N fall into.
-        positions: (N,) of the images in the training set, on the CPU, where they have any.
+        positions: (N,) of the images in the training set, on the CPU, if they have any.
     """
 
     inputs: Tensor

@@ -40,7 +40,7 @@ def open_dataset(name: str, config: str | None, revision: str | None, image_colu
 
     Args:
         name: A Hub id or a local folder.
-        config: Configuration of the dataset, where it has several.
+        config: Configuration of the dataset, if it has several.
         revision: Branch, tag or commit.
         image_column: Column of images; None: the only one there is.
         label_column: Column of labels; None: the only ClassLabel, else a column called label, labels or cls.
@@ -78,7 +78,7 @@ def _remedy(label: str | None, features: Any, image: str) -> str:
 def load_with_datasets(
     name: str, config: str | None, revision: str | None, streaming: bool = False, files: dict[str, list[str]] | None = None
 ) -> tuple[Any, str | None]:
-    """The splits of ``name``, prepared on the disk or streamed, and the commit that was asked for, where the Hub could be asked.
+    """The splits of ``name``, prepared on the disk or streamed, and the commit that was asked for, if the Hub could be asked.
 
     Without ``files``, which are those of each split, ``datasets`` decides by their names.
 
@@ -144,7 +144,7 @@ def _label_column(features: Any, wanted: str | None, image: str) -> str | None:
 
 
 def _commit(name: str, revision: str | None) -> str | None:
-    """What the Hub has under the revision; None where it cannot be asked."""
+    """What the Hub has under the revision; None if it cannot be asked."""
     from huggingface_hub import HfApi
 
     try:

@@ -27,7 +27,7 @@ TEST_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class ImageSet:
-    """One split: image ``indices[i]`` of ``rows`` with ``labels[i]``, which is None where there are no labels.
+    """One split: image ``indices[i]`` of ``rows`` with ``labels[i]``, which is None if there are no labels.
 
     ``values`` are black and white of images of more than 8 bits.
     """
@@ -68,11 +68,11 @@ class ImageData:
     Attributes:
         name: As the user gave it.
         revision: Commit of a Hub dataset.
-        class_names: One a label; empty where there are no labels.
+        class_names: One a label; empty if there are no labels.
         image_size: Side of the decoded images in pixels.
         train: Images to train on.
-        validation: Held out for monitors and for choosing; None where none was wanted.
-        test: Held out for the results; empty where there are no labels and no such split.
+        validation: Held out for monitors and for choosing; None if none was wanted.
+        test: Held out for the results; empty if there are no labels and no such split.
         test_split: What the test split is, in words that go beside its numbers.
         cut: Where the test split was cut from train, a hash of which images it took; None else.
         notes: What was decided automatically, one sentence each, for the log and the card.
@@ -95,7 +95,7 @@ class ImageData:
 
     @property
     def known_as(self) -> str:
-        """The name in records: of data that is not on the Hub the title, where one was given."""
+        """The name in records: of data that is not on the Hub the title, if one was given."""
         return self.name if self.title is None or self.revision is not None else self.title
 
     @property
@@ -106,7 +106,7 @@ class ImageData:
 
     @property
     def value_range(self) -> dict[str, list[float]] | None:
-        """Black and white of images of more than 8 bits, for records; None where no image looked at has more."""
+        """Black and white of images of more than 8 bits, for records; None if no image looked at has more."""
         return self.train.values.record
 
     def whole(self) -> "ImageData":
@@ -155,7 +155,7 @@ def load_images(
         options: Which; or a name, with what else :class:`~rocl_transfer.data.ImageOptions` takes by its names.
         labels_needed: Refuse data without labels, of one class, or with a class that has no training image.
         train_needed: Refuse data with a test or validation split alone, and let a lone split called test be trained on.
-        known_range: Values of black and white that a model was trained with, where the options give none.
+        known_range: Values of black and white that a model was trained with, if the options give none.
         more: What differs from the options.
 
     Raises:

@@ -118,7 +118,7 @@ def is_hidden(path: Path) -> bool:
 
 
 def kind_by_content(path: Path) -> str:
-    """The format that a file's first bytes tell, of those that photographs come in; "" where they tell none, or cannot be read."""
+    """The format that a file's first bytes tell, of those that photographs come in; "" if they tell none, or cannot be read."""
     try:
         with path.open("rb") as file:
             return kind_of(file.read(32))

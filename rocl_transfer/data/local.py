@@ -16,9 +16,9 @@ _SHARDED = re.compile(r"(?P<name>\w[\w.]*?)-\d{5}-of-\d{5}.*")
 
 
 def holds_images(folder: Path) -> tuple[bool, list[str]]:
-    """Whether the image files of ``folder`` are the data, and what is said where they are not.
+    """Whether the image files of ``folder`` are the data, and what is said if they are not.
 
-    They are where there are any, unless parquet files hold more images than there are files, as in a copy of a Hub repository with a picture in its
+    They are if there are any, and unless parquet files hold more images than there are files, as in a copy of a Hub repository with a picture in its
     README. A folder of neither counts as one of images, of which there are none.
     """
     files = files_below(folder)
@@ -62,7 +62,7 @@ def holds_shards(folder: Path) -> bool:
 
 
 def parquet_splits(folder: Path) -> tuple[dict[str, list[str]] | None, list[str]]:
-    """Which parquet files of ``folder`` are which split, so that every one of them is used; None where the folder says so itself, or has none.
+    """Which parquet files of ``folder`` are which split, so that every one of them is used; None if the folder says so itself, or has none.
 
     A split is a folder of its name, or files called as it is, numbered or not; files with other names are all train. What is no
     parquet, and what holds no image, is left out and said.

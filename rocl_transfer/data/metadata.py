@@ -27,7 +27,7 @@ class _Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Listed:
-    """Splits by the metadata, or None where it has no labels; and what is said of it."""
+    """Splits by the metadata, or None if it has no labels; and what is said of it."""
 
     splits: dict[str, RawSplit] | None
     notes: list[str]

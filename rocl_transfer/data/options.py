@@ -39,12 +39,12 @@ class ImageOptions(StorageOptions):
         name: A Hub dataset id, a local folder (images, or parquet files), a CSV of paths and labels, a safetensors file of images and labels, or
             ``digits`` (scikit-learn's, bundled).
         title: What records and cards call it (default: its name; for a path, only its last part, so that they do not show where it lies).
-        config: Configuration of a Hub dataset, where it has several.
+        config: Configuration of a Hub dataset, if it has several.
         revision: Branch, tag or commit of a Hub dataset.
         image_column: Column of images, where more than one could be meant.
         label_column: Column of labels, where more than one could be meant.
         train_split: Split to train on (default: train).
-        test_split: Split to test on (default: test; where there is none, 20 % of train).
+        test_split: Split to test on (default: test; if there is none, 20 % of train).
         image_size: Side of the square images in pixels (default: the data's own).
         value_range: Values of black and white in images of more than 8 bits, such as [0,4095] (default: one range for all splits, found from up to
             256 images of each; an exported model brings its own to what it is evaluated on).
@@ -87,7 +87,7 @@ class PretrainImageOptions(ImageOptions):
     Args:
         streaming: Read shards of a Hub dataset over the network during training, without a copy on the disk. Leave it off for
             data that fits on the disk: its images come in one true permutation, and are checked beforehand.
-        images: How many images a stream has, where the data itself does not say.
+        images: How many images a stream has, if the data itself does not say.
     """
 
     streaming: bool = False

@@ -71,7 +71,7 @@ class ArrayRows:
 
 @dataclass(frozen=True)
 class RawSplit:
-    """Images and labels as they were found; ``labels`` is None where there are none, and ``remedy`` says what to do about those that are missing."""
+    """Images and labels as they were found; ``labels`` is None if there are none, and ``remedy`` says what to do about those that are missing."""
 
     rows: Rows
     labels: Sequence[Any] | None
@@ -82,7 +82,7 @@ class RawSplit:
 class Source:
     """Everything found under one name.
 
-    ``class_names`` is None where the labels' own values are to be the names; ``hint`` says what may be meant where there is only one class.
+    ``class_names`` is None if the labels' own values are to be the names; ``hint`` says what may be meant where there is only one class.
     """
 
     splits: dict[str, RawSplit]

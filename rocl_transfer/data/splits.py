@@ -63,8 +63,8 @@ def choose_splits(
 
     Args:
         source: With its splits.
-        train: Name of the split to train on, where it was given.
-        test: Name of the split to test on, where it was given.
+        train: Name of the split to train on, if it was given.
+        test: Name of the split to test on, if it was given.
         train_needed: Whether there must be one to train on.
 
     Raises:

@@ -246,7 +246,7 @@ def columns_of_files(table: Table) -> list[str]:
 
 
 def no_column_of_files(table: Table) -> str:
-    """The sentence where no column holds files that exist, with the one that was meant where there is one."""
+    """The sentence where no column holds files that exist, with the one that was meant if there is one."""
     for row, column in ((row, column) for row in range(min(_SAMPLE, len(table.rows))) for column in table.columns):
         cell = table.rows[row][column]
         if isinstance(cell, str) and Path(cell).suffix.lower() in image_extensions():

@@ -25,7 +25,7 @@ def kind(image: Image.Image) -> str:
 
 @dataclass(frozen=True)
 class ValueRange:
-    """Black and white of integers and of floats; None where nothing was found or given.
+    """Black and white of integers and of floats; None if nothing was found or given.
 
     Integers of which nothing is known are read as 16 bits, floats as [0, 1]; a float beyond that is refused.
     """
@@ -52,7 +52,7 @@ class ValueRange:
 
     @property
     def record(self) -> dict[str, list[float]] | None:
-        """For JSON; None where all images have 8 bits."""
+        """For JSON; None if all images have 8 bits."""
         pairs = {"integers": self.integers, "floats": self.floats}
         return {name: list(pair) for name, pair in pairs.items() if pair is not None} or None
 
@@ -83,7 +83,7 @@ class Seen:
         counts: How many of each kind.
         least: Smallest value of each kind.
         most: Largest value of each kind.
-        coarse: Largest value in 255 of colour images of 16 bits, of which only 8 can be read; None where there are none.
+        coarse: Largest value in 255 of colour images of 16 bits, of which only 8 can be read; None if there are none.
         coarse_count: How many of these.
     """
 

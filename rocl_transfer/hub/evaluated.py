@@ -69,7 +69,7 @@ def code_digest(model: nn.Module, reference: str | None = None) -> str:
         own = kind.__module__.partition(".")[0] not in ("torch", "timm")
         try:
             digest.update((inspect.getsource(kind) if own else kind.__qualname__).encode())
-        except (OSError, TypeError):  # made where there is no file
+        except (OSError, TypeError):  # made if there is no file
             digest.update(kind.__qualname__.encode())
     file = getattr(sys.modules.get(str(reference).partition(":")[0]), "__file__", None)
     if file is not None:

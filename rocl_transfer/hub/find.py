@@ -131,7 +131,7 @@ def _wrong(content: dict[str, Any], cfg: dict[str, Any]) -> str | None:
 
 
 def own_facts(folder: Path) -> dict[str, Any]:
-    """What ``config.json`` says under our key; nothing where another made it."""
+    """What ``config.json`` says under our key; nothing if another made it."""
     found = read_config(folder)[0].get("rocl_transfer", {})
     return found if isinstance(found, dict) else {}
 

@@ -85,7 +85,7 @@ def load_model(model: str | ModelOptions, image_size: int | None = None) -> Pixe
     """A model by name as it is: a classifier with its head, a backbone without one, in eval mode.
 
     Args:
-        model: Which, or its name; see :func:`find_model`. A timm name brings its published head, where it has one.
+        model: Which, or its name; see :func:`find_model`. A timm name brings its published head, if it has one.
         image_size: Side in pixels; needed for a timm name.
 
     Raises:

@@ -31,9 +31,9 @@ class Measured:
         norm: Norm of the ball; empty for clean images.
         epsilon: Radius; 0 for clean images.
         accuracy: In [0, 1].
-        interval: 95 %; None where it was not recorded.
+        interval: 95 %; None if it was not recorded.
         n: Images.
-        passes: Passes forward and backward that were recorded; None where they were not.
+        passes: Passes forward and backward that were recorded; None if they were not.
         seconds: That it took.
     """
 
@@ -79,7 +79,7 @@ class Model:
     numbers: tuple[Measured, ...]
 
     def card(self, page: Path) -> str | None:
-        """Where its card is, from ``page``; None where there is none."""
+        """Where its card is, from ``page``; None if there is none."""
         card = self.folder / "README.md"
         return Path(os.path.relpath(card.resolve(), page.resolve().parent)).as_posix() if card.is_file() else None
 

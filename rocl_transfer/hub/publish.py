@@ -200,7 +200,7 @@ def _missing(results: Mapping[str, Any], config: Mapping[str, Any], license: str
 
 
 def publish(publication: Publication, options: PublishOptions) -> Published:
-    """Make the repository where there is none, send everything as one commit, and see that the Hub holds it.
+    """Make the repository if there is none, send everything as one commit, and see that the Hub holds it.
 
     Interrupted, it leaves the repository as it was or as it should be; done again, it sends what is not there yet.
 
@@ -218,7 +218,7 @@ def publish(publication: Publication, options: PublishOptions) -> Published:
 
 
 def _begin(api: HfApi, options: PublishOptions) -> str:
-    """Make repository and branch where there are none; the commit that the branch is on."""
+    """Make repository and branch if there are none; the commit that the branch is on."""
     repo_id, revision = options.repo_id, options.revision
     known = _visibility(api, repo_id)
     if known is None:
@@ -249,7 +249,7 @@ def _send(api: HfApi, publication: Publication, options: PublishOptions) -> tupl
 
 
 def _visibility(api: HfApi, repo_id: str) -> bool | None:
-    """Whether the repository is private; None where there is none to be seen."""
+    """Whether the repository is private; None if there is none to be seen."""
     try:
         return bool(api.repo_info(repo_id).private)
     except RepositoryNotFoundError:

@@ -37,7 +37,7 @@ class Making:
         config: The resolved configuration, a dataclass.
         tag: After the architecture and a dot, the model's name in the record: how it was trained, on what.
         facts: What ``config.json`` and the record's ``model`` say of the model's making.
-        trained: What the training cost; None where nothing was trained.
+        trained: What the training cost; None if nothing was trained.
     """
 
     config: Any
@@ -92,7 +92,7 @@ def complete_run(
 
 
 def _spare(folder: Path) -> str | None:
-    """What a finished run needs no longer, in a sentence; None where there is nothing."""
+    """What a finished run needs no longer, in a sentence; None if there is nothing."""
     held = {name: sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file()) for name in ("checkpoints", "head")}
     named = [str(folder / name) for name, size in held.items() if size > 0]
     if not named:
@@ -158,7 +158,7 @@ def complete_twin(
         run: Whose folder and seed.
         student: What was trained.
         teacher: What it was to be like.
-        measured: On what, and against what; None where there are no images to measure on.
+        measured: On what, and against what; None if there are no images to measure on.
         making: How the student was made.
         attack: What was trained against; it climbs the features here too, or PGD does where that was N-FGSM.
         split: The images measured on, and what they are in words.

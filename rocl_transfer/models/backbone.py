@@ -129,7 +129,7 @@ def create_backbone(name: str, image_size: int, pretrained: bool = False, head: 
         name: timm's.
         image_size: In pixels.
         pretrained: With its published weights.
-        head: With its published head, where it has one.
+        head: With its published head, if it has one.
 
     Raises:
         UserError: timm has no such network, or no weights for it, or it cannot take images this small.

@@ -113,7 +113,7 @@ def merge_lora(model: nn.Module) -> None:
     for module in model.modules():
         if parametrize.is_parametrized(module, "weight"):
             weight: Tensor = module.weight.clone()  # type: ignore[operator]
-            # torch's remove_parametrizations takes the weight off the class, which copies of the network (a running average, say) share.
+            # torch's remove_parametrizations takes the weight off the class, which copies of the network (an EMA, say) share.
             module.__class__ = type(module).__bases__[0]
             del module.parametrizations
             module.weight = nn.Parameter(weight)

@@ -77,7 +77,7 @@ class AdversarialTraining(Objective):
             ss_weight: Weight of RoCL's self-supervised loss between an adversarial image and another view of it; 0 for none.
             ss_views: How that other view is drawn.
             awp_gamma: Adversarial weight perturbation as a share of each weight's norm (0.005 in its paper); 0 for none.
-            ema_decay: Measure and export a running average of the weights (0.999, say); 0 for none.
+            ema_decay: Decay of an exponential moving average (EMA) of the weights, which is measured and exported (0.999, say); 0 for none.
             batchnorm: train, or frozen: running statistics stay as they came.
             ramp: Shares of the training with epsilon 0, and after which it is whole, linear between (default: [0, 0] where the start is robust, else
                 [0.1, 0.5]).
@@ -148,7 +148,7 @@ class AdversarialTraining(Objective):
 
     @property
     def exported(self) -> PixelModel:
-        """The classifier, or its running average where there is one."""
+        """The classifier, or its EMA if there is one."""
         return self.classifier if self.average is None else self.average.module
 
     def facts(self) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class AdversarialTraining(Objective):
         return {**super().facts(), "method": self.method, "batchnorm": self.train().batchnorm_statistics, "ramp": ramp}
 
     def train(self, mode: bool = True) -> Self:
-        """BatchNorm keeps its statistics where they are frozen, or where the layer itself is not trained; the average is never in train mode."""
+        """BatchNorm keeps its statistics where they are frozen, or where the layer itself is not trained; the EMA is never in train mode."""
         super().train(mode)
         for module in self.classifier.modules():
             own = list(module.parameters(recurse=False))
@@ -179,12 +179,12 @@ class AdversarialTraining(Objective):
         self.step, self.scale = step, 1.0 if self.attack is None else share_of_radius(self.ramp, step / total)
 
     def end_step(self) -> None:
-        """The average follows the weights, at first closely: its decay starts at 0 and rises to the one asked for."""
+        """The EMA follows the weights, at first closely: its decay starts at 0 and rises to the one asked for."""
         if self.average is not None:
             self.average.update(self.classifier, self.step + 1)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of one step; ``accuracy`` is that on the clean views, ``robust_accuracy`` that on the adversarial ones, where they are seen.
+        """The losses of one step; ``accuracy`` is that on the clean views, ``robust_accuracy`` that on the adversarial ones, if they are seen.
 
         Args:
             batch: uint8 images and labels.
@@ -204,7 +204,7 @@ class AdversarialTraining(Objective):
         return {**values, "loss": values["loss"] + self.contrast.weight * similar, "contrastive": similar.detach()}
 
     def perturb(self, images: Tensor, labels: Tensor, seeds: Sequence[int]) -> Tensor:
-        """The images that the adversary makes of ``images``; themselves where there is none, or while its radius is 0."""
+        """The images that the adversary makes of ``images``; themselves if there is none, or while its radius is 0."""
         if self.attack is None or not self.scale:
             return images
         with frozen(self.classifier):

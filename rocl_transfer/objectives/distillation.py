@@ -103,7 +103,7 @@ class Distillation(Objective):
             rho: With lore, how far clean embeddings may move: the square of the share of their length.
             dual_lr: With lore, the learning rate of the network that weighs the constraint.
             ramp: Shares of the training with epsilon 0, and after which it is whole, linear between.
-            ema_decay: Measure and export a running average of the weights (0.999, say); 0 for none.
+            ema_decay: Decay of an exponential moving average (EMA) of the weights, which is measured and exported (0.999, say); 0 for none.
         """
 
         method: Literal["fare", "deacl", "lore", "simclip"] = "fare"
@@ -152,11 +152,11 @@ class Distillation(Objective):
 
     @property
     def exported(self) -> PixelModel:
-        """The student, or its running average where there is one."""
+        """The student, or its EMA if there is one."""
         return self.student if self.average is None else self.average.module
 
     def train(self, mode: bool = True) -> Self:
-        """The average is never in train mode; nor is BatchNorm that is not trained."""
+        """The EMA is never in train mode; nor is BatchNorm that is not trained."""
         super().train(mode)
         for module in self.student.modules():
             own = list(module.parameters(recurse=False))
@@ -188,7 +188,7 @@ class Distillation(Objective):
         self.step, self.share = step, share_of_radius(self.options.ramp, step / total)
 
     def end_step(self) -> None:
-        """The average follows the weights, at first closely."""
+        """The EMA follows the weights, at first closely."""
         if self.average is not None:
             self.average.update(self.student, self.step + 1)
 
@@ -220,7 +220,7 @@ class Distillation(Objective):
         """The method's loss from embeddings of clean and adversarial images and the teacher's of the clean ones.
 
         Args:
-            clean: The student's of clean images; None where the method needs none.
+            clean: The student's of clean images; None if the method needs none.
             adversarial: The student's of adversarial images.
             target: The teacher's of clean images.
         """

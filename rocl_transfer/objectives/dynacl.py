@@ -31,7 +31,7 @@ class DynACL(ACL):
         """DynACL: ACL under augmentation that weakens.
 
         Args:
-            ema_decay: Second views go through a running average of the network (0.99 in DynACL's code), which is measured and exported; 0 for none.
+            ema_decay: Second views go through the EMA of the network (0.99 in DynACL's code), which is measured and exported; 0 for none.
         """
 
         method: str = "dynacl"
@@ -55,7 +55,7 @@ class DynACL(ACL):
 
     @property
     def exported(self) -> PixelModel:
-        """The encoder, or the running average where there is one."""
+        """The encoder, or its EMA if there is one."""
         return self.encoder if self.key is None else self.key
 
     @property
@@ -64,7 +64,7 @@ class DynACL(ACL):
         return self.projector if self.key is None else self.key_projector
 
     def facts(self) -> dict[str, Any]:
-        """The schedule, and the running average."""
+        """The schedule, and the EMA."""
         ends = [1.0, 1 / _STEPS]
         return {**super().facts(), "strength": ends, **({"ema_decay": float(self.decay)} if self.decay else {})}
 
@@ -91,7 +91,7 @@ class DynACL(ACL):
         return torch.stack([self.project(first), target])
 
     def key_unit(self, features: Tensor) -> Tensor:
-        """Features of the running average as they are compared."""
+        """Features of the EMA as they are compared."""
         return nn.functional.normalize(self.key_projector(features).float(), dim=-1)
 
     def attacked_embedding(self, images: Tensor) -> Callable[[Tensor], Tensor]:
@@ -109,7 +109,7 @@ class DynACL(ACL):
 
     @torch.no_grad()
     def end_step(self) -> None:
-        """The running average follows the weights; its BatchNorm statistics are its own."""
+        """The EMA follows the weights; its BatchNorm statistics are its own."""
         if self.key is None:
             return
         half = len(self.clean_set.norms) // 2

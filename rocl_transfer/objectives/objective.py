@@ -33,7 +33,7 @@ class Objective(nn.Module, ABC):
     """Owns the networks; ``forward`` turns a batch into losses. What it trains is what ``requires_grad``.
 
     Everything random in it follows from the batch's seeds or from torch's global generator, which the loop seeds for each step. What a checkpoint
-    must hold beside the networks (a running average, a dual network) is a submodule or buffer as well.
+    must hold beside the networks (an EMA, a dual network) is a submodule or buffer as well.
 
     One for pre-training is made by ``Class(encoder, projector, views, options)``; see ``docs/extending.md``.
 
@@ -91,7 +91,7 @@ class Objective(nn.Module, ABC):
 
 
 def running_average(model: nn.Module, decay: float) -> Any:
-    """Timm's running average of a model's weights (EMA), whose ``module`` is the averaged model; None where ``decay`` is 0.
+    """Timm's EMA of a model's weights (exponential moving average), whose ``module`` is the averaged model; None if ``decay`` is 0.
 
     Its decay starts at 0 and rises to the one asked for, so that it follows closely at first.
     """

@@ -136,7 +136,7 @@ class AttackedContrast(ViewContrast):
         self.attack = self.options.attack.ascent(progress=step / total)
 
     def facts(self) -> dict[str, Any]:
-        """The weight of AIR's regulariser, where it has one, and whose function that is."""
+        """The weight of AIR's regulariser, if it has one, and whose function that is."""
         air = {"air_weight": float(self.options.air_weight), "air": "the paper's KL, ours: AIR's code computes another function"}
         return {**super().facts(), **(air if self.options.air_weight else {})}
 

@@ -16,15 +16,15 @@ log = logging.getLogger("rocl_transfer")
 
 
 class Account:
-    """Writes ``metrics.jsonl``, tells the trackers, and has the monitor look.
+    """Writes ``metrics.jsonl``, tells the trackers, and validates.
 
     The last step logs and monitors in any case. Where that was not due, its lines are marked ``last``: a resumed run forgets them, and writes
     what the uninterrupted run would.
 
     Args:
         accelerator: From :func:`rocl_transfer.training.start`.
-        prepared: What trains: put back in train mode after a look.
-        watch: Whose monitor it is and how often it looks; what it saw is kept where there is a guard.
+        prepared: What trains: put back in train mode after validation.
+        watch: Which monitor validates, and how often; results are kept if there is a guard.
         per_epoch: Steps of an epoch.
         last: The step at which the run ends.
         folder: Where ``metrics.jsonl`` stands.
@@ -49,7 +49,7 @@ class Account:
         self.images, self.seconds = self.images + images, self.seconds + seconds
 
     def after_step(self, at: Progress, epoch: int, rate: float) -> bool:
-        """Write what is due; whether the monitor looked."""
+        """Write what is due; whether the model was validated."""
         number = epoch + 1
         ends_epoch, ends = at.step % self.per_epoch == 0, at.step == self.last
         logs, looks = at.step % self.cadence.log == 0, ends_epoch and number % self.cadence.monitor == 0

@@ -49,7 +49,7 @@ class Forecast:
                 self._say(min(self.first), images, left)
 
     def _by_small_steps(self, batch: Batch) -> float | None:
-        """Seconds of a step on ``batch``: what a step costs, and what an image does; None where the batch is small itself."""
+        """Seconds of a step on ``batch``: what a step costs, and what an image does; None if the batch is small itself."""
         parts, whole, few, more = self.update.accumulation, len(batch.inputs), 2, 8
         if whole < 2 * more:
             return None

@@ -40,7 +40,7 @@ class Recovery:
 
 
 class Judge(Protocol):
-    """Whatever judges a run by what its monitor saw, epoch by epoch."""
+    """Whatever judges a run by its validation results, epoch by epoch."""
 
     @property
     def blindness(self) -> str | None:
@@ -58,7 +58,7 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class Guard:
-    """Judges a classifier's training by what its monitor saw, epoch by epoch.
+    """Judges a classifier's training by its validation results, epoch by epoch.
 
     That is ``validation_accuracy``, ``validation_recall`` (its mean over the classes), ``validation_majority`` (share of the commonest answer) and,
     where ``robust``, ``validation_robust_accuracy`` and ``validation_robust_recall``.
@@ -67,7 +67,7 @@ class Guard:
         classes: K.
         images: How many the monitor sees.
         robust: Whether robustness is trained for.
-        watched: What the images are: validation, or training images where there are none.
+        watched: What the images are: validation, or training images if there are none.
         grace: Epochs before a run can be dead: warm-up, ramp, a slow start.
         worth: How many images of equally large classes tell as much (default: ``images``); see :func:`~rocl_transfer.training.chance.worth`.
         remedy: What to change where accuracy is at chance (default: what helps fine-tuning).
@@ -123,7 +123,7 @@ class Guard:
         )
 
     def judge(self, looks: Sequence[Look], ended: bool) -> None:
-        """Raise :class:`Collapse` where the run is dead: for three looks in a row after the grace, or at the end of the training."""
+        """Raise :class:`Collapse` if the run is dead: for three validations in a row after the grace, or at the end of the training."""
         last = [look for look in looks if look["epoch"] >= self.grace][-3:]
         if not last or (len(last) < 3 and not ended):
             return
@@ -134,7 +134,7 @@ class Guard:
         clean = 100 * last[-1]["validation_accuracy"]
         # None of 30 images: with 95 % confidence fewer than one in ten.
         if self.robust and ended and last[-1]["validation_robust_accuracy"] == 0 and clean * self.images >= 100 * 30:
-            # Nothing collapsed, or two looks would have shown it; learning more slowly would not bring it.
+            # Nothing collapsed, or two validations would have shown it; learning more slowly would not bring it.
             raise Collapse(
                 f"training ended without success {where}not one of {self.images} {self.watched} images is classified robustly, with a clean accuracy "
                 f"of {clean:.1f} %: start from a robust backbone, lower --attack.epsilon, raise --optimizer.lr, or train longer (--epochs)",
@@ -180,14 +180,14 @@ class Guard:
 
 @dataclass(frozen=True)
 class StudentGuard:
-    """Judges a student's training, without labels, by what a monitor saw of its likeness to the teacher.
+    """Judges a student's training, without labels, by validation results on its likeness to the teacher.
 
     That is ``validation_drift``, ``validation_displacement`` and ``validation_spread`` (in units of the teacher's spread) and, where there are
     classes, ``validation_agreement``.
 
     Args:
         images: How many the monitor sees.
-        classes: K of the teacher; 0 where it has none.
+        classes: K of the teacher; 0 if it has none.
         grace: Epochs before a run can be dead: a warm-up, a slow start.
     """
 
@@ -206,7 +206,7 @@ class StudentGuard:
         """None: a student has no labels to overfit to."""
 
     def judge(self, looks: Sequence[Look], ended: bool) -> None:
-        """Raise :class:`Collapse` where the run is dead: for three looks in a row after the grace, or at the end of the training."""
+        """Raise :class:`Collapse` if the run is dead: for three validations in a row after the grace, or at the end of the training."""
         last = [look for look in looks if look["epoch"] >= self.grace][-3:]
         symptoms = [self._symptom(look) for look in last]
         if symptoms and symptoms[-1] is not None and (ended or (len(last) == 3 and all(symptoms))):

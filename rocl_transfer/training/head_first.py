@@ -39,14 +39,14 @@ def is_robust(recall: float, robust_recall: float, classes: int) -> bool:
 
 @dataclass(frozen=True)
 class HeadFirst:
-    """Trains the new head of a trained backbone: on clean features and, where the backbone turns out to be robust, on adversarial images.
+    """Trains the new head of a trained backbone: on clean features and, if the backbone turns out to be robust, on adversarial images.
 
     Args:
         epochs: On adversarial images; 0 for no training of the head at all.
         kept: Whether the head is the model's own, so that it is as good as the backbone.
-        watched: What the monitor's images are: validation, or training where there are none.
+        watched: What the monitor's images are: validation, or training if there are none.
         classes: K.
-        attack: What is trained against; None where nothing is.
+        attack: What is trained against; None if nothing is.
     """
 
     epochs: int

@@ -56,7 +56,7 @@ def train(
         checkpoints: Where they are; ``metrics.jsonl`` stands beside them.
         span: Which steps of the schedule are taken.
         computing: How a step is computed.
-        watch: Who looks on, how often, and what is done where the run dies.
+        watch: Which monitor validates, how often, and what is done if the run collapses.
 
     Raises:
         UserError: The run is dead and no way back helps, another process is gone, a checkpoint cannot be written, or the run to resume is another
@@ -225,7 +225,7 @@ class _Loop:
         return None if best is None else int(best["step"])
 
     def judge(self) -> None:
-        """Raise :class:`Collapse` where the guard finds the run dead. Where ``max_steps`` cuts it short, it has not ended."""
+        """Raise :class:`Collapse` if the guard finds the run dead. Where ``max_steps`` cuts it short, it has not ended."""
         if self.guard is not None and self.at.looks and self.at.looks[-1]["step"] == self.at.step:
             self.guard.judge(self.at.looks, ended=self.at.step == self.total)
 

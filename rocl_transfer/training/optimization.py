@@ -85,7 +85,7 @@ class AdaptationOptimizerOptions:
         name: timm's name of an optimiser; give ``lr`` with it.
         lr: Peak learning rate.
         weight_decay: On every parameter, biases and norms included.
-        layer_decay: Factor on the learning rate for each layer farther from the head; 1 for none (default: none where the backbone is untrained).
+        layer_decay: Factor on the learning rate for each layer farther from the head; 1 for none (default: none if the backbone is untrained).
         clip_grad: Largest norm of the gradient of all parameters together; 0 for no limit.
         momentum: Momentum, for the optimisers that have one.
         schedule: cosine (after the warm-up; constant within an epoch), cosine_per_step, or steps (times 0.1 at each milestone).

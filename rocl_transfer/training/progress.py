@@ -17,7 +17,7 @@ class Progress:
         seconds: Spent in steps.
         window: Means since the last logged line.
         epoch_mean: Means since the epoch began.
-        looks: What the monitor saw, epoch by epoch, under a guard. One marked ``last`` was only due since the run ended there.
+        looks: Validation results, epoch by epoch, under a guard. One marked ``last`` was only due because the run ended there.
         rollbacks: Where and why training went back to an earlier checkpoint.
         skipped: Steps that were skipped since a loss or gradient was not finite.
         skipped_in_a_row: How many of these came last, without a step between them.
@@ -42,7 +42,7 @@ class Progress:
         return cls(**{name: value for name, value in state.items() if name in names} | means)
 
     def copy(self) -> Self:
-        """As it stands now; what the monitor saw is shared, since it only grows."""
+        """As it stands now; the list of validation results is new, its entries are shared."""
         window, epoch_mean = (dataclasses.replace(mean, sums=dict(mean.sums)) for mean in (self.window, self.epoch_mean))
         return dataclasses.replace(self, window=window, epoch_mean=epoch_mean, looks=list(self.looks), rollbacks=list(self.rollbacks))
 
@@ -66,7 +66,7 @@ class Trained:
         processes: How many.
         device: Kind.
         precision: Accelerate's word for the autocast; tf32 without one where a GPU's float32 convolutions round to that.
-        best: What the monitor saw, and the step, at the best epoch; None without a guard.
+        best: Validation result, and the step, at the best epoch; None without a guard.
         last: The same at the end.
         overfitting: A sentence where the end is worse than the best by more than chance.
         skipped: Steps that were skipped since a loss or gradient was not finite.

@@ -78,7 +78,7 @@ def start(output_dir: str | Path, seed: int, log_with: str | None = None, option
 
 
 def arithmetic(accelerator: Accelerator) -> str:
-    """What training computes in: Accelerate's word for its autocast; ``tf32`` where there is none and a GPU convolves in that, torch's default."""
+    """What training computes in: Accelerate's word for its autocast; ``tf32`` if there is none and a GPU convolves in that, torch's default."""
     word, device = str(accelerator.mixed_precision), accelerator.device
     rounds = word == "no" and device.type == "cuda" and torch.backends.cudnn.allow_tf32
     return "tf32" if rounds and torch.cuda.get_device_capability(device) >= (8, 0) else word

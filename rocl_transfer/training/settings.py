@@ -58,7 +58,7 @@ class Computing:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who looks at a training, how often, and what is done where it dies.
+    """Which monitor validates a training, how often, and what is done if it collapses.
 
     Args:
         monitor: Its numbers go into the metrics; called on every process.

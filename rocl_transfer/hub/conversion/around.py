@@ -44,7 +44,7 @@ class Linear:
 
 
 def find_normalization(fit: Fit, others: Iterable[Fit], tensors: Mapping[str, Tensor]) -> tuple[Normalization | None, tuple[str, ...]]:
-    """Mean and std that the file brings for one copy of the network, and the names they have there; None where it has none.
+    """Mean and std that the file brings for one copy of the network, and the names they have there; None if it has none.
 
     Args:
         fit: The copy.
@@ -139,7 +139,7 @@ def _linear(source: str, weight: Tensor, bias: Tensor | None, names: Iterable[st
 
 
 def find_projector(fit: Fit, names: Mapping[str, str], tensors: Mapping[str, Tensor], taken: Collection[str]) -> dict[str, Tensor]:
-    """The tensors of the projector that stands in or beside one copy of the network, in their order; empty where there is none.
+    """The tensors of the projector that stands in or beside one copy of the network, in their order; empty if there is none.
 
     A projector has more than one linear layer: ACL's is at ``fc``.
     """
@@ -153,7 +153,7 @@ def find_projector(fit: Fit, names: Mapping[str, str], tensors: Mapping[str, Ten
 
 
 def to_projector(tensors: Mapping[str, Tensor], width: int) -> nn.Sequential | None:
-    """RoCL's projector with the weights of a foreign one; None where that has another layout (more layers, BatchNorm, other widths)."""
+    """RoCL's projector with the weights of a foreign one; None if that has another layout (more layers, BatchNorm, other widths)."""
     ours = projector(width)
     values = list(tensors.values())
     if [tuple(value.shape) for value in values] != [tuple(value.shape) for value in ours.state_dict().values()]:

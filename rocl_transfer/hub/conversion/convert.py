@@ -34,7 +34,7 @@ class ConversionOptions:
         copy: Which network to take from a file that holds several, by its place there, such as encoder_q, or . for the outermost
             dictionary (default: the family's choice, or the averaged one).
         head: A file with a linear layer, or none to leave out the checkpoint's own (default: keep that one).
-        projector: A file with a projector (default: the one in the checkpoint, where it has RoCL's shape).
+        projector: A file with a projector (default: the one in the checkpoint, if it has RoCL's shape).
         label_names: Names of the classes in the order of the logits: a list, or a file with one on each line (default: 0, 1, ...).
         image_size: Side in pixels (default: 32 with a 3x3 stem, else timm's).
         mean: What is subtracted from images in [0, 1], one number per channel (default: what the file says, else what the family trains with).

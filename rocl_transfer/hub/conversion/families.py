@@ -114,7 +114,7 @@ def assumed(kind: str, small: bool, classes: int, own: Normalization) -> Normali
 
 
 def choose_norms(names: Iterable[str], wanted: str | None) -> tuple[int | None, int]:
-    """Which of the sets of BatchNorm statistics, 0 clean or 1 adversarial, and how many there are; None where there is one without a number.
+    """Which of the sets of BatchNorm statistics, 0 clean or 1 adversarial, and how many there are; None if there is one without a number.
 
     Args:
         names: The tensors' names.

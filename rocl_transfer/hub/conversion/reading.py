@@ -164,7 +164,7 @@ _ONNX = (
 
 
 def _foreign(path: Path, start: bytes) -> str | None:
-    """What a file is that torch did not write, and what to do; None where it may be torch's."""
+    """What a file is that torch did not write, and what to do; None if it may be torch's."""
     if told := next((told for magic, told in _FORMATS if start.startswith(magic)), None):
         return told
     if start[4:8] == b"TFL3":
@@ -191,7 +191,7 @@ def _foreign(path: Path, start: bytes) -> str | None:
 
 
 def _refused(path: Path, message: str) -> str | None:
-    """What a pickle asks for beyond tensors and plain values; None where the error has another cause."""
+    """What a pickle asks for beyond tensors and plain values; None if the error has another cause."""
     if "TorchScript" in message:
         return "it is a TorchScript archive, which holds code;"
     found = re.search(r"GLOBAL (\S+)", message)
