@@ -63,10 +63,10 @@ def test_the_library_works_without_datasets_jsonargparse_and_the_extras():
 UNITS = "image|sample|group|batch|step|epoch|class|channel"
 # Not the field's words, or not English; what to write instead.
 BANNED = {
-    r"\b(go|goes|going|gone) on\b": "resume, continue",
-    r"\bby (itself|themselves)\b": "automatically, alone",
-    r"\ba (line|row|sentence|column|key) (a|an|each)\b": "one ... per ..., one ... each",
-    rf"\b(one|seeds?|labels?|term|seconds|passes|steps|ms|s|images|queries|searches|evaluations) an? ({UNITS})\b(?! takes)": "per",
+    r"(?i)\b(go|goes|going|gone) on\b": "resume, continue",
+    r"(?i)\bby (itself|themselves)\b": "automatically, alone",
+    r"(?i)\ba (line|row|sentence|column|key) (a|an|each)\b": "one ... per ..., one ... each",
+    rf"(?i)\b(one|seeds?|labels?|term|seconds|passes|steps|ms|s|images|queries|searches|evaluations) an? ({UNITS})\b(?! takes)": "per",
     r"(?i)\bround(s|ed)? otherwise\b": "differently",
     r'(^ +\w+: |""")Of ': "say what it is of that",
     r"\bbefell\b": "happened",

@@ -74,7 +74,7 @@ class Searcher:
         return lowest
 
     def _shrink(self) -> None:
-        """Go on with batches of half the size: attacks hold more than the pass that was measured."""
+        """Continue with batches of half the size: attacks hold more than the pass that was measured."""
         if self.batch_size == 1:
             raise UserError("one image and what attacks keep for it do not fit in memory beside the network: use a device with more memory")
         self.batch_size //= 2

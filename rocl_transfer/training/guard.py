@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 from rocl_transfer.training.chance import FEWEST, could_have_learned, images_needed
 
-Look = Mapping[str, Any]
+ValidationResult = Mapping[str, Any]
 CONSTANT = 0.02  # of the teacher's spread: a student's features vary no more
 
 
@@ -46,13 +46,13 @@ class Judge(Protocol):
     def blindness(self) -> str | None:
         """A sentence where there are too few images to tell a dead run; None else."""
 
-    def best(self, looks: Sequence[Look], among: Sequence[Look] | None = None) -> Look | None:
+    def best(self, results: Sequence[ValidationResult], among: Sequence[ValidationResult] | None = None) -> ValidationResult | None:
         """The best of those ``among`` all (default: all) that are not dead."""
 
-    def overfitting(self, best: Look, last: Look) -> str | None:
+    def overfitting(self, best: ValidationResult, last: ValidationResult) -> str | None:
         """A sentence where the end is worse than the best by more than chance; None else."""
 
-    def judge(self, looks: Sequence[Look], ended: bool) -> None:
+    def judge(self, results: Sequence[ValidationResult], ended: bool) -> None:
         """Raise :class:`Collapse` where the run is dead."""
 
 
@@ -105,12 +105,12 @@ class Guard:
         """What the best epoch is chosen by: the mean over the classes, or one answer for all would win on unbalanced data."""
         return "validation_robust_recall" if self.robust else "validation_recall"
 
-    def best(self, looks: Sequence[Look], among: Sequence[Look] | None = None) -> Look | None:
-        """The look with the best metric, of those ``among`` all (default: all) that are not dead; of equal ones that with more right clean images."""
-        alive = [look for look in (looks if among is None else among) if self._symptom(look, looks) is None]
-        return max(alive, key=lambda look: (look[self.metric], look["validation_accuracy"]), default=None)
+    def best(self, results: Sequence[ValidationResult], among: Sequence[ValidationResult] | None = None) -> ValidationResult | None:
+        """The result with the best metric, of those ``among`` all (default: all) that are not dead; ties go to more right clean images."""
+        alive = [result for result in (results if among is None else among) if self._symptom(result, results) is None]
+        return max(alive, key=lambda result: (result[self.metric], result["validation_accuracy"]), default=None)
 
-    def overfitting(self, best: Look, last: Look) -> str | None:
+    def overfitting(self, best: ValidationResult, last: ValidationResult) -> str | None:
         """A sentence where robust accuracy has fallen since its best (Rice et al. 2020) by two points and more than chance; None else."""
         if not self.robust or self.watched != "validation":
             return None
@@ -122,13 +122,13 @@ class Guard:
             f"({last['epoch']}); fewer --epochs, --awp_gamma 0.005 or --ema_decay 0.999 work against it"
         )
 
-    def judge(self, looks: Sequence[Look], ended: bool) -> None:
+    def judge(self, results: Sequence[ValidationResult], ended: bool) -> None:
         """Raise :class:`Collapse` if the run is dead: for three validations in a row after the grace, or at the end of the training."""
-        last = [look for look in looks if look["epoch"] >= self.grace][-3:]
+        last = [result for result in results if result["epoch"] >= self.grace][-3:]
         if not last or (len(last) < 3 and not ended):
             return
         where = f"at step {last[-1]['step']}, epoch {last[-1]['epoch']}: "
-        symptoms = [self._symptom(look, looks) for look in last]
+        symptoms = [self._symptom(result, results) for result in last]
         if symptoms[-1] is not None and (ended or all(symptoms)):
             raise Collapse(f"training is dead {where}{symptoms[-1]}")
         clean = 100 * last[-1]["validation_accuracy"]
@@ -141,13 +141,13 @@ class Guard:
                 curable=False,
             )
 
-    def _symptom(self, look: Look, looks: Sequence[Look]) -> str | None:
-        recall, chance = look["validation_recall"], 1 / self.classes
-        clean = look["validation_accuracy"]
+    def _symptom(self, result: ValidationResult, results: Sequence[ValidationResult]) -> str | None:
+        recall, chance = result["validation_recall"], 1 / self.classes
+        clean = result["validation_accuracy"]
         # One-sided 95 %: a few images more than guessing are no sign of life; but few images are no sign of death either.
         margin = min(1.645 * math.sqrt(chance * (1 - chance) / self.evidence), chance / 4)
         # Of one class alone, one answer may be all right.
-        if look["validation_majority"] == 1.0 and recall <= 1 / 2 and self.evidence >= FEWEST:
+        if result["validation_majority"] == 1.0 and recall <= 1 / 2 and self.evidence >= FEWEST:
             longer = "train longer with a longer warm-up (--class_balanced true where the classes are unbalanced)"
             return (
                 f"every one of {self.images} {self.watched} images is given the same class (constant predictions): "
@@ -160,12 +160,12 @@ class Guard:
             )
         if not self.robust:
             return None
-        robust = look["validation_robust_accuracy"]
+        robust = result["validation_robust_accuracy"]
         # Before the whole epsilon, and where all get one answer, robust accuracy is no achievement that could be lost.
         before = [
             other
-            for other in looks
-            if other["step"] < look["step"] and other["epoch"] >= self.grace and other["validation_recall"] >= chance + margin
+            for other in results
+            if other["step"] < result["step"] and other["epoch"] >= self.grace and other["validation_recall"] >= chance + margin
         ]
         peak = max((other["validation_robust_accuracy"] for other in before), default=0.0)
         # Three standard errors of the difference, so that small validation sets do not cry wolf.
@@ -197,31 +197,30 @@ class StudentGuard:
 
     blindness: ClassVar[str | None] = None  # features can be judged on any number of images
 
-    def best(self, looks: Sequence[Look], among: Sequence[Look] | None = None) -> Look | None:
-        """The look whose adversarial features are nearest to the teacher's, of those that are not dead."""
-        alive = [look for look in (looks if among is None else among) if self._symptom(look) is None]
-        return min(alive, key=lambda look: float(look["validation_displacement"]), default=None)
+    def best(self, results: Sequence[ValidationResult], among: Sequence[ValidationResult] | None = None) -> ValidationResult | None:
+        """The result whose adversarial features are nearest to the teacher's, of those that are not dead."""
+        alive = [result for result in (results if among is None else among) if self._symptom(result) is None]
+        return min(alive, key=lambda result: float(result["validation_displacement"]), default=None)
 
-    def overfitting(self, best: Look, last: Look) -> str | None:
+    def overfitting(self, best: ValidationResult, last: ValidationResult) -> str | None:
         """None: a student has no labels to overfit to."""
 
-    def judge(self, looks: Sequence[Look], ended: bool) -> None:
+    def judge(self, results: Sequence[ValidationResult], ended: bool) -> None:
         """Raise :class:`Collapse` if the run is dead: for three validations in a row after the grace, or at the end of the training."""
-        last = [look for look in looks if look["epoch"] >= self.grace][-3:]
-        symptoms = [self._symptom(look) for look in last]
+        last = [result for result in results if result["epoch"] >= self.grace][-3:]
+        symptoms = [self._symptom(result) for result in last]
         if symptoms and symptoms[-1] is not None and (ended or (len(last) == 3 and all(symptoms))):
             raise Collapse(f"training is dead at step {last[-1]['step']}, epoch {last[-1]['epoch']}: {symptoms[-1]}: lower --optimizer.lr")
 
-    def _symptom(self, look: Look) -> str | None:
-        if look["validation_spread"] < CONSTANT:
-            return (
-                f"the features of {self.images} images have become nearly constant ({100 * look['validation_spread']:.2g} % of the teacher's spread)"
-            )
-        agreement = look.get("validation_agreement")
+    def _symptom(self, result: ValidationResult) -> str | None:
+        if result["validation_spread"] < CONSTANT:
+            spread = f"{100 * result['validation_spread']:.2g} % of the teacher's spread"
+            return f"the features of {self.images} images have become nearly constant ({spread})"
+        agreement = result.get("validation_agreement")
         if agreement is not None and not could_have_learned(agreement, self.images, self.classes):
             numbers = f"{100 * agreement:.1f} % of {self.images} images get them, guessing gives {100 / self.classes:.1f} %"
             return f"the teacher's answers are lost ({numbers})"
-        if agreement is None and look["validation_drift"] > 1:
-            far = f"{look['validation_drift']:.2f} of the spread"
+        if agreement is None and result["validation_drift"] > 1:
+            far = f"{result['validation_drift']:.2f} of the spread"
             return f"the student is farther from its teacher on clean images ({far}) than images are from each other"
         return None

@@ -49,7 +49,7 @@ def arrived() -> int:
     return _arrived_number or 0
 
 
-def answer() -> None:
+def raise_pending() -> None:
     """Raise what arrived and was not raised, or was swallowed: Python drops what is raised while it collects garbage."""
     if _arrived_number is not None and not _held:
         raise Interrupted(_arrived_number)
@@ -64,11 +64,11 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         _held -= 1
-    answer()
+    raise_pending()
 
 
 @contextmanager
-def ending() -> Iterator[None]:
+def ignore_signals() -> Iterator[None]:
     """What arrives inside is dropped: the run ends already, and launchers send more than one signal."""
     global _deaf, _arrived_number
     _deaf = True

@@ -16,16 +16,16 @@ from rocl_transfer.bars import Bar
 from rocl_transfer.data import Batches, StreamedBatches
 from rocl_transfer.errors import Interrupted, UserError
 from rocl_transfer.objectives import Objective
-from rocl_transfer.training.account import Account
 from rocl_transfer.training.checkpoints import Checkpoints
 from rocl_transfer.training.estimate import Forecast
-from rocl_transfer.training.guard import Collapse, Look
-from rocl_transfer.training.interruption import answer, ending, uninterrupted
+from rocl_transfer.training.guard import Collapse, ValidationResult
+from rocl_transfer.training.interruption import ignore_signals, raise_pending, uninterrupted
+from rocl_transfer.training.metrics_logger import MetricsLogger
 from rocl_transfer.training.optimization import Schedule
 from rocl_transfer.training.progress import Progress, Trained
 from rocl_transfer.training.runtime import arithmetic, regrouped, synchronised, tuned_kernels
 from rocl_transfer.training.settings import Computing, Span, Watch
-from rocl_transfer.training.steps import Steps
+from rocl_transfer.training.steps import StepRunner
 from rocl_transfer.training.update import Update
 
 log = logging.getLogger("rocl_transfer")
@@ -96,113 +96,114 @@ class _Loop:
         self.total = schedule.epochs * self.per_epoch
         self.last = min(self.total, max_steps or self.total)
         folder = checkpoints.folder.parent
-        self.steps = Steps(self.accelerator, update, batches, watch.recovery, deferred, self.total, folder)
-        self.account = Account(self.accelerator, update.prepared, watch, self.per_epoch, self.last, folder)
+        self.runner = StepRunner(self.accelerator, update, batches, watch.recovery, deferred, self.total, folder)
+        self.logger = MetricsLogger(self.accelerator, update.prepared, watch, self.per_epoch, self.last, folder)
         self.forecast = Forecast(update, self.per_epoch, self.total)
-        self.at = Progress.load(state)
-        if self.at.step < self.last or self.at.due:
-            self.account.metrics.rewind(self.at.step - self.at.due)
-            self.at.forget_last()
+        self.progress = Progress.load(state)
+        if self.progress.step < self.last or self.progress.due:
+            self.logger.metrics.rewind(self.progress.step - self.progress.due)
+            self.progress.forget_last()
             if self.accelerator.is_main_process:
-                checkpoints.forget_after(self.at.step)
+                checkpoints.forget_after(self.progress.step)
         self.saved: tuple[int, bool] | None = None
 
     def run(self) -> Trained:
         images = self.batches.sampler.images
-        bar = Bar(images(self.last), "training", begun=images(self.at.step), shown=self.accelerator.is_main_process)
+        bar = Bar(images(self.last), "training", begun=images(self.progress.step), shown=self.accelerator.is_main_process)
         with bar, logging_redirect_tqdm([log]):
             try:
-                if self.at.step == 0:
+                if self.progress.step == 0:
                     self.save()  # fallback checkpoint if the run collapses before its first good epoch
-                with self.steps.held():
-                    self.go(bar)
+                with self.runner.signals_deferred():
+                    self.run_to_end(bar)
             except Interrupted as interruption:
-                with ending():
-                    interruption.saved = f" at step {self.at.step} of {self.last}; {self.keep()}"
+                with ignore_signals():
+                    interruption.saved = f" at step {self.progress.step} of {self.last}; {self.save_on_interrupt()}"
                 raise
             except RuntimeError as error:
                 if self.accelerator.num_processes == 1 or not _ALONE.search(str(error)):
                     raise
                 reason = " ".join(str(error).split())[:150]
-                with ending():  # the launcher has seen it as well
-                    raise UserError(f"another process of this run is gone, at step {self.at.step} ({reason}); {self.keep()}") from error
+                with ignore_signals():  # the launcher has seen it as well
+                    raise UserError(
+                        f"another process of this run is gone, at step {self.progress.step} ({reason}); {self.save_on_interrupt()}"
+                    ) from error
         with_what = (self.accelerator.num_processes, self.accelerator.device.type, arithmetic(self.accelerator))
-        seen = (self.best(), self.at.looks[-1] if self.at.looks else None) if self.guard else (None, None)
-        best, last = (None if look is None else dict(look) for look in seen)
+        seen = (self.best(), self.progress.looks[-1] if self.progress.looks else None) if self.guard else (None, None)
+        best, last = (None if result is None else dict(result) for result in seen)
         overfitting = self.guard.overfitting(best, last) if self.guard and best and last else None
         if overfitting is not None:
             log.warning("%s", overfitting)
-        return Trained(
-            self.at.step, -(-self.at.step // self.per_epoch), self.at.seconds, *with_what, best, last, overfitting, self.at.skipped, self.at.rollbacks
-        )
+        progress, begun = self.progress, -(-self.progress.step // self.per_epoch)
+        return Trained(progress.step, begun, progress.seconds, *with_what, best, last, overfitting, progress.skipped, progress.rollbacks)
 
-    def go(self, bar: Bar) -> None:
+    def run_to_end(self, bar: Bar) -> None:
         """To the last step, with as many ways back as it takes."""
         while True:
             try:
-                if self.at.due:
-                    epoch = (self.at.step - 1) // self.per_epoch
-                    self.after_step(epoch, self.rate(self.at.step - 1), save=True)  # or a way back to this checkpoint would do it once more
+                if self.progress.due:
+                    epoch = (self.progress.step - 1) // self.per_epoch
+                    self.after_step(epoch, self.rate(self.progress.step - 1), save=True)  # or a way back to this checkpoint would do it once more
                 self.judge()
-                while self.at.step < self.last:
+                while self.progress.step < self.last:
                     self.run_epoch(bar)
                 return
             except Collapse as collapse:
                 self.roll_back(collapse)
-                bar.to(self.batches.sampler.images(self.at.step))
+                bar.to(self.batches.sampler.images(self.progress.step))
 
-    def keep(self) -> str:
+    def save_on_interrupt(self) -> str:
         """Save what was reached, and say so; the other processes are not waited for."""
         self.update.undo()
-        self.steps.settle(self.at)
+        self.runner.flush(self.progress)
         if not self.accelerator.is_main_process:
             return f"the same command resumes from {self.checkpoints.latest() or 'the start'}"
-        if self.saved != (self.at.step, self.at.due):
-            self.checkpoints.forget_after(self.at.step)  # interrupted on the way back
+        if self.saved != (self.progress.step, self.progress.due):
+            self.checkpoints.forget_after(self.progress.step)  # interrupted on the way back
             self.write_checkpoint()
-        return f"the same command resumes from {self.checkpoints.folder / f'step-{self.at.step}'}"
+        return f"the same command resumes from {self.checkpoints.folder / f'step-{self.progress.step}'}"
 
     def rate(self, step: int) -> float:
         epoch, inner = divmod(step, self.per_epoch)
-        return self.schedule(epoch, inner, self.per_epoch) * self.recovery.lowering ** len(self.at.rollbacks)
+        return self.schedule(epoch, inner, self.per_epoch) * self.recovery.lowering ** len(self.progress.rollbacks)
 
     def run_epoch(self, bar: Bar) -> None:
         """One epoch, or what is left of it."""
-        epoch, inner = divmod(self.at.step, self.per_epoch)
+        epoch, inner = divmod(self.progress.step, self.per_epoch)
         self.update.prepared.train()
         mark = time.perf_counter()
         for batch in self.batches.epoch(epoch, inner):
-            mark += self.forecast.before(batch, self.last - self.at.step)
-            rate = self.rate(self.at.step)
+            mark += self.forecast.before(batch, self.last - self.progress.step)
+            rate = self.rate(self.progress.step)
             self.update.learn_at(rate)
-            self.steps.take(self.at, batch, self.account.is_read(self.at.step + 1))
+            self.runner.run_step(self.progress, batch, self.logger.is_read(self.progress.step + 1))
             took = time.perf_counter() - mark
-            self.at.seconds += took
+            self.progress.seconds += took
             images = len(batch.inputs) * self.batches.sampler.world
-            self.account.timed(images, took)
-            self.forecast.after(images, took, self.last - self.at.step)
-            bar.update(images, loss="?" if self.steps.loss is None else f"{self.steps.loss:.4f}", lr=f"{rate:.3g}")
+            self.logger.timed(images, took)
+            self.forecast.after(images, took, self.last - self.progress.step)
+            bar.update(images, loss="?" if self.runner.loss is None else f"{self.runner.loss:.4f}", lr=f"{rate:.3g}")
             self.after_step(epoch, rate)
-            answer()
-            if self.at.step == self.last:
+            raise_pending()
+            if self.progress.step == self.last:
                 break
             mark = time.perf_counter()
 
     def after_step(self, epoch: int, rate: float, save: bool = False) -> None:
         """Log, monitor, save and judge where they are due, in this order: a checkpoint never stands before the lines that belong to it."""
-        before = self.at.copy()
+        before = self.progress.copy()
         try:
-            looked = self.account.after_step(self.at, epoch, rate)
-            saves = save or self.account.saves(self.at.step) or (looked and self.best_step() == self.at.step)
+            validated = self.logger.after_step(self.progress, epoch, rate)
+            saves = save or self.logger.saves(self.progress.step) or (validated and self.best_step() == self.progress.step)
             broken = self.broken() if saves else ""
         except BaseException:
-            self.at = before  # what was begun is done again when the run is resumed
+            self.progress = before  # what was begun is done again when the run is resumed
             raise
         if broken:
             raise Collapse(
-                f"training stopped at step {self.at.step}: {broken} is not finite: lower --optimizer.lr or lengthen --optimizer.warmup_epochs"
+                f"training stopped at step {self.progress.step}: {broken} is not finite: lower --optimizer.lr or lengthen --optimizer.warmup_epochs"
             )
-        self.at.due = False
+        self.progress.due = False
         if saves:
             self.save()
         self.judge()
@@ -214,11 +215,15 @@ class _Loop:
             names = gather_object(names)
         return names[0] if names else ""
 
-    def best(self, continuing: bool = False) -> Look | None:
-        """The best look whose weights are still there: those of a run resumed from another folder, or from before it, are not."""
+    def best(self, continuing: bool = False) -> ValidationResult | None:
+        """The best result whose weights are still there: those of a run resumed from another folder, or from before it, are not."""
         assert self.guard is not None
-        kept = [look for look in self.at.looks if look["step"] == self.at.step or (self.checkpoints.folder / f"step-{look['step']}").is_dir()]
-        return self.guard.best(self.at.looks, [look for look in kept if not (continuing and "last" in look)])
+        kept = [
+            result
+            for result in self.progress.looks
+            if result["step"] == self.progress.step or (self.checkpoints.folder / f"step-{result['step']}").is_dir()
+        ]
+        return self.guard.best(self.progress.looks, [result for result in kept if not (continuing and "last" in result)])
 
     def best_step(self, continuing: bool = False) -> int | None:
         best = self.best(continuing) if self.guard else None
@@ -226,40 +231,42 @@ class _Loop:
 
     def judge(self) -> None:
         """Raise :class:`Collapse` if the guard finds the run dead. Where ``max_steps`` cuts it short, it has not ended."""
-        if self.guard is not None and self.at.looks and self.at.looks[-1]["step"] == self.at.step:
-            self.guard.judge(self.at.looks, ended=self.at.step == self.total)
+        if self.guard is not None and self.progress.looks and self.progress.looks[-1]["step"] == self.progress.step:
+            self.guard.judge(self.progress.looks, ended=self.progress.step == self.total)
 
     def roll_back(self, collapse: Collapse) -> None:
-        """Go on from the best checkpoint (the start, if none was good) with a lower learning rate.
+        """Continue from the best checkpoint (the start, if none was good) with a lower learning rate.
 
         Raises:
             UserError: That would not help, or was tried often enough.
         """
         self.update.undo()
-        self.steps.forget()
+        self.runner.forget()
         sentence = str(collapse)
         newest = self.checkpoints.latest()
         good = self.best_step() or 0 if self.guard else 0 if newest is None else int(newest.name.removeprefix("step-"))
         target: Path = self.checkpoints.folder / f"step-{good}"
-        if not collapse.curable or len(self.at.rollbacks) >= self.recovery.rollbacks or not target.is_dir():
-            tried = f" Training went back {len(self.at.rollbacks)} times, each time with a lower learning rate." if self.at.rollbacks else ""
+        if not collapse.curable or len(self.progress.rollbacks) >= self.recovery.rollbacks or not target.is_dir():
+            tried = (
+                f" Training went back {len(self.progress.rollbacks)} times, each time with a lower learning rate." if self.progress.rollbacks else ""
+            )
             which = "best" if self.guard else "last good"
             kept = (
                 f" The {which} checkpoint is {target}: --resume {target} --max_steps {good} exports it." if good else " No checkpoint was any good."
             )
             raise UserError(f"{sentence}.{tried}{kept} Nothing is exported")
-        rollbacks = [*self.at.rollbacks, {"at": self.at.step, "to": good, "why": sentence}]
-        skipped, seconds = self.at.skipped, self.at.seconds
+        rollbacks = [*self.progress.rollbacks, {"at": self.progress.step, "to": good, "why": sentence}]
+        skipped, seconds = self.progress.skipped, self.progress.seconds
         factor = self.recovery.lowering ** len(rollbacks)
         log.warning("%s. Going back to step %d; the learning rate is %.3g of what it was from here on", sentence, good, factor)
         with uninterrupted():
-            self.at = Progress.load(self.checkpoints.load(target, self.update.objective, self.update.optimizer.optimizer))
-            self.at.rollbacks, self.at.skipped, self.at.seconds, self.at.skipped_in_a_row = rollbacks, skipped, seconds, 0
+            self.progress = Progress.load(self.checkpoints.load(target, self.update.objective, self.update.optimizer.optimizer))
+            self.progress.rollbacks, self.progress.skipped, self.progress.seconds, self.progress.skipped_in_a_row = rollbacks, skipped, seconds, 0
         self.accelerator.wait_for_everyone()  # all have read before the main process writes
-        self.account.metrics.rewind(self.at.step)
+        self.logger.metrics.rewind(self.progress.step)
         if self.accelerator.is_main_process:
-            self.checkpoints.forget_after(self.at.step)
-        self.account.write(self.at, self.at.step // self.per_epoch, {"rolled_back_from": rollbacks[-1]["at"], "lr_factor": factor})
+            self.checkpoints.forget_after(self.progress.step)
+        self.logger.write(self.progress, self.progress.step // self.per_epoch, {"rolled_back_from": rollbacks[-1]["at"], "lr_factor": factor})
         self.save()
 
     def save(self) -> None:
@@ -269,9 +276,9 @@ class _Loop:
         self.accelerator.wait_for_everyone()
 
     def write_checkpoint(self) -> None:
-        state = {**self.at.state(), "processes": self.accelerator.num_processes}
-        self.checkpoints.save(self.at.step, self.update.objective, self.update.optimizer.optimizer, state, spare=self.spared())
-        self.saved = self.at.step, self.at.due
+        state = {**self.progress.state(), "processes": self.accelerator.num_processes}
+        self.checkpoints.save(self.progress.step, self.update.objective, self.update.optimizer.optimizer, state, spare=self.spared())
+        self.saved = self.progress.step, self.progress.due
 
     def spared(self) -> set[int]:
         """Checkpoints that stay beside the last few: the best, or the start while there is none; and what will be the best if the run continues."""

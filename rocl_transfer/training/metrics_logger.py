@@ -15,7 +15,7 @@ from rocl_transfer.training.settings import Watch
 log = logging.getLogger("rocl_transfer")
 
 
-class Account:
+class MetricsLogger:
     """Writes ``metrics.jsonl``, tells the trackers, and validates.
 
     The last step logs and monitors in any case. Where that was not due, its lines are marked ``last``: a resumed run forgets them, and writes
@@ -31,7 +31,7 @@ class Account:
     """
 
     def __init__(self, accelerator: Accelerator, prepared: nn.Module, watch: Watch, per_epoch: int, last: int, folder: Path) -> None:
-        self.accelerator, self.prepared, self.monitor, self.keeps_looks = accelerator, prepared, watch.monitor, watch.guard is not None
+        self.accelerator, self.prepared, self.monitor, self.keeps_results = accelerator, prepared, watch.monitor, watch.guard is not None
         self.cadence, self.per_epoch, self.last = watch.cadence, per_epoch, last
         self.metrics = MetricsFile(folder / "metrics.jsonl", accelerator.is_main_process)
         self.images, self.seconds = 0, 0.0  # since the last line
@@ -48,29 +48,29 @@ class Account:
         """Count a step of so many ``images`` over all processes."""
         self.images, self.seconds = self.images + images, self.seconds + seconds
 
-    def after_step(self, at: Progress, epoch: int, rate: float) -> bool:
+    def after_step(self, progress: Progress, epoch: int, rate: float) -> bool:
         """Write what is due; whether the model was validated."""
         number = epoch + 1
-        ends_epoch, ends = at.step % self.per_epoch == 0, at.step == self.last
-        logs, looks = at.step % self.cadence.log == 0, ends_epoch and number % self.cadence.monitor == 0
+        ends_epoch, ends = progress.step % self.per_epoch == 0, progress.step == self.last
+        logs, validates = progress.step % self.cadence.log == 0, ends_epoch and number % self.cadence.monitor == 0
         if logs:
-            self.write(at, epoch, {**at.window.take(), **self._pace(rate)})
-        seen = self._look(at, number, {} if looks else {"last": True}) if looks or ends else {}
+            self.write(progress, epoch, {**progress.window.take(), **self._pace(rate)})
+        seen = self._validate(progress, number, {} if validates else {"last": True}) if validates or ends else {}
         if ends_epoch:
-            means = {f"epoch_{name}": value for name, value in at.epoch_mean.take().items()}
-            self.write(at, epoch, {**means, **(seen if looks else {})})
+            means = {f"epoch_{name}": value for name, value in progress.epoch_mean.take().items()}
+            self.write(progress, epoch, {**means, **(seen if validates else {})})
         if ends and not logs:
-            self.write(at, epoch, {**at.window.means(), **self._pace(rate), "last": True})
-        if ends and not looks and seen:
-            self.write(at, epoch, {**seen, "last": True})
+            self.write(progress, epoch, {**progress.window.means(), **self._pace(rate), "last": True})
+        if ends and not validates and seen:
+            self.write(progress, epoch, {**seen, "last": True})
         return bool(seen)
 
-    def write(self, at: Progress, epoch: int, values: dict[str, float]) -> None:
+    def write(self, progress: Progress, epoch: int, values: dict[str, float]) -> None:
         """One line."""
-        line = {"step": at.step, "epoch": epoch, **values}
+        line = {"step": progress.step, "epoch": epoch, **values}
         self.metrics.write(line)
         if self.cadence.track:
-            self.accelerator.log(line, step=at.step)
+            self.accelerator.log(line, step=progress.step)
 
     def _pace(self, rate: float) -> dict[str, float]:
         line = {"lr": rate, "memory_bytes": peak_memory(self.accelerator.device)}
@@ -79,7 +79,7 @@ class Account:
         self.images, self.seconds = 0, 0.0
         return line
 
-    def _look(self, at: Progress, number: int, mark: dict[str, bool]) -> dict[str, float]:
+    def _validate(self, progress: Progress, number: int, mark: dict[str, bool]) -> dict[str, float]:
         """What the monitor sees, the same on every process."""
         if self.monitor is None:
             return {}
@@ -89,6 +89,6 @@ class Account:
         seen = {name: round(value, 6) for name, value in zip(found, numbers, strict=True)}
         self.prepared.train()
         log.info("epoch %d: %s", number, ", ".join(f"{name} {value:.4f}" for name, value in seen.items()))
-        if self.keeps_looks:
-            at.looks.append({"step": at.step, "epoch": number, **seen, **mark})
+        if self.keeps_results:
+            progress.looks.append({"step": progress.step, "epoch": number, **seen, **mark})
         return seen
