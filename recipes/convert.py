@@ -60,7 +60,7 @@ def main(config: ConvertConfig) -> Conversion:
 
 
 def table(conversion: Conversion) -> str:
-    """A line a module: its name in the file, in the export, and how many tensors it has."""
+    """One line per module: its name in the file, in the export, and how many tensors it has."""
     modules: dict[tuple[str, str], int] = {}
     for source, name in conversion.mapping.items():
         pair = (source.rpartition(".")[0], name.rpartition(".")[0])

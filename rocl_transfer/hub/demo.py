@@ -54,7 +54,7 @@ class Shown:
         perturbation: Enlarged to the full range.
         adversarial: As PGD left it.
         words: In Markdown: the answers, how far the perturbation is enlarged, and the smallest epsilon.
-        curves: A row a point: epsilon as the slider has it, probability, class.
+        curves: One row per point: epsilon as the slider has it, probability, class.
     """
 
     clean: np.ndarray
