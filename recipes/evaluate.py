@@ -71,7 +71,7 @@ class Samples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluatedConfig:
+class EvaluatedModelConfig:
     """Which classifier.
 
     Args:
@@ -115,7 +115,7 @@ class EvaluateConfig(SearchOptions):
         seed: Seed of everything random.
     """
 
-    model: EvaluatedConfig
+    model: EvaluatedModelConfig
     data: ImageOptions
     output_dir: str
     attacks: Literal["standard", "fast", "paper", "strong-pgd"] = "standard"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rocl_transfer.attacks.draws import normal, uniform
 from rocl_transfer.attacks.margins import cross_entropy, margin, rivals, targeted_dlr
-from rocl_transfer.attacks.search import Attack, Lanes, Network, Outcome, ascend
+from rocl_transfer.attacks.search import ActiveSamples, Attack, Network, Outcome, ascend
 from rocl_transfer.attacks.threat_models import ThreatModel, sparse_sign, threat_model
 
 _MOMENTUM = 0.75  # share of the new step; the rest is the step before
@@ -17,7 +17,7 @@ _RISING = 0.75  # share of steps that must raise the loss for the step size to s
 
 
 @dataclass
-class _Ascent(Lanes):
+class _Ascent(ActiveSamples):
     targets: Tensor
     at: Tensor  # where the search stands
     before: Tensor  # where it stood a step ago
@@ -73,16 +73,16 @@ class APGD(Attack):
         """See :class:`Attack`."""
         outcome, threat = Outcome(images), self.threat
         targets = rivals(network(images), labels, runs) if self.targets else runs
-        lanes = _lanes(images, labels, targets, self._start(images, runs, seeds))
+        active = _lanes(images, labels, targets, self._start(images, runs, seeds))
         if self.norm != "l1":
-            self._climb(network, lanes, outcome, threat, self.steps)
+            self._climb(network, active, outcome, threat, self.steps)
             return outcome
         # Nearer points are hard to find from within the small ball, and easy from those found in larger ones (section 4.1 of the L1 paper).
         wide, middle = math.ceil(0.3 * self.steps), math.ceil(0.3 * self.steps)
         for factor, steps in ((3, wide), (2, middle), (1, self.steps - wide - middle)):
             ball = threat_model("l1", factor * self.epsilon)
-            lanes.at = ball.project(lanes.best, lanes.images)
-            self._climb(network, lanes, outcome, ball, steps, leave=factor == 1)
+            active.at = ball.project(active.best, active.images)
+            self._climb(network, active, outcome, ball, steps, leave=factor == 1)
         return outcome
 
     def _start(self, images: Tensor, runs: Tensor, seeds: Tensor) -> Tensor:
@@ -93,34 +93,34 @@ class APGD(Attack):
         # On the ball's surface: there is no reason to start near the clean image.
         return self.threat.project(images + draws * (self.epsilon / self.threat.length(draws)), images).clamp_(0, 1)
 
-    def _look(self, network: Network, lanes: _Ascent, outcome: Outcome, leave: bool) -> bool:
-        """Evaluate where the lanes stand; the broken ones leave. False where none is left."""
-        loss = (lambda logits: targeted_dlr(logits, lanes.labels, lanes.targets)) if self.targets else (
-            lambda logits: cross_entropy(logits, lanes.labels))  # fmt: skip
-        logits, lanes.loss, lanes.gradient = ascend(network, lanes.at, loss)
+    def _look(self, network: Network, active: _Ascent, outcome: Outcome, leave: bool) -> bool:
+        """Evaluate where the active stand; the broken ones leave. False where none is left."""
+        loss = (lambda logits: targeted_dlr(logits, active.labels, active.targets)) if self.targets else (
+            lambda logits: cross_entropy(logits, active.labels))  # fmt: skip
+        logits, active.loss, active.gradient = ascend(network, active.at, loss)
         if leave:
-            wrong = outcome.note(lanes.position, lanes.at, margin(logits, lanes.labels))
+            wrong = outcome.note(active.position, active.at, margin(logits, active.labels))
             if wrong.any():
-                lanes.keep(~wrong)
-        return len(lanes) > 0
+                active.keep(~wrong)
+        return len(active) > 0
 
-    def _climb(self, network: Network, lanes: _Ascent, outcome: Outcome, threat: ThreatModel, steps: int, leave: bool = True) -> None:
-        if not self._look(network, lanes, outcome, leave):
+    def _climb(self, network: Network, active: _Ascent, outcome: Outcome, threat: ThreatModel, steps: int, leave: bool = True) -> None:
+        if not self._look(network, active, outcome, leave):
             return
-        policy = _Sparse(threat, steps, lanes) if threat.norm == "l1" else _Momentum(threat, steps)
-        lanes.step_size = torch.full_like(lanes.images[:, :1, :1, :1], policy.first)
-        lanes.before, lanes.best, lanes.best_gradient, lanes.best_loss = lanes.at, lanes.at, lanes.gradient, lanes.loss
-        lanes.checked_loss, lanes.rises, lanes.halved = lanes.loss, torch.zeros_like(lanes.loss), torch.ones_like(lanes.loss, dtype=torch.bool)
+        policy = _Sparse(threat, steps, active) if threat.norm == "l1" else _Momentum(threat, steps)
+        active.step_size = torch.full_like(active.images[:, :1, :1, :1], policy.first)
+        active.before, active.best, active.best_gradient, active.best_loss = active.at, active.at, active.gradient, active.loss
+        active.checked_loss, active.rises, active.halved = active.loss, torch.zeros_like(active.loss), torch.ones_like(active.loss, dtype=torch.bool)
         for step in range(steps):
-            lanes.before, lanes.at, lanes.last_loss = lanes.at, policy.move(lanes, step), lanes.loss
-            if not self._look(network, lanes, outcome, leave):
+            active.before, active.at, active.last_loss = active.at, policy.move(active, step), active.loss
+            if not self._look(network, active, outcome, leave):
                 return
-            lanes.rises = lanes.rises + (lanes.loss > lanes.last_loss)
-            better = lanes.loss > lanes.best_loss
+            active.rises = active.rises + (active.loss > active.last_loss)
+            better = active.loss > active.best_loss
             wide = better.view(-1, 1, 1, 1)
-            lanes.best, lanes.best_gradient = torch.where(wide, lanes.at, lanes.best), torch.where(wide, lanes.gradient, lanes.best_gradient)
-            lanes.best_loss = torch.where(better, lanes.loss, lanes.best_loss)
-            policy.check(lanes, step)
+            active.best, active.best_gradient = torch.where(wide, active.at, active.best), torch.where(wide, active.gradient, active.best_gradient)
+            active.best_loss = torch.where(better, active.loss, active.best_loss)
+            policy.check(active, step)
 
 
 class _Momentum:
@@ -131,57 +131,57 @@ class _Momentum:
         self.interval, self.shorter, self.shortest = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
         self.since = 0
 
-    def move(self, lanes: _Ascent, step: int) -> Tensor:
-        plain = self._into_ball(lanes.at + lanes.step_size * self.threat.direction(lanes.gradient), lanes.images)
+    def move(self, active: _Ascent, step: int) -> Tensor:
+        plain = self._into_ball(active.at + active.step_size * self.threat.direction(active.gradient), active.images)
         if step == 0:
             return plain
         # The point reached, plus three quarters of the way to the plain step, plus a quarter of the step before.
-        mixed = plain.mul_(_MOMENTUM).add_(lanes.at, alpha=2 * (1 - _MOMENTUM)).sub_(lanes.before, alpha=1 - _MOMENTUM)
-        return self._into_ball(mixed, lanes.images)
+        mixed = plain.mul_(_MOMENTUM).add_(active.at, alpha=2 * (1 - _MOMENTUM)).sub_(active.before, alpha=1 - _MOMENTUM)
+        return self._into_ball(mixed, active.images)
 
     def _into_ball(self, points: Tensor, images: Tensor) -> Tensor:
         return self.threat.project(points, images).clamp_(0, 1)
 
-    def check(self, lanes: _Ascent, step: int) -> None:
+    def check(self, active: _Ascent, step: int) -> None:
         self.since += 1
         if self.since < self.interval:
             return
-        stalls = lanes.rises <= _RISING * self.since
-        stalls |= ~lanes.halved & (lanes.checked_loss >= lanes.best_loss)
+        stalls = active.rises <= _RISING * self.since
+        stalls |= ~active.halved & (active.checked_loss >= active.best_loss)
         wide = stalls.view(-1, 1, 1, 1)
-        lanes.step_size = torch.where(wide, lanes.step_size / 2, lanes.step_size)
-        lanes.at, lanes.gradient = torch.where(wide, lanes.best, lanes.at), torch.where(wide, lanes.best_gradient, lanes.gradient)
-        lanes.halved, lanes.checked_loss, lanes.rises = stalls, lanes.best_loss, torch.zeros_like(lanes.rises)
+        active.step_size = torch.where(wide, active.step_size / 2, active.step_size)
+        active.at, active.gradient = torch.where(wide, active.best, active.at), torch.where(wide, active.best_gradient, active.gradient)
+        active.halved, active.checked_loss, active.rises = stalls, active.best_loss, torch.zeros_like(active.rises)
         self.since, self.interval = 0, max(self.interval - self.shorter, self.shortest)
 
 
 class _Sparse:
     """Steps for L1: along as many of the largest gradient entries as the best perturbation so far suggests."""
 
-    def __init__(self, threat: ThreatModel, steps: int, lanes: _Ascent) -> None:
+    def __init__(self, threat: ThreatModel, steps: int, active: _Ascent) -> None:
         self.threat, self.first = threat, float(threat.epsilon)
         self.interval, self.since = max(int(0.04 * steps), 1), 0
-        self._entries = lanes.images[0].numel()
-        lanes.changed = self._changes(lanes.at, lanes.images)
-        lanes.share = lanes.changed / self._entries / 1.5
+        self._entries = active.images[0].numel()
+        active.changed = self._changes(active.at, active.images)
+        active.share = active.changed / self._entries / 1.5
 
     @staticmethod
     def _changes(points: Tensor, images: Tensor) -> Tensor:
         return (points != images).flatten(1).sum(1).float()
 
-    def move(self, lanes: _Ascent, step: int) -> Tensor:
-        return self.threat.project(lanes.at + lanes.step_size * sparse_sign(lanes.gradient, lanes.share), lanes.images)
+    def move(self, active: _Ascent, step: int) -> Tensor:
+        return self.threat.project(active.at + active.step_size * sparse_sign(active.gradient, active.share), active.images)
 
-    def check(self, lanes: _Ascent, step: int) -> None:
+    def check(self, active: _Ascent, step: int) -> None:
         self.since += 1
         if self.since < self.interval:
             return
-        changes = self._changes(lanes.best, lanes.images)
-        sparser = changes < 0.95 * lanes.changed
+        changes = self._changes(active.best, active.images)
+        sparser = changes < 0.95 * active.changed
         wide = sparser.view(-1, 1, 1, 1)
-        lanes.step_size = torch.where(wide, self.first, lanes.step_size / 1.5).clamp(self.first / 10, self.first)
-        lanes.at, lanes.gradient = torch.where(wide, lanes.best, lanes.at), torch.where(wide, lanes.best_gradient, lanes.gradient)
-        lanes.share, lanes.changed, self.since = changes / self._entries / 1.5, changes, 0
+        active.step_size = torch.where(wide, self.first, active.step_size / 1.5).clamp(self.first / 10, self.first)
+        active.at, active.gradient = torch.where(wide, active.best, active.at), torch.where(wide, active.best_gradient, active.gradient)
+        active.share, active.changed, self.since = changes / self._entries / 1.5, changes, 0
 
 
 def _lanes(images: Tensor, labels: Tensor, targets: Tensor, start: Tensor) -> _Ascent:

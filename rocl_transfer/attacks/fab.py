@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rocl_transfer.attacks.margins import margin, rivals
-from rocl_transfer.attacks.search import Attack, Lanes, Network, Outcome, ascend
+from rocl_transfer.attacks.search import ActiveSamples, Attack, Network, Outcome, ascend
 from rocl_transfer.attacks.threat_models import threat_model
 
 _OVERSHOOT = 1.05  # of the step on the boundary
@@ -17,7 +17,7 @@ _TOWARDS_IMAGE = 0.1  # largest share of the projection of the clean image in th
 
 
 @dataclass
-class _Walk(Lanes):
+class _Walk(ActiveSamples):
     targets: Tensor
     at: Tensor
 
@@ -67,19 +67,19 @@ class FAB(Attack):
         """See :class:`Attack`; nothing here is random."""
         outcome = Outcome(images)
         targets = rivals(network(images), labels, runs)
-        lanes = _Walk(torch.arange(len(images), device=images.device), images, labels, targets, images)
+        active = _Walk(torch.arange(len(images), device=images.device), images, labels, targets, images)
         for _ in range(self.steps + 1):
-            logits, lead, gradient = ascend(network, lanes.at, _lead(lanes.labels[:, None], lanes.targets[:, None]))
-            margins = margin(logits, lanes.labels)
-            beyond, delta = margins < 0, lanes.at - lanes.images
+            logits, lead, gradient = ascend(network, active.at, _lead(active.labels[:, None], active.targets[:, None]))
+            margins = margin(logits, active.labels)
+            beyond, delta = margins < 0, active.at - active.images
             inside = self.threat.length(delta).flatten() <= self.epsilon
             within = torch.where(inside, margins, torch.inf)
-            broken = outcome.note(lanes.position, lanes.at, within)
-            point = torch.where(beyond.view(-1, 1, 1, 1), lanes.images + _PULL * delta, lanes.at)
-            lanes.at = self._step(lanes.images, lanes.at, point, lead, gradient)
+            broken = outcome.note(active.position, active.at, within)
+            point = torch.where(beyond.view(-1, 1, 1, 1), active.images + _PULL * delta, active.at)
+            active.at = self._step(active.images, active.at, point, lead, gradient)
             if broken.any():
-                lanes.keep(~broken)
-                if not len(lanes):
+                active.keep(~broken)
+                if not len(active):
                     break
         return outcome
 

@@ -42,7 +42,7 @@ class Outcome:
 
 
 @dataclass
-class Lanes:
+class ActiveSamples:
     """Tensors of one row for each sample still under attack; attacks add their own."""
 
     position: Tensor  # (N,): which sample of the outcome

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rocl_transfer.attacks.draws import below, uniform
 from rocl_transfer.attacks.margins import margin
-from rocl_transfer.attacks.search import Attack, Lanes, Network, Outcome
+from rocl_transfer.attacks.search import ActiveSamples, Attack, Network, Outcome
 from rocl_transfer.attacks.threat_models import ThreatModel, threat_model
 
 _FIRST_SHARE = 0.8  # of the image's area that the first squares cover
@@ -25,7 +25,7 @@ _SIGNS = 5  # where the signs begin in a query's draws
 
 
 @dataclass
-class _Best(Lanes):
+class _Best(ActiveSamples):
     seeds: Tensor
     at: Tensor
     lowest: Tensor  # its margin
@@ -74,23 +74,23 @@ class Square(Attack):
         everything = torch.arange(len(images), device=images.device)
         lowest = margin(network(start), labels)
         lowest = torch.where(lowest.isnan(), torch.inf, lowest)  # of no answer any other is an improvement
-        lanes = _Best(everything, images, labels, seeds, start, lowest, start)
-        wrong = outcome.note(lanes.position, lanes.at, lanes.lowest)
-        lanes.keep(~wrong)
+        active = _Best(everything, images, labels, seeds, start, lowest, start)
+        wrong = outcome.note(active.position, active.at, active.lowest)
+        active.keep(~wrong)
         query, kept = 0, 1.0
-        while query < self.queries and len(lanes):
+        while query < self.queries and len(active):
             if query % _BLOCK == 0:
-                lanes.draws = uniform(lanes.seeds, "square", (_BLOCK, _SIGNS + channels), query // _BLOCK)
+                active.draws = uniform(active.seeds, "square", (_BLOCK, _SIGNS + channels), query // _BLOCK)
             side = self._side(query, *images.shape[2:])
-            ahead = self._ahead(query, min(at_once // len(lanes), int(2 * _REPEATED / max(kept, 1e-3))), *images.shape[2:])
-            draws = lanes.draws[:, query % _BLOCK :][:, :ahead]
-            share = _advance(network, lanes, draws, functools.partial(propose, lanes, side, self.threat))
+            ahead = self._ahead(query, min(at_once // len(active), int(2 * _REPEATED / max(kept, 1e-3))), *images.shape[2:])
+            draws = active.draws[:, query % _BLOCK :][:, :ahead]
+            share = _advance(network, active, draws, functools.partial(propose, active, side, self.threat))
             query, kept = query + ahead, kept + (share - kept) / _RECENT
-            wrong = lanes.lowest < 0
+            wrong = active.lowest < 0
             if wrong.any():
-                outcome.note(lanes.position[wrong], lanes.at[wrong], lanes.lowest[wrong])
-                lanes.keep(~wrong)
-        outcome.note(lanes.position, lanes.at, lanes.lowest)
+                outcome.note(active.position[wrong], active.at[wrong], active.lowest[wrong])
+                active.keep(~wrong)
+        outcome.note(active.position, active.at, active.lowest)
         return outcome
 
     def _ahead(self, query: int, most: int, height: int, width: int) -> int:
@@ -108,27 +108,27 @@ class Square(Attack):
         return min(side, height, width)
 
 
-def _advance(network: Network, lanes: _Best, draws: Tensor, propose: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> float:
+def _advance(network: Network, active: _Best, draws: Tensor, propose: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> float:
     """Take every sample through the queries of ``draws`` (N, Q, ...); returns the share of proposals that were kept.
 
     All Q proposals of a sample are looked at together, as if none of them were kept: that is rare (one in 30 after 300 queries, one in 400 after
     3,000), and a few images alone leave any device idle. After one that is kept, the later ones are made again from there, so the outcome is that of
     Q queries one after another.
     """
-    settled = torch.zeros(len(lanes), dtype=torch.long, device=draws.device)  # the first query of each that is still open
+    settled = torch.zeros(len(active), dtype=torch.long, device=draws.device)  # the first query of each that is still open
     looked, kept, numbers = 0, 0, torch.arange(draws.shape[1], device=draws.device)
     while len(rows := (pairs := (settled[:, None] <= numbers).nonzero())[:, 0]):
         turns = pairs[:, 1]
         proposal, new = propose(rows, draws[rows, turns])
         margins = torch.full((len(rows),), torch.inf, device=draws.device)
         if len(new):
-            margins[new] = margin(network(proposal[new]), lanes.labels[rows[new]])
-        lower = (margins < lanes.lowest[rows]).nonzero().flatten()
+            margins[new] = margin(network(proposal[new]), active.labels[rows[new]])
+        lower = (margins < active.lowest[rows]).nonzero().flatten()
         at = rows[lower]
         first = torch.ones_like(at, dtype=torch.bool)  # of each sample's: rows stand in order
         first[1:] = at[1:] != at[:-1]
         chosen, better = lower[first], at[first]
-        lanes.at[better], lanes.lowest[better] = proposal[chosen], margins[chosen]
+        active.at[better], active.lowest[better] = proposal[chosen], margins[chosen]
         settled.fill_(len(numbers))
         settled[better] = torch.where(margins[chosen] < 0, len(numbers), turns[chosen] + 1)
         looked, kept = looked + len(rows), kept + len(better)
@@ -150,15 +150,15 @@ def _stripes(images: Tensor, seeds: Tensor, threat: ThreatModel) -> Tensor:
     return (images + threat.epsilon * _signs(uniform(seeds, "square start", (channels, 1, width)))).clamp_(0, 1)
 
 
-def _flat(lanes: _Best, side: int, threat: ThreatModel, rows: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+def _flat(active: _Best, side: int, threat: ThreatModel, rows: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
     """L-inf: a square on the ball's surface, one sign a channel; and the proposals in which it was not there already (15 of 16, digits at 16 px).
 
     ``rows`` says which sample each row of ``draws`` is for.
     """
-    _, channels, height, width = lanes.images.shape
+    _, channels, height, width = active.images.shape
     square = _patch(*_corner(draws, side, height, width), side, channels)
-    proposal, source = lanes.at[rows], (rows.view(-1, 1, 1, 1), *square[1:])
-    flat = (lanes.images[source] + threat.epsilon * _signs(draws[:, _SIGNS:, None, None])).clamp_(0, 1)
+    proposal, source = active.at[rows], (rows.view(-1, 1, 1, 1), *square[1:])
+    flat = (active.images[source] + threat.epsilon * _signs(draws[:, _SIGNS:, None, None])).clamp_(0, 1)
     new = (flat != proposal[square]).flatten(1).any(1)
     proposal[square] = flat
     return proposal, new.nonzero().flatten()
@@ -183,16 +183,16 @@ def _on_surface(images: Tensor, delta: Tensor, threat: ThreatModel) -> Tensor:
     return threat.project(images + delta, images)
 
 
-def _bumps(lanes: _Best, side: int, threat: ThreatModel, rows: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+def _bumps(active: _Best, side: int, threat: ThreatModel, rows: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
     """L2 and L1: what two squares hold of the ball's length, and what is left of it, goes into a bump in the first of them (algorithm 3).
 
     The bump is added to what stands in the square already, so that good patterns grow. ``rows`` says which sample each row of ``draws`` is for.
     """
-    _, channels, height, width = lanes.images.shape
+    _, channels, height, width = active.images.shape
     norm, power = threat.norm, 2 if threat.norm == "l2" else 1
     size = _length_of_channels(norm)
-    images = lanes.images[rows]
-    delta = lanes.at[rows] - images
+    images = active.images[rows]
+    delta = active.at[rows] - images
     to, source = (_patch(*_corner(draws[:, place:], side, height, width), side, channels) for place in (0, 2))
     spent = delta.clone()
     spent[to], spent[source] = 0, 0

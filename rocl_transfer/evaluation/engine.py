@@ -13,7 +13,7 @@ from rocl_transfer.bars import Bar
 from rocl_transfer.data import Store
 from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.judge import CLEAN, Judge
-from rocl_transfer.evaluation.network import Metered, Rates, measure, search_network
+from rocl_transfer.evaluation.network import ProgressNetwork, Rates, measure, search_network
 from rocl_transfer.evaluation.options import SearchOptions
 from rocl_transfer.evaluation.protocols import Ensemble, parts_of
 from rocl_transfer.evaluation.results import attack_key
@@ -183,7 +183,7 @@ def run_attacks(
     found: list[Standing] = []
     with Bar(len(samples), "evaluating", shown=progress) as bar:
         forecast = Forecast(attacks, rates, bar)
-        searcher = Searcher(Metered(network, forecast.spend, forecast.backward), rates, judge, seed)
+        searcher = Searcher(ProgressNetwork(network, forecast.spend, forecast.backward), rates, judge, seed)
         engine = Engine(judge, searcher, forecast, attacks, shown)
         for number, chunk in enumerate(plan):
             pixels = next(batches) if number else pixels  # the first are those that the network was measured on

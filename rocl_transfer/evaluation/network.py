@@ -24,7 +24,7 @@ log = logging.getLogger("rocl_transfer")
 
 _LARGEST = 1024  # images at once: more than are held in memory for an attack
 _AGREE = 1e-3  # of the logits' spread: more is another function, not another rounding
-_ROUGH = 0.05  # of it: what bf16 may change for a search to find its way
+_BF16_TOLERANCE = 0.05  # of it: what bf16 may change for a search to find its way
 _ARRANGING, _WORTH = 25, 20  # passes of each image looked at; times as many that follow make arranging worth it
 _SLOWER = 1.2  # times: what a step may cost before it is skipped; fp32 on a CPU may want either layout, by how wide the network is
 
@@ -40,7 +40,7 @@ def search_network(
         model: In eval mode.
         images: A few (N, C, H, W), to compare on.
         compiled: Have ``torch.compile`` make kernels of it; the first calls take long.
-        precision: fp32; or bf16, which also is rounding, but of more than goes unnoticed (see :class:`Rough`).
+        precision: fp32; or bf16, which also is rounding, but of more than goes unnoticed (see :class:`Bf16Network`).
         foreseen: Passes of an image that follow at most; where they are few, arranging the network would cost more than it saves, and is left out.
 
     Raises:
@@ -71,7 +71,7 @@ def search_network(
         else:
             network = candidate
             done.add(name)
-    return network if precision == "fp32" else Rough(network, images, "compiled" in done)
+    return network if precision == "fp32" else Bf16Network(network, images, "compiled" in done)
 
 
 def _seconds(networks: tuple[nn.Module, ...], images: Tensor, precision: str) -> list[float]:
@@ -109,7 +109,7 @@ def _compiled(model: nn.Module) -> nn.Module:
     return result
 
 
-class Rough(nn.Module):
+class Bf16Network(nn.Module):
     """A network under bf16 autocast, whose answers are those in float32 wherever bf16 leaves a doubt which class comes first.
 
     An image whose first class leads by less than three times the largest error seen is looked at once more in float32, without gradient: so a search
@@ -126,29 +126,29 @@ class Rough(nn.Module):
 
     def __init__(self, network: nn.Module, images: Tensor, compiled: bool = False) -> None:
         super().__init__()
-        self.network, self.rough = network, copy.deepcopy(network)
-        hold_bf16(self.rough)
+        self.network, self.in_bf16 = network, copy.deepcopy(network)
+        hold_bf16(self.in_bf16)
         if compiled:
-            self.rough.compile()
+            self.in_bf16.compile()
         with torch.no_grad():
             truth = network(images).float()
             try:
-                found = self._rough(images)
+                found = self._bf16_logits(images)
             except Exception as error:  # a user's network may refuse it in any way
                 raise UserError(f"the model does not run in bf16 ({_first_line(error)}): search with --search_precision fp32") from error
         wrong = ((found - truth).abs().amax(1) / _spread(truth)).max().item()
-        if not wrong < _ROUGH:
+        if not wrong < _BF16_TOLERANCE:
             raise UserError(f"in bf16 the model's logits differ by {wrong:.0%} of their spread: search with --search_precision fp32")
         self.doubtful = 3 * wrong
 
-    def _rough(self, images: Tensor) -> Tensor:
+    def _bf16_logits(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16):
-            logits: Tensor = self.rough(images)
+            logits: Tensor = self.in_bf16(images)
         return logits.float()
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, K), float32."""
-        logits = self._rough(images)
+        logits = self._bf16_logits(images)
         known = logits.detach()
         first, second = known.topk(2, 1).values.unbind(1)
         doubts = (first - second < self.doubtful * _spread(known)).nonzero().flatten()
@@ -168,7 +168,7 @@ def _spread(logits: Tensor) -> Tensor:
     return (logits.amax(1) - logits.amin(1)).clamp_min(1e-12)
 
 
-class Metered:
+class ProgressNetwork:
     """A network whose passes are counted; its logits are float32.
 
     Args:

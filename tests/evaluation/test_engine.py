@@ -264,12 +264,12 @@ def test_a_search_in_bf16_asks_float32_where_it_doubts():
     with frozen(model):
         network = search_network(model, images, precision="bf16")
         twin = network.network
-        twin.exact = network.rough.exact = 0
+        twin.exact = network.in_bf16.exact = 0
         leaf = images.clone().requires_grad_()
         logits = network(leaf)
         (gradient,) = torch.autograd.grad(logits[:, 1].sum(), leaf)
     assert twin.exact == 2  # 0.4999 and 0.5001
-    assert network.rough.exact == 0
+    assert network.in_bf16.exact == 0
     assert torch.allclose(logits[3:5], model(images[3:5]), rtol=0, atol=1e-7)
     assert logits.argmax(1).tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert gradient.flatten(1).sum(1).tolist() == pytest.approx([1.0] * 8, rel=1e-2)

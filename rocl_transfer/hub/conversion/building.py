@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from rocl_transfer.errors import UserError
-from rocl_transfer.hub.conversion.around import Linear
 from rocl_transfer.hub.conversion.families import Normalization
+from rocl_transfer.hub.conversion.head_and_normalization import Linear
 from rocl_transfer.models import PixelModel
 
 

@@ -10,12 +10,12 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from rocl_transfer.errors import UserError, did_you_mean, path_of
-from rocl_transfer.hub.conversion import around, matching
-from rocl_transfer.hub.conversion.account import left_out, notes
+from rocl_transfer.hub.conversion import head_and_normalization, matching
 from rocl_transfer.hub.conversion.building import build, name_classes
 from rocl_transfer.hub.conversion.families import AVERAGED, FAMILIES, Normalization, assumed, choose_norms, recognize, translate
 from rocl_transfer.hub.conversion.matching import Fit
 from rocl_transfer.hub.conversion.reading import Checkpoint, read_checkpoint
+from rocl_transfer.hub.conversion.summary import left_out, notes
 from rocl_transfer.hub.export import CONFIG, PROJECTOR, WEIGHTS
 from rocl_transfer.models import PixelModel
 from rocl_transfer.options import Number, require
@@ -146,18 +146,22 @@ def _find_network(checkpoint: Checkpoint, options: ConversionOptions) -> _Networ
 
 def _convert(checkpoint: Checkpoint, options: ConversionOptions, other_head: Checkpoint | None, other_projector: Checkpoint | None) -> Conversion:
     net = _find_network(checkpoint, options)
-    head = inside = around.find_head(net.fit, net.names, net.tensors, net.width, net.head, options.copy is None) if options.head is None else None
+    head = inside = (
+        head_and_normalization.find_head(net.fit, net.names, net.tensors, net.width, net.head, options.copy is None) if options.head is None else None
+    )
     if other_head is not None:
         if not net.head:
             raise UserError(f"{net.architecture} has no head of one linear layer: leave out --head")
-        head = around.read_head(other_head, net.width)
-    stored, normalized_by = around.find_normalization(net.fit, net.others, net.tensors) if options.normalization is None else (None, ())
+        head = head_and_normalization.read_head(other_head, net.width)
+    stored, normalized_by = (
+        head_and_normalization.find_normalization(net.fit, net.others, net.tensors) if options.normalization is None else (None, ())
+    )
     taken = {*net.fit.sources.values(), *(inside.names if inside else ()), *normalized_by}
-    beside = around.find_projector(net.fit, net.names, net.tensors, taken)
+    beside = head_and_normalization.find_projector(net.fit, net.names, net.tensors, taken)
     projector, projector_from = _projector(other_projector, beside, net.width)
     if projector is not None and other_projector is None:
         taken.update(beside)
-    dropped = around.check_leftovers(net.fit, net.others, net.tensors, taken, options.drop)
+    dropped = head_and_normalization.check_leftovers(net.fit, net.others, net.tensors, taken, options.drop)
 
     classes = name_classes(_listed(options.label_names), head)
     normalization = options.normalization or stored or _assumed(net, len(classes))
@@ -182,7 +186,9 @@ def _convert(checkpoint: Checkpoint, options: ConversionOptions, other_head: Che
     return Conversion(model, projector, mapping, facts, tuple(notes(facts, model, net.kind, len(mapping), len(checkpoint.tensors))))
 
 
-def _build(net: _Network, image_size: int | None, head: around.Linear | None, normalization: Normalization, classes: Sequence[str]) -> PixelModel:
+def _build(
+    net: _Network, image_size: int | None, head: head_and_normalization.Linear | None, normalization: Normalization, classes: Sequence[str]
+) -> PixelModel:
     import timm
 
     weights = {name: net.tensors[source] for name, source in net.fit.sources.items()}
@@ -225,15 +231,15 @@ def _with_stem(fit: Fit, kind: str, asked: str) -> str:
 def _projector(other: Checkpoint | None, beside: Mapping[str, Tensor], width: int) -> tuple[nn.Sequential | None, str | None]:
     """The projector of another file, or the one beside the network; and where it comes from, or why it is left out."""
     if other is not None:
-        found = around.to_projector({name: tensor for name, tensor in other.tensors.items() if tensor.dim() > 0}, width)
+        found = head_and_normalization.to_projector({name: tensor for name, tensor in other.tensors.items() if tensor.dim() > 0}, width)
         if found is None:
             raise UserError(
                 f"--projector {other.path} has another shape than RoCL's ({width}, 2048, 128, two linear layers with biases): leave it out"
             )
-        return found, around.describe(other)
+        return found, head_and_normalization.describe(other)
     if not beside:
         return None, None
-    found, place = around.to_projector(beside, width), re.sub(r"(\.\w+){1,2}$", "", next(iter(beside)))
+    found, place = head_and_normalization.to_projector(beside, width), re.sub(r"(\.\w+){1,2}$", "", next(iter(beside)))
     return found, place if found is not None else f"{place}: left out, for its shape is not RoCL's"
 
 
