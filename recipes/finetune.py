@@ -38,7 +38,7 @@ from rocl_transfer.training import AdaptationOptimizerOptions, Guard, HeadFirst,
 
 log = logging.getLogger("rocl_transfer")
 
-# What a family of networks is trained with unless told otherwise: optimiser, peak rate, decay, and factor on the rate for each layer farther from the
+# What a family of networks is trained with by default: optimiser, peak rate, decay, and factor on the rate for each layer farther from the
 # head. So far the families differ in the last alone.
 # The rates are the middle of benchmarks/collapse_grid.py (see RESULTS.md), whose small networks train at five times as much too; larger ones may not.
 HEAD_EPOCHS = 3  # of a new head on adversarial images, if the backbone proves robust

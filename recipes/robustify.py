@@ -54,7 +54,7 @@ from rocl_transfer.training import AdaptationOptimizerOptions, Run, RunOptions, 
 
 log = logging.getLogger("rocl_transfer")
 
-# What a family of networks is distilled with unless told otherwise. At 224 px FARE's (AdamW 1e-5, weight decay 1e-4) for networks without BatchNorm;
+# What a family of networks is distilled with by default. At 224 px FARE's (AdamW 1e-5, weight decay 1e-4) for networks without BatchNorm;
 # small networks learn at a hundred times as much (benchmarks/RESULTS.md).
 SMALL = 96  # px: up to this side images are small
 WATCHED = 512  # images that are watched in training

@@ -70,6 +70,7 @@ BANNED = {
     r"(?i)\bround(s|ed)? otherwise\b": "differently",
     r'(^ +\w+: |""")Of ': "say what it is of that",
     r"\bbefell\b": "happened",
+    r"(?i)\bunless told otherwise\b": "by default",
 }
 
 
@@ -92,5 +93,5 @@ def test_no_sentence_has_a_banned_phrase(phrase):
 def test_banned_phrases_are_found():
     """The patterns match what they are there for: one that matches nothing would never fail."""
     examples = ["a killed run goes on where it was", "cut by itself", "a line a sample", "one seed an image", "attacks round otherwise",
-                "        seed: Of the draws.", "what befell it"]  # fmt: skip
+                "        seed: Of the draws.", "what befell it", "one thread unless told otherwise"]  # fmt: skip
     assert [next((phrase for phrase in BANNED if re.search(phrase, example)), None) for example in examples] == list(BANNED)

@@ -53,7 +53,7 @@ class Stream:
 
 
 def open_stream(options: PretrainImageOptions | str, **more: Any) -> tuple[ImageData, Stream]:
-    """Open images without reading more of them than their columns; labels are not looked at, and nothing is held out.
+    """Open images without reading more of them than their columns; labels are not used, and nothing is held out.
 
     Args:
         options: Which; or the name of a Hub dataset or of a local folder of shards, with what else

@@ -115,7 +115,7 @@ class BeforeAfter:
     Args:
         images: The images.
         positions: Those measured.
-        labels: (N,) of all images as the model counts its classes; None where there are none that it knows.
+        labels: (N,) of all images as the model counts its classes; None if there are none that it knows.
         attacks: Against the labels.
         agreement: Against the teacher's answers.
         seed: For the random starts.
@@ -135,7 +135,7 @@ class BeforeAfter:
         return None if self.labels is None or not model.class_names else self._measured(model, self.labels, self.attacks)
 
     def agreements(self, model: PixelModel, teacher: PixelModel) -> list[Evaluation]:
-        """Shares of images that get the teacher's answer: clean, and under PGD on that answer; nothing where one of them has no classes."""
+        """Shares of images that get the teacher's answer: clean, and under PGD on that answer; nothing if one of them has no classes."""
         if not (model.class_names and teacher.class_names):
             return []
         with torch.no_grad():

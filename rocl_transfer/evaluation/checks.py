@@ -129,7 +129,7 @@ def _is_random(model: nn.Module, images: Tensor, logits: Tensor) -> bool:
 
 
 def _moved_by_others(model: nn.Module, images: Tensor, logits: Tensor, name: str, dtype: torch.dtype) -> float:
-    """How far the company of other images moves an image's logits, as a share of their spread; 0 where that is rounding.
+    """How far the company of other images moves an image's logits, as a share of their spread; 0 if that is rounding.
 
     Seen in reversed order, in halves, four of them alone, and beside images that none of them is: what causes it does not matter.
     """

@@ -27,7 +27,7 @@ class Closeup:
         probabilities: (R + 1, K): at each radius, of the image that PGD finds there; the first row is the clean image.
         clean: (3, H, W) in [0, 1].
         adversarial: (3, H, W): what PGD finds at the largest radius.
-        flips_at: The smallest radius found at which PGD changes the answer; inf where none up to ``searched`` does.
+        flips_at: The smallest radius found at which PGD changes the answer; inf if none up to ``searched`` does.
         searched: The largest radius that was tried for it.
     """
 

@@ -22,7 +22,7 @@ class Answers:
         labels: (N,) whole numbers, one or more.
         right: For each evaluation, ``clean`` among them, (N,) booleans.
         classes: K, of the model's logits.
-        given: (N,) the class given to each clean image; None where it was not written down.
+        given: (N,) the class given to each clean image; None if it was not written down.
         names: The classes' names; empty if they have none.
     """
 
@@ -38,7 +38,7 @@ class Answers:
 
 
 def doubts(said: Answers) -> list[str]:
-    """Why the accuracies do not mean what they seem to; empty where nothing was found."""
+    """Why the accuracies do not mean what they seem to; empty if nothing was found."""
     n, counts = len(said.labels), np.bincount(said.labels)
     clean = said.right["clean"]
     if (counts > 0).sum() == 1:
@@ -64,7 +64,7 @@ def weakness(
         classes: K.
         commonest: Share of the commonest class, which one answer for all gets right.
         name: That class's name.
-        recall: The mean over the classes, where it is known.
+        recall: The mean over the classes, if it is known.
     """
     share, (low, high), chance = right / n, wilson_interval(right, n), 1 / classes
     if low > max(chance, commonest):

@@ -114,7 +114,7 @@ class Engine:
         searcher: Runs an attack.
         forecast: Is told how far it is.
         attacks: In order.
-        pictured: Which of them keeps a few of the images that it finds; None where none does.
+        pictured: Which of them keeps a few of the images that it finds; None if none does.
     """
 
     def __init__(

@@ -65,7 +65,7 @@ class Journal:
             self.seconds[attack] = max(self.seconds[attack], seconds)
 
     def margin(self, attack: str, run: int, sample: int) -> float | None:
-        """The lowest margin this run found for the sample; None where it was not made."""
+        """The lowest margin this run found for the sample; None if it was not made."""
         return self._margins[attack, run].get(sample)
 
     def write(self, attack: str, runs: Sequence[int], samples: Sequence[int], margins: Sequence[float], seconds: float) -> None:

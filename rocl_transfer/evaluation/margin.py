@@ -67,7 +67,7 @@ def smallest_epsilon(
         seed: For the random starts: one from which each image's is derived by its position, as ``evaluate`` does, or a sequence of one per image.
 
     Returns:
-        (N,) float32, on the model's device: 0 where the model's answer is not the label to begin with, inf where no radius up to
+        (N,) float32, on the model's device: 0 if the model's answer is not the label to begin with, inf if no radius up to
         ``options.max_epsilon`` changed it.
 
     Raises:

@@ -16,7 +16,7 @@ class Check:
 
     Attributes:
         name: What an honest model shows, and no more than what was tested.
-        passed: Whether this one does; None where the numbers do not tell.
+        passed: Whether this one does; None if the numbers do not tell.
         detail: A sentence with the numbers.
     """
 
@@ -27,7 +27,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the signs are looked for in; accuracies under attack are of the same samples, and None where they were not measured.
+    """What the signs are looked for in; accuracies under attack are of the same samples, and None if they were not measured.
 
     Attributes:
         inspection: What inspecting the model gave.

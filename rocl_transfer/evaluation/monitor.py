@@ -15,7 +15,7 @@ from rocl_transfer.models import PixelModel
 from rocl_transfer.training.chance import worth
 
 log = logging.getLogger("rocl_transfer")
-_WATCHED = 512  # training images, where there are none for validation
+_WATCHED = 512  # training images, if there are none for validation
 
 
 class ClassifierMonitor:
@@ -25,7 +25,7 @@ class ClassifierMonitor:
         classifier: Gives the network to look at: images (N, 3, H, W) in [0, 1] -> logits (N, K).
         images: Held-out images.
         labels: (N,).
-        attack: None where robustness is not trained for.
+        attack: None if robustness is not trained for.
         seed: For the random starts.
         positions: Positions of the images that are validated on (default: all).
         batch_size: Images at once (default: by their pixels).

@@ -41,7 +41,7 @@ def search_network(
         images: A few (N, C, H, W), to compare on.
         compiled: Have ``torch.compile`` make kernels of it; the first calls take long.
         precision: fp32; or bf16, which also is rounding, but of more than goes unnoticed (see :class:`Bf16Network`).
-        foreseen: Passes of an image that follow at most; where they are few, arranging the network would cost more than it saves, and is left out.
+        foreseen: Passes of an image that follow at most; if they are few, arranging the network would cost more than it saves, and is skipped.
 
     Raises:
         UserError: The network does not run in bf16, or says something else there.
@@ -248,7 +248,7 @@ def measure(
 
 
 def _times(network: Network, images: Tensor, size: int, rough: bool = False) -> tuple[float, float] | None:
-    """Seconds per image, forward and with gradient: the better of two after one to warm up, or the first; None where memory does not hold it."""
+    """Seconds per image, forward and with gradient: the better of two after one to warm up, or the first; None if memory does not hold it."""
     batch = images.repeat(-(-size // len(images)), 1, 1, 1)[:size]
 
     def forward() -> None:

@@ -23,7 +23,7 @@ class Pictures:
         samples: (n,) positions.
         labels: (n,).
         clean: (n, C, H, W) in [0, 1].
-        adversarial: What broke the sample; where nothing did, the clean image.
+        adversarial: What broke the sample; if nothing did, the clean image.
         clean_answers: (n,).
         adversarial_answers: (n,).
     """

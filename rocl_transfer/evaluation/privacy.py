@@ -52,7 +52,7 @@ def scrub(value: Any, known: Iterable[str] = ()) -> Any:
 
 
 def revealed(value: Any) -> str | None:
-    """The first local path in a text, or in the strings of what JSON holds; None where there is none."""
+    """The first local path in a text, or in the strings of what JSON holds; None if there is none."""
     if isinstance(value, Mapping):
         return next(filter(None, (revealed(inner) for key, inner in value.items() if key not in _KEPT)), None)
     if isinstance(value, list | tuple):

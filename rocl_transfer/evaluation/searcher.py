@@ -38,7 +38,7 @@ class Searcher:
         self.seconds: dict[str, float] = {}
 
     def run(self, attack: Attack, samples: Tensor, images: Tensor, standing: Tensor, keep: str | None = None) -> Tensor:
-        """(N,): lowest margins found; inf where there was no search. Runs of one sample wait for each other only as far as batches go.
+        """(N,): lowest margins found; inf if there was no search. Runs of one sample wait for each other only as far as batches go.
 
         Args:
             attack: What searches.

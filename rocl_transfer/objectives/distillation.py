@@ -196,7 +196,7 @@ class Distillation(Objective):
         """The losses of one step; ``drift`` is how far clean embeddings are from the teacher's, as a share of their squared length.
 
         Args:
-            batch: uint8 images; the labels are not looked at.
+            batch: uint8 images; the labels are not used.
         """
         images = self.views(batch.inputs.float() / 255, generators(batch.seeds, "views"))
         with torch.no_grad():

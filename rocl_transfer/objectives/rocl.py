@@ -48,7 +48,7 @@ class RoCL(AttackedContrast):
         """The losses of one step; ``loss`` is what is minimised.
 
         Args:
-            batch: uint8 images; the labels are not looked at.
+            batch: uint8 images; the labels are not used.
         """
         self.compile_once()
         images = batch.inputs.float() / 255

@@ -26,7 +26,7 @@ class SimCLR(ViewContrast):
         """The loss of one step.
 
         Args:
-            batch: uint8 images; the labels are not looked at.
+            batch: uint8 images; the labels are not used.
         """
         self.compile_once()
         images = batch.inputs.float() / 255

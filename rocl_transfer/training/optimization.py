@@ -115,7 +115,7 @@ class AdaptationOptimizerOptions:
         """With nothing left out.
 
         Args:
-            chosen: What the network's family is trained with unless told otherwise.
+            chosen: What the network's family is trained with by default.
             epochs: Length of the training.
             trained: Whether the backbone is: layers learn at different rates only where there is something to be kept.
         """

@@ -167,7 +167,7 @@ def writable(folder: Path) -> Path:
 
 
 def _use_all_cores() -> None:
-    """``accelerate launch`` and torchrun give each CPU process one thread unless told otherwise.
+    """``accelerate launch`` and torchrun give each CPU process one thread by default.
 
     The quick start's RoCL pre-training took 3.2 s per epoch on one of two cores, 2.2 s on both.
     """
