@@ -17,7 +17,7 @@ from torch import nn
 from tests.stand_in_hub import StandInHub
 
 ROOT = Path(__file__).parents[1]
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # tests that run side by side have a core each
 # A shell's `&` and `nohup` leave these ignored, which recipes respect and tests of signals cannot have.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
