@@ -15,7 +15,7 @@ _AVERAGE = 1.25
 
 @dataclass(frozen=True, kw_only=True)
 class AttackOptions:
-    """The attack trained against, in [0, 1] pixel units. The defaults are RoCL's.
+    """The attack trained against, in [0, 1] pixel units. The defaults are RoCL's, but for the step size.
 
     Args:
         kind: pgd, or nfgsm (N-FGSM, linf): uniform noise of twice epsilon and one step of epsilon, not projected back to the ball.
