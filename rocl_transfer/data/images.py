@@ -1,6 +1,7 @@
 """A user's data, whatever it is, as train, validation and test splits of images with labels 0 .. K-1."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -100,9 +101,10 @@ class ImageData:
 
     @property
     def short_name(self) -> str:
-        """The name as a part of a model's name."""
+        """The name as a part of a model's name: without spaces and signs that a repository's name may not have."""
         last = Path(self.name).name
-        return self.title or (last if last not in ("", "..") else Path(self.name).resolve().name)
+        spelled = self.title or (last if last not in ("", "..") else Path(self.name).resolve().name)
+        return re.sub(r"[^\w.-]+", "-", spelled).strip("-") or "data"
 
     @property
     def value_range(self) -> dict[str, list[float]] | None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rocl_transfer import UserError
-from rocl_transfer.data import load_images, store_images
+from rocl_transfer.data import ImageOptions, load_images, store_images
 from rocl_transfer.data.decode import decode
 from rocl_transfer.data.splits import stratified_cut
 
@@ -75,6 +75,14 @@ def test_a_folder_of_classes(class_folder):
     assert any(note.startswith("2 files are not images") for note in data.notes)
     pixels = store_images(data.train, 20, CPU).inputs.float().mean((2, 3))
     assert torch.equal(pixels[:, 0] > pixels[:, 2], data.train.labels.bool())  # red images carry the label r
+
+
+@pytest.mark.parametrize(
+    ("title", "short"), [(None, "classes"), ("Red and blue", "Red-and-blue"), ("CIFAR-10 (JPEG q75)", "CIFAR-10-JPEG-q75"), ("()", "data")]
+)
+def test_the_short_name_can_be_part_of_a_repositorys_name(class_folder, title, short):
+    data = load_images(ImageOptions(name=str(class_folder), title=title))
+    assert data.short_name == short
 
 
 def test_split_folders(tmp_path, noise_image):

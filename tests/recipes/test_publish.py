@@ -150,7 +150,7 @@ def test_a_title_stands_for_the_name(command, class_folder, tmp_path):
     assert f"le/checkpoints holds {held / 1e6:,.1f} MB that only a training that is resumed or repeated needs" in done.stderr
     record = json.loads((tmp_path / "le" / "results.json").read_text())
     assert record["dataset"]["name"] == "Red and blue"
-    assert record["model"]["name"] == "resnet8_cifar.le_Red and blue"
+    assert record["model"]["name"] == "resnet8_cifar.le_Red-and-blue"
     assert "on Red and blue (20% of train" in (tmp_path / "le" / "README.md").read_text()
     assert json.loads((tmp_path / "le" / "config.json").read_text())["rocl_transfer"]["trained_on"]["data"] == "Red and blue"
     done = command("linear_probe.py", *words, "--data.title", "two\nlines", "--output_dir", "x", check=2)
