@@ -110,7 +110,7 @@ def test_print_config(capsys):
         ),
         (["--data.revision", "main"], "--data.revision has no effect with the bundled digits"),
         (["--objective.group_size", "7"], "--objective.group_size 7 must be 2 or more and divide --batch_size 256"),
-        (["--optimizer.name", "larz"], "none of timm's optimisers; did you mean 'lars'?"),
+        (["--optimizer.name", "larz"], "not one of timm's optimisers; did you mean 'lars'?"),
         (["--optimizer.name", "adamw", "--optimizer.momentum", "0.8"], "--optimizer.momentum has no effect with adamw"),
         (["--optimizer.warmup_epochs", "0", "--optimizer.warmup_lr", "0.2"], "--optimizer.warmup_lr has no effect"),
         (["--optimizer.milestones", "[0.3]"], "--optimizer.milestones has no effect with --optimizer.schedule cosine"),
