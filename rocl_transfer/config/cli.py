@@ -261,7 +261,7 @@ def _end(sentence: str, status: int) -> NoReturn:
     sentence = one_line(sentence)
     print(sentence, file=sys.stderr, flush=True)
     tell_launcher(sentence)
-    sys.exit(status)
+    leave(status)
 
 
 def command_line(main: Callable[[Config], Any], config_class: Callable[..., Config]) -> NoReturn:
@@ -280,11 +280,19 @@ def command_line(main: Callable[[Config], Any], config_class: Callable[..., Conf
             raise
         name = getattr(error, "filename", None)
         _end(f"error: {name or 'a file'} cannot be written ({found[0]}): make room there, and give the same command again", 2)
-    if dist.is_initialized():
-        # Two processes whose job was done were seen to abort ("terminate called") while the interpreter took itself down: so it does not.
+    leave(0)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process; one of several without the interpreter's own end.
+
+    Two processes whose job was done were seen to abort ("terminate called") while the interpreter took itself down.
+    """
+    if not dist.is_initialized():
+        sys.exit(status)
+    if status == 0:  # else another one may wait in a collective, and would be waited for
         dist.destroy_process_group()
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-    sys.exit(0)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -17,9 +17,9 @@ ALL = ("train", "validation", "test")
 both = pytest.mark.parametrize("in_memory", [True, False], ids=["resident", "streamed"])
 # What each of two processes does; every image that it reads is a line of a file.
 SHARED = """
-import json, multiprocessing, os, torch
-from torch import distributed
+import json, multiprocessing, torch, torch.distributed as distributed
 from rocl_transfer import UserError
+from rocl_transfer.config.cli import leave
 from rocl_transfer.data import audit, load_images, store_splits
 multiprocessing.set_start_method("fork", force=True)  # a process that a fork server began would have its workers begun by one, without what follows
 distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
@@ -38,8 +38,7 @@ except UserError as error:
     answer = str(error)
 with open(f"{folder}/answer-{rank}", "w") as file:
     json.dump(answer, file)
-distributed.destroy_process_group()
-os._exit(0)  # as a recipe leaves: while the interpreter takes itself down, one of several processes may abort
+leave(0)
 """
 
 

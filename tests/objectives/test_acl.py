@@ -349,7 +349,8 @@ def test_autocast_keeps_perturbation_and_losses_in_float32():
 
 
 SHARED = """
-import os, sys, torch, torch.distributed as dist
+import sys, torch, torch.distributed as dist
+from rocl_transfer.config.cli import leave
 from tests.objectives.test_acl import ACL, DynACL, batch, make
 kind, decay, processes, out = sys.argv[1:]
 torch.set_num_threads(1)
@@ -368,9 +369,7 @@ if int(processes) > 1:
     loss /= 2
 if int(processes) == 1 or dist.get_rank() == 0:
     torch.save([loss, torch.cat([p.grad.flatten() for p in made.parameters() if p.grad is not None])], out)
-if int(processes) > 1:
-    dist.destroy_process_group()
-    os._exit(0)  # as a recipe leaves: while the interpreter takes itself down, one of several processes may abort
+leave(0)
 """
 
 

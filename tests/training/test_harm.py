@@ -429,6 +429,7 @@ def test_a_signal_loses_nothing_that_was_not_read_yet(tmp_path, step):
 SEVERAL = """
 import os, signal, sys
 from pathlib import Path
+from rocl_transfer.config.cli import leave
 from rocl_transfer.errors import Interrupted
 from rocl_transfer.training.interruption import listen
 from tests.training.test_harm import Toy, kill, run
@@ -440,7 +441,7 @@ try:
 except Interrupted as interruption:
     said = str(interruption)
 (folder / f"said-{rank}").write_text(said)
-os._exit(0)  # as a recipe leaves: while the interpreter takes itself down, one of several processes may abort
+leave(0)
 """
 
 
