@@ -11,20 +11,19 @@ Prints the table of benchmarks/RESULTS.md: clean, PGD-20 and AutoAttack of the s
 import argparse
 import json
 import os
-import subprocess
 import sys
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
-ROOT = Path(__file__).parents[1]
+from rows import CONFIGS, evaluate, finetune, linear_probe, pretrain, robustify, run, seconds
 
 
 @dataclass(frozen=True)
 class Part:
     """One run of a recipe, on the model that another part left."""
 
-    recipe: str
+    recipe: ModuleType
     config: str
     start: str | None = None
 
@@ -35,17 +34,17 @@ class Row:
 
     part: str
     what: str
-    radii: tuple[int, ...] = field(default=(8,))
+    radii: tuple[int, ...] = (8,)
 
 
 PARTS = {
-    "nfgsm": Part("finetune.py", "cifar10_nfgsm_resnet20.yaml"),
-    "standard": Part("finetune.py", "cifar10_standard_resnet20.yaml"),
-    "twin": Part("robustify.py", "cifar10_robustify_resnet20.yaml", "standard"),
-    "twin-r-le": Part("linear_probe.py", "cifar10_r_le.yaml", "twin"),
-    "rocl": Part("pretrain.py", "cifar10_rocl_resnet20.yaml"),
-    "rocl-r-le": Part("linear_probe.py", "cifar10_r_le.yaml", "rocl"),
-    "rocl-ft": Part("finetune.py", "cifar10_nfgsm_finetune.yaml", "rocl"),
+    "nfgsm": Part(finetune, "cifar10_nfgsm_resnet20.yaml"),
+    "standard": Part(finetune, "cifar10_standard_resnet20.yaml"),
+    "twin": Part(robustify, "cifar10_robustify_resnet20.yaml", "standard"),
+    "twin-r-le": Part(linear_probe, "cifar10_r_le.yaml", "twin"),
+    "rocl": Part(pretrain, "cifar10_rocl_resnet20.yaml"),
+    "rocl-r-le": Part(linear_probe, "cifar10_r_le.yaml", "rocl"),
+    "rocl-ft": Part(finetune, "cifar10_nfgsm_finetune.yaml", "rocl"),
 }
 ROWS = (
     Row("nfgsm", "N-FGSM from random weights"),
@@ -66,6 +65,7 @@ def main() -> None:
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="no", help="of the trainings; evaluation is in float32")
     parser.add_argument("--words", nargs="*", default=[], help="more options for every training, such as max_steps=2")
     options = parser.parse_args()
+    os.environ["ACCELERATE_MIXED_PRECISION"] = options.mixed_precision
     for row in ROWS:
         if row.part in options.rows:
             make(row.part, options)
@@ -80,35 +80,17 @@ def make(name: str, options: argparse.Namespace) -> None:
     part, folder = PARTS[name], options.output_dir / name
     if part.start is not None:
         make(part.start, options)
-    if (folder / "results.json").exists():
-        return
-    words = ["--config", str(ROOT / "recipes" / "configs" / part.config), "--data.name", options.data, "--data.title", options.title]
-    words += [] if part.start is None else ["--model.name", str(options.output_dir / part.start)]
+    start = [] if part.start is None else ["--model.name", options.output_dir / part.start]
     more = [f"--{word}" for word in options.words]
-    run(folder, part.recipe, [*words, *more, "--output_dir", str(folder)], options.mixed_precision)
+    run(part.recipe, folder, "--config", CONFIGS / part.config, "--data.name", options.data, "--data.title", options.title, *start, *more)
+    if (folder / "ended").exists():
+        sys.exit(f"{folder}: {(folder / 'ended').read_text()}")
 
 
 def measure(name: str, radius: int, attacks: str, options: argparse.Namespace) -> None:
-    folder = options.output_dir / f"{name}-{attacks}-{radius}"
-    if (folder / "results.json").exists():
-        return
-    words = ["--model.name", str(options.output_dir / name), "--data.name", options.data, "--data.title", options.title]
-    words += ["--attacks", attacks, "--epsilon", f"{radius}/255", "--samples", str(options.samples), "--output_dir", str(folder)]
-    run(folder, "evaluate.py", words, "no")
-
-
-def run(folder: Path, recipe: str, words: list[str], precision: str) -> None:
-    """A recipe as a command of its own; the seconds of all its starts are added up beside its run folder."""
-    print(f"{folder.name}: {recipe} {' '.join(words)}", flush=True)
-    began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, ROOT / "recipes" / recipe, *words], env={**os.environ, "ACCELERATE_MIXED_PRECISION": precision}, check=False
-    )
-    clock = folder.with_suffix(".seconds")
-    if folder.exists():
-        clock.write_text(f"{float(clock.read_text() if clock.exists() else 0) + time.perf_counter() - began:.1f}")
-    if done.returncode:
-        sys.exit(f"{recipe} ended with status {done.returncode}; the same command resumes there")
+    words = ["--model.name", options.output_dir / name, "--data.name", options.data, "--data.title", options.title]
+    words += ["--attacks", attacks, "--epsilon", f"{radius}/255", "--samples", options.samples]
+    run(evaluate, options.output_dir / f"{name}-{attacks}-{radius}", *words)
 
 
 def table(rows: list[Row], options: argparse.Namespace) -> str:
@@ -140,8 +122,7 @@ def trained(name: str, output: Path) -> str:
 
 
 def minutes(folder: Path) -> str:
-    clock = folder.with_suffix(".seconds")
-    return f"{float(clock.read_text()) / 60:.0f}" if clock.exists() else "-"
+    return f"{seconds(folder) / 60:.0f}"
 
 
 if __name__ == "__main__":

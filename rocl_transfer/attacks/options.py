@@ -36,10 +36,10 @@ class AttackOptions:
     first_steps: int | None = None
 
     def __post_init__(self) -> None:
+        require(self.steps > 0, f"an attack's number of steps is {self.steps}: give 1 or more")
         if self.kind == "nfgsm":
             require(self.norm == "linf", f"--attack.kind nfgsm is an attack in linf, and --attack.norm is {self.norm}: give --attack.kind pgd")
             require(self.first_steps is None, "--attack.first_steps has no effect with --attack.kind nfgsm, which takes one step: leave it out")
-            require(self.steps > 0, f"an attack's number of steps is {self.steps}: give 1 or more")
             object.__setattr__(self, "steps", 1)  # what a record says of it; the command line refuses another number
         require(0 < self.epsilon < float("inf"), f"an attack's epsilon is {self.epsilon}: give a radius above 0, such as 8/255")
         in_range = self.norm != "linf" or self.epsilon <= 1
@@ -48,7 +48,6 @@ class AttackOptions:
         require(given, "the default epsilon 0.0314 is meant for linf: give a radius with l2, such as 0.5 at 32 px")
         if isinstance(self.step_size, float | int):
             require(self.step_size > 0, f"an attack's step_size is {self.step_size}: give a length above 0, or auto")
-        require(self.steps > 0, f"an attack's number of steps is {self.steps}: give 1 or more")
         grows = self.first_steps is None or 0 < self.first_steps < self.steps
         require(grows, f"an attack's first_steps is {self.first_steps}: give 1 or more, and fewer than its {self.steps} steps, or leave it out")
 
