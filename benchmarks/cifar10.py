@@ -1,6 +1,6 @@
 """Reference models of natural images: small ResNets for CIFAR-10, made by the rows of recipes/configs/cifar10_*.yaml and measured with AutoAttack.
 
-    python benchmarks/cifar10.py --data path/to/cifar10 [--rows nfgsm twin] [--output_dir runs/cifar10] [--mixed_precision bf16]
+    python benchmarks/cifar10.py --data path/to/cifar10 [--rows nfgsm twin] [--mixed_precision bf16] [--search_precision bf16]
 
 Rows: ``nfgsm`` (N-FGSM from random weights, the control), ``twin`` (an ordinary ResNet-20, robustified without labels, its head untouched),
 ``twin-r-le`` (a robust linear head on the twin), ``rocl-r-le`` and ``rocl-ft`` (RoCL from random weights, then r-LE or N-FGSM fine-tuning). Every
@@ -62,7 +62,8 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=[row.part for row in ROWS], default=[row.part for row in ROWS])
     parser.add_argument("--output_dir", type=Path, default=Path("runs/cifar10"))
     parser.add_argument("--samples", type=int, default=1000, help="test images that a model is measured on")
-    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="no", help="of the trainings; evaluation is in float32")
+    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="no", help="of the trainings")
+    parser.add_argument("--search_precision", choices=("fp32", "bf16"), default="fp32", help="of attacks; successes are judged in fp32")
     parser.add_argument("--words", nargs="*", default=[], help="more options for every training, such as max_steps=2")
     options = parser.parse_args()
     os.environ["ACCELERATE_MIXED_PRECISION"] = options.mixed_precision
@@ -90,6 +91,7 @@ def make(name: str, options: argparse.Namespace) -> None:
 def measure(name: str, radius: int, attacks: str, options: argparse.Namespace) -> None:
     words = ["--model.name", options.output_dir / name, "--data.name", options.data, "--data.title", options.title]
     words += ["--attacks", attacks, "--epsilon", f"{radius}/255", "--samples", options.samples]
+    words += ["--search_precision", options.search_precision]
     run(evaluate, options.output_dir / f"{name}-{attacks}-{radius}", *words)
 
 
