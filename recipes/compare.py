@@ -19,10 +19,8 @@ from typing import Any
 
 from rocl_transfer.config import command_line
 from rocl_transfer.errors import path_of
-from rocl_transfer.evaluation.comparison import LEVEL, Comparison, Difference, compare
-from rocl_transfer.evaluation.comparison_figure import draw_comparison
-from rocl_transfer.evaluation.evaluated_run import read_run
-from rocl_transfer.evaluation.figures import can_draw
+from rocl_transfer.evaluation.comparison import LEVEL, Comparison, Difference, compare, draw_comparison, read_run
+from rocl_transfer.evaluation.report import can_draw
 from rocl_transfer.hub.overview import markdown_overview, read_models, render_overview
 from rocl_transfer.options import require, require_untouched
 from rocl_transfer.training import writable

@@ -35,14 +35,15 @@ from rocl_transfer.evaluation import (
     measure_corruptions,
     measure_smoothed,
     named_attacks,
+    render_page,
     report_attacks,
     say_report,
 )  # fmt: skip
 from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.checks import Inspection
-from rocl_transfer.evaluation.robustness import LOOKED_AT
+from rocl_transfer.evaluation.evaluate import LOOKED_AT
 from rocl_transfer.evaluation.samples import evenly, pixels_of
-from rocl_transfer.hub import add_to_card, code_digest, find_model, import_model, load_classifier, match_labels, render_page, weights_digest
+from rocl_transfer.hub import add_to_card, code_digest, find_model, import_model, load_classifier, match_labels, weights_digest
 from rocl_transfer.options import Number, require, require_sha256, require_untouched, write_options
 from rocl_transfer.training import finish, sha256, start
 from rocl_transfer.version import __version__

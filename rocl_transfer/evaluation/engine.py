@@ -13,11 +13,11 @@ from rocl_transfer.bars import Bar
 from rocl_transfer.data import Store
 from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.judge import CLEAN, Judge
-from rocl_transfer.evaluation.network import ProgressNetwork, Rates, measure, search_network
 from rocl_transfer.evaluation.options import SearchOptions
 from rocl_transfer.evaluation.protocols import Ensemble, parts_of
 from rocl_transfer.evaluation.results import attack_key
 from rocl_transfer.evaluation.samples import pixels_of
+from rocl_transfer.evaluation.search_network import ProgressNetwork, Rates, measure, search_network
 from rocl_transfer.evaluation.searcher import Searcher
 
 log = logging.getLogger("rocl_transfer")

@@ -12,8 +12,8 @@ from rocl_transfer.attacks import Attack, Network
 from rocl_transfer.data import derive_seed
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation.judge import Judge
-from rocl_transfer.evaluation.network import Rates
 from rocl_transfer.evaluation.results import attack_key
+from rocl_transfer.evaluation.search_network import Rates
 
 log = logging.getLogger("rocl_transfer")
 

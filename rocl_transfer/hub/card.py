@@ -11,9 +11,9 @@ import yaml
 
 from rocl_transfer.attacks import AttackOptions
 from rocl_transfer.evaluation.privacy import places, revealed, scrub
-from rocl_transfer.hub.templates import template
 from rocl_transfer.objectives import PRETRAINING, AdversarialTraining, LinearProbe, RobustProbe
 from rocl_transfer.options import spelled
+from rocl_transfer.templates import template
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

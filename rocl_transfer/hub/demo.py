@@ -12,7 +12,7 @@ from torch import Tensor
 from rocl_transfer.data.decode import decode
 from rocl_transfer.data.value_range import ValueRange
 from rocl_transfer.errors import UserError, path_of
-from rocl_transfer.evaluation.closeup import Closeup, close_up
+from rocl_transfer.evaluation.report import Closeup, close_up
 from rocl_transfer.models import PixelModel
 from rocl_transfer.options import spelled
 

@@ -13,8 +13,8 @@ from jinja2 import Environment
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation.privacy import shorten
 from rocl_transfer.hub.card import _title
-from rocl_transfer.hub.templates import template
 from rocl_transfer.options import spelled
+from rocl_transfer.templates import template
 
 COLUMNS = ("model", "data", "measured", "norm", "epsilon", "accuracy %", "95 % interval", "n", "passes", "seconds")
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 300, 44, 12, 10, 40  # of a plot and its margins, px

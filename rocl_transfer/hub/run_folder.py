@@ -15,8 +15,7 @@ from rocl_transfer.data import ImageData, ImageSet, Store
 from rocl_transfer.evaluation import BeforeAfter, Context, Results, SearchOptions, Watched, choose_pictures, evaluate
 from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.doubts import against_the_start
-from rocl_transfer.evaluation.figures import can_draw, draw_adversarial, draw_robustness, draw_training
-from rocl_transfer.evaluation.pictures import Pictures
+from rocl_transfer.evaluation.report import Pictures, can_draw, draw_adversarial, draw_robustness, draw_training
 from rocl_transfer.evaluation.results import distinct
 from rocl_transfer.hub.card import render_card
 from rocl_transfer.hub.evaluated import code_digest

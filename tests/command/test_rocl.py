@@ -92,10 +92,10 @@ def test_a_wheel_carries_recipes_and_templates(tmp_path):
         names = set(archive.namelist())
         entry = next(name for name in names if name.endswith("entry_points.txt"))
         assert "rocl = rocl_transfer.command:main" in archive.read(entry).decode()
-    assert {"rocl_transfer/recipes/finetune.py", "rocl_transfer/recipes/configs/digits_rocl.yaml", "rocl_transfer/hub/template.md"} <= names
+    assert {"rocl_transfer/recipes/finetune.py", "rocl_transfer/recipes/configs/digits_rocl.yaml", "rocl_transfer/model_cards/template.md"} <= names
     place = tmp_path / "installed"
     assert "finetune" in rocl("ls", path=place, cwd=tmp_path).stdout
     assert rocl("path", "finetune", path=place, cwd=tmp_path).stdout.strip() == str(place / "rocl_transfer" / "recipes" / "finetune.py")
     assert "--optimizer.layer_decay" in rocl("finetune", "--help", path=place, cwd=tmp_path).stdout
-    find = "from rocl_transfer.hub.templates import template; print(template('template.md'), template('report.html'), template('models.html'))"
+    find = "from rocl_transfer.templates import template; print(template('template.md'), template('report.html'), template('models.html'))"
     assert str(place) in rocl(path=place, cwd=tmp_path, code=find).stdout

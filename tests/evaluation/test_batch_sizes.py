@@ -11,7 +11,7 @@ from rocl_transfer.data import Resident
 from rocl_transfer.evaluation import ClassifierMonitor, FlipOptions, SearchOptions, compute_features, named_attacks, smallest_epsilon
 from rocl_transfer.evaluation import engine as engine_module
 from rocl_transfer.evaluation.batch_sizes import images_at_once
-from rocl_transfer.evaluation.network import measure, search_network
+from rocl_transfer.evaluation.search_network import measure, search_network
 from rocl_transfer.models import create_backbone
 from tests.elsewhere import DEVICE, elsewhere
 

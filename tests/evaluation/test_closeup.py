@@ -11,7 +11,7 @@ from rocl_transfer import UserError
 from rocl_transfer.attacks import PGD
 from rocl_transfer.data import generators
 from rocl_transfer.evaluation import FlipOptions, smallest_epsilon
-from rocl_transfer.evaluation.closeup import close_up
+from rocl_transfer.evaluation.report.closeup import close_up
 from rocl_transfer.models import create_backbone
 
 MODEL = Path(__file__).parents[2] / "model_cards" / "resnet8_cifar.r_le_digits"

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from rocl_transfer import PGD, UserError, evaluate
-from rocl_transfer.evaluation.comparison import compare
-from rocl_transfer.evaluation.evaluated_run import read_run
-from rocl_transfer.evaluation.paired import holm, mcnemar_p, tango_interval
+from rocl_transfer.evaluation.comparison.compare import compare
+from rocl_transfer.evaluation.comparison.evaluated_run import read_run
+from rocl_transfer.evaluation.comparison.paired import holm, mcnemar_p, tango_interval
 
 Z90, Z95 = 1.644854, 1.959964
 

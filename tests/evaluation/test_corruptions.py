@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from rocl_transfer import UserError
-from rocl_transfer.evaluation.corruptions import CORRUPTIONS, corrupt
+from rocl_transfer.evaluation.report.corruptions import CORRUPTIONS, corrupt
 
 RANDOM = {"gaussian_noise", "shot_noise", "impulse_noise", "glass_blur", "motion_blur", "snow", "frost", "fog", "elastic_transform"}
 BLURS = ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "elastic_transform", "pixelate"]

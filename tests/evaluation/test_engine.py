@@ -15,9 +15,9 @@ from rocl_transfer.bars import Bar
 from rocl_transfer.data import load_images, store_images
 from rocl_transfer.evaluation import Context, Ensemble, FlipOptions, SearchOptions, borderline, named_attacks, smallest_epsilon
 from rocl_transfer.evaluation import engine as engine_module
-from rocl_transfer.evaluation import network as network_module
+from rocl_transfer.evaluation import search_network as network_module
 from rocl_transfer.evaluation.journal import Journal
-from rocl_transfer.evaluation.network import Rates, measure, search_network
+from rocl_transfer.evaluation.search_network import Rates, measure, search_network
 from rocl_transfer.models import add_head, create_backbone
 
 ROOT = Path(__file__).parents[2]

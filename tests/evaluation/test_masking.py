@@ -11,8 +11,8 @@ import rocl_transfer as rt
 from rocl_transfer.data import load_images, store_images
 from rocl_transfer.evaluation import Evaluation, assemble, evaluate, inspect_model, named_attacks, report_attacks
 from rocl_transfer.evaluation.checks import Inspection
-from rocl_transfer.evaluation.masking import Evidence, masking_checks, verdict
-from rocl_transfer.evaluation.smoothing import Smoothed
+from rocl_transfer.evaluation.report.masking import Evidence, masking_checks, verdict
+from rocl_transfer.evaluation.report.smoothing import Smoothed
 
 ROOT = Path(__file__).parents[2]
 

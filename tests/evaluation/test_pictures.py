@@ -10,10 +10,10 @@ from rocl_transfer import PGD, evaluate
 from rocl_transfer.attacks import APGD, Square
 from rocl_transfer.data import Resident
 from rocl_transfer.evaluation import Context, Ensemble, choose_pictures
+from rocl_transfer.evaluation.report.page import render_page
 from rocl_transfer.evaluation.results import attack_key
 from rocl_transfer.evaluation.searcher import Searcher
-from rocl_transfer.hub.page import render_page
-from tests.hub.test_page import Page
+from tests.evaluation.test_page import Page
 
 K = 4
 
@@ -149,7 +149,7 @@ def test_pictured_chooses_the_attack():
 
 def test_letters_that_the_font_lacks_are_one_line_of_the_log(tmp_path, caplog):
     pytest.importorskip("matplotlib")
-    from rocl_transfer.evaluation.figures import draw_adversarial
+    from rocl_transfer.evaluation.report.figures import draw_adversarial
 
     caplog.set_level("INFO", "rocl_transfer")
     model = network()

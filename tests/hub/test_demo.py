@@ -16,7 +16,7 @@ from PIL import Image
 import rocl_transfer as rt
 from rocl_transfer import UserError
 from rocl_transfer.data.decode import decode
-from rocl_transfer.evaluation.closeup import Closeup, close_up
+from rocl_transfer.evaluation.report.closeup import Closeup, close_up
 from rocl_transfer.hub import demo
 from rocl_transfer.hub.demo import Settings, show
 from rocl_transfer.hub.space import export_space, files_of, requirements

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from rocl_transfer.evaluation.paired import mcnemar_p, tango_interval
+from rocl_transfer.evaluation.comparison.paired import mcnemar_p, tango_interval
 
 KEYS = ("clean", "pgd-20 linf 0.0314")
 

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from rocl_transfer.evaluation.network import search_network
+from rocl_transfer.evaluation.search_network import search_network
 from rocl_transfer.models import create_backbone
 from rocl_transfer.training import bf16, finish, start
 from tests.conftest import ROOT

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from rocl_transfer.errors import UserError
-from rocl_transfer.evaluation.evaluated_run import EvaluatedRun, recorded
-from rocl_transfer.evaluation.paired import holm, mcnemar_p, tango_interval
+from rocl_transfer.evaluation.comparison.evaluated_run import EvaluatedRun, recorded
+from rocl_transfer.evaluation.comparison.paired import holm, mcnemar_p, tango_interval
 from rocl_transfer.evaluation.privacy import shorten
 
 LEVEL = 0.05  # of the conclusions, over all comparisons together

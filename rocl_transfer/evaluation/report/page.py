@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rocl_transfer.evaluation.figures import can_draw, svg_broken, svg_classes, svg_curve
+from rocl_transfer.evaluation.report.figures import can_draw, svg_broken, svg_classes, svg_curve
 from rocl_transfer.evaluation.results import name_in, verdict_key
-from rocl_transfer.hub.templates import template
 from rocl_transfer.options import spelled
+from rocl_transfer.templates import template
 
 _MOST_CLASSES = 30
 _PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")

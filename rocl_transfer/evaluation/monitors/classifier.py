@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rocl_transfer.attacks import PGD, frozen
 from rocl_transfer.data import ImageData, Store, derive_seed, generators
 from rocl_transfer.evaluation.batch_sizes import images_at_once
-from rocl_transfer.evaluation.features import compute_features
+from rocl_transfer.evaluation.monitors.features import compute_features
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.models import PixelModel
 from rocl_transfer.training.chance import worth

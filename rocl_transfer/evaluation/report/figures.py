@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rocl_transfer.attacks import Attack
-from rocl_transfer.evaluation.pictures import Pictures
+from rocl_transfer.evaluation.report.pictures import Pictures
 from rocl_transfer.evaluation.results import Results
 
 log = logging.getLogger("rocl_transfer")

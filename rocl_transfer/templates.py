@@ -1,10 +1,10 @@
-"""Where the templates of card and page are: beside this module in a wheel, in ``model_cards/`` in a checkout."""
+"""Where the templates of card and page are: in ``model_cards/``, of the package in a wheel, beside it in a checkout."""
 
 from pathlib import Path
 
 from rocl_transfer.errors import UserError
 
-_PLACES = (Path(__file__).parent, Path(__file__).parents[2] / "model_cards")
+_PLACES = (Path(__file__).parent / "model_cards", Path(__file__).parents[1] / "model_cards")
 
 
 def template(name: str) -> Path:

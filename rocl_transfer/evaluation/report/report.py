@@ -15,15 +15,15 @@ from rocl_transfer.attacks.transfer import Transfer
 from rocl_transfer.bars import Bar
 from rocl_transfer.data import Store
 from rocl_transfer.evaluation.checks import Inspection
-from rocl_transfer.evaluation.corruptions import CORRUPTIONS, corrupt
-from rocl_transfer.evaluation.masking import Evidence, masking_checks, verdict
+from rocl_transfer.evaluation.evaluate import evaluate
 from rocl_transfer.evaluation.options import Context, SearchOptions
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.evaluation.protocols import Ensemble, named_attacks
+from rocl_transfer.evaluation.report.corruptions import CORRUPTIONS, corrupt
+from rocl_transfer.evaluation.report.masking import Evidence, masking_checks, verdict
+from rocl_transfer.evaluation.report.smoothing import Smoothed, Smoothing
 from rocl_transfer.evaluation.results import Evaluation, Results, attack_key, verdict_key
-from rocl_transfer.evaluation.robustness import evaluate
 from rocl_transfer.evaluation.samples import evenly, pixels_of
-from rocl_transfer.evaluation.smoothing import Smoothed, Smoothing
 
 log = logging.getLogger("rocl_transfer")
 

@@ -9,11 +9,11 @@ from torch import Tensor
 from rocl_transfer.attacks import PGD, AttackOptions, against_labels, device_of, frozen
 from rocl_transfer.data import Store, derive_seed, generators
 from rocl_transfer.evaluation.batch_sizes import images_at_once
-from rocl_transfer.evaluation.features import compute_features
+from rocl_transfer.evaluation.evaluate import evaluate
+from rocl_transfer.evaluation.monitors.features import compute_features
 from rocl_transfer.evaluation.options import Context, SearchOptions
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.evaluation.results import Evaluation, Results
-from rocl_transfer.evaluation.robustness import evaluate
 from rocl_transfer.models import PixelModel
 
 

@@ -1,8 +1,8 @@
-"""The picture of a comparison. It needs matplotlib, see :func:`~rocl_transfer.evaluation.figures.can_draw`."""
+"""The picture of a comparison. It needs matplotlib, see :func:`~rocl_transfer.evaluation.report.figures.can_draw`."""
 
 from pathlib import Path
 
-from rocl_transfer.evaluation.comparison import Comparison
+from rocl_transfer.evaluation.comparison.compare import Comparison
 
 COLOURS = {"better": "tab:blue", "worse": "tab:red", "no difference shown": "tab:gray"}
 TALLEST = 400  # inches; matplotlib refuses pictures of 2**16 pixels and more

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rocl_transfer.evaluation import figures
-from rocl_transfer.evaluation.figures import svg_classes
-from rocl_transfer.hub.page import render_page
+from rocl_transfer.evaluation.report import figures
+from rocl_transfer.evaluation.report.figures import svg_classes
+from rocl_transfer.evaluation.report.page import render_page
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$\\frac{", "</text></svg>", "金魚"]
 LINF = {"norm": "linf", "epsilon": 0.1}
