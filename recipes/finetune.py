@@ -5,6 +5,9 @@
 The new head is trained first, then everything; training that dies goes back to its last good checkpoint, or ends in a sentence and status 2. Leaves a
 run folder: config.yaml, metrics.jsonl, checkpoints/, head/ (the head's own training), model.safetensors + config.json (the best epoch by validation,
 timm layout), last/ (the last epoch, where it is another), results.json, verdicts.jsonl, README.md, figures/.
+
+With --pseudo_labels the images need no labels: clusters of the backbone's features stand for classes, and the backbone alone leaves (DynACL++'s
+second stage).
 """
 
 import copy
@@ -12,18 +15,21 @@ import dataclasses
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from rocl_transfer.config import command_line, sized
 from rocl_transfer.data import Batches, ImageData, ImageOptions, Store, labels_of, store_splits
 from rocl_transfer.errors import UserError
-from rocl_transfer.evaluation import AdaptationPGDOptions, ClassifierMonitor, compute_features
+from rocl_transfer.evaluation import AdaptationPGDOptions, ClassifierMonitor, Results, compute_features, kmeans, nearest
 from rocl_transfer.hub import (
     Making,
     ModelOptions,
     complete_classifier,
+    complete_run,
+    continued_from,
     export_best,
     is_trained,
     load_projector,
@@ -58,6 +64,8 @@ class FinetuneConfig(RunOptions, AdversarialTraining.Options, TrainableOptions):
         model: Which backbone or classifier; a head is kept where its classes are the data's.
         head_epochs: Before everything trains, train the head alone: 20 epochs on clean features and, if the backbone proves robust, this many
             on adversarial images; 0 for neither (default: 3 for a new head on a trained backbone, else 0).
+        pseudo_labels: Train without labels: on so many clusters of the backbone's clean features, found by k-means, in place of classes. The backbone
+            alone is exported, and nothing is measured of it.
         optimizer: How it is trained.
         evaluation: How the classifier is measured.
     """
@@ -65,6 +73,7 @@ class FinetuneConfig(RunOptions, AdversarialTraining.Options, TrainableOptions):
     data: ImageOptions
     model: ModelOptions
     head_epochs: int | None = None
+    pseudo_labels: int | None = None
     optimizer: AdaptationOptimizerOptions = field(default_factory=AdaptationOptimizerOptions)
     evaluation: AdaptationPGDOptions = field(default_factory=AdaptationPGDOptions)
     epochs: int = 30
@@ -78,6 +87,10 @@ class FinetuneConfig(RunOptions, AdversarialTraining.Options, TrainableOptions):
         if self.train in ("head", "lora"):
             require_untouched(self, ("batchnorm",), f"with --train {self.train}, which leaves BatchNorm as it came")
         require(self.train != "head" or not self.ss_weight, "--ss_weight has no effect with --train head, which leaves the features as they are")
+        if self.pseudo_labels is not None:
+            require(self.pseudo_labels >= 2, f"--pseudo_labels is {self.pseudo_labels}: give 2 or more clusters")
+            require(self.train != "head", "--train head leaves the backbone as it is, which alone --pseudo_labels exports: leave one of them out")
+            require_untouched(self, ("evaluation",), "with --pseudo_labels, which leaves nothing to measure")
         self.evaluation.against(self.attack)
         warmup = self.optimizer.warmup_epochs or 0
         require(warmup < self.epochs, f"--optimizer.warmup_epochs {warmup} is not below --epochs {self.epochs}: lower it")
@@ -89,20 +102,25 @@ class FinetuneConfig(RunOptions, AdversarialTraining.Options, TrainableOptions):
 
 def main(config: FinetuneConfig) -> Path:
     with Run(config) as run:
-        data = open_images_for(config.model.name, config.data)
+        data = open_data(config)
         run.note(data.notes)
         config = sized(config, data.image_size)
         classifier, kept = load_classifier(config, data)
         config = resolved(config, classifier)
         run.check(config)
-        data, stores = store_splits(data, ("train", "validation", "test"), run.device, config.data)
+        unlabelled = config.pseudo_labels is not None
+        splits: list[Literal["train", "validation", "test"]] = ["train", "validation"] if unlabelled else ["train", "validation", "test"]
+        data, stores = store_splits(data, splits, run.device, config.data, labels_needed=not unlabelled)
         run.begin()
+        classifier.to(run.device)
+        if unlabelled:
+            data = clustered(config, run, classifier, data, stores)
 
         def batches(images: Store) -> Batches:
             sampler = run.sampler(len(data.train), max(2, config.part_size // 4))
             return Batches(images, data.train.labels, sampler, data.train.where)
 
-        monitor = watch(config, classifier.to(run.device), data, stores)
+        monitor = watch(config, classifier, data, stores)
         head = head_first(config, kept, data)
         start = head(run, classifier, stores["train"], compute_features, batches, monitor)
         objective = build(config, run, classifier, data, start["robust"])
@@ -113,15 +131,59 @@ def main(config: FinetuneConfig) -> Path:
             clip_grad=config.optimizer.clip_grad or None,
         )  # fmt: skip
         if run.is_main:
-            facts = {**objective.facts(), **made_from(config.model.name, data), "trained_part": config.train, "start": start}
+            facts = {**facts_of(config, objective, data), "trained_part": config.train, "start": start}
             if data.validation is None:
                 trained = dataclasses.replace(trained, best=None, last=None)
-            export_best(run, objective, trained, facts)
+            export_best(run, objective, trained, facts, head=not unlabelled)
             making = Making(config, f"{config.method}_{data.short_name}", facts, trained)
-            attacks, at_once = config.evaluation.against(config.attack).attacks(), config.evaluation.batch_size
-            complete_classifier(run.folder, objective.exported, data, stores["test"], attacks, making, batch_size=at_once)
-    log.info("classifier, results and card: %s", run.folder)
+            if unlabelled:
+                nothing = Results([], [], run.device.type, config.seed)
+                complete_run(run.folder, objective.exported, nothing, making, dataset=data.facts(data.train, "train"))
+            else:
+                attacks, at_once = config.evaluation.against(config.attack).attacks(), config.evaluation.batch_size
+                complete_classifier(run.folder, objective.exported, data, stores["test"], attacks, making, batch_size=at_once)
+    log.info("%s, results and card: %s", "backbone" if config.pseudo_labels else "classifier", run.folder)
     return run.folder
+
+
+def open_data(config: FinetuneConfig) -> ImageData:
+    """The images; without labels, where clusters are to stand for them."""
+    if config.pseudo_labels is None:
+        return open_images_for(config.model.name, config.data)
+    if not is_trained(config.model):
+        raise UserError(f"{config.model.name} has random weights, whose clusters mean nothing: give a trained backbone, or leave out --pseudo_labels")
+    data = open_images_for(config.model.name, config.data, labels_needed=False)
+    validation = None if data.validation is None else dataclasses.replace(data.validation, labels=None)
+    names = tuple(f"cluster {number}" for number in range(config.pseudo_labels))
+    return dataclasses.replace(data, class_names=names, train=dataclasses.replace(data.train, labels=None), validation=validation)
+
+
+def clustered(config: FinetuneConfig, run: Run, classifier: PixelModel, data: ImageData, stores: dict[str, Store]) -> ImageData:
+    """``data`` with clusters of the clean features for labels: found by one process, and kept for a run that is resumed."""
+    record = run.folder / "head" / "pseudo_labels.safetensors"
+    if run.is_main and not (run.check() and record.is_file()):
+        assert config.pseudo_labels is not None
+        features = {split: compute_features(classifier, store).cpu() for split, store in stores.items()}
+        centres = kmeans(features["train"], config.pseudo_labels, config.seed)
+        found = {split: nearest(part, centres)[0] for split, part in features.items()}
+        sizes = torch.bincount(found["train"], minlength=config.pseudo_labels).tolist()
+        log.info("k-means: %d clusters of %d to %d training images stand for classes", len(sizes), min(sizes), max(sizes))
+        record.parent.mkdir(parents=True, exist_ok=True)
+        save_file(found, record)
+    run.accelerator.wait_for_everyone()
+    labels = load_file(record)
+    validation = None if data.validation is None else dataclasses.replace(data.validation, labels=labels["validation"])
+    return dataclasses.replace(data, train=dataclasses.replace(data.train, labels=labels["train"]), validation=validation)
+
+
+def facts_of(config: FinetuneConfig, objective: AdversarialTraining, data: ImageData) -> dict[str, Any]:
+    """How the model was made: by labels, or from clusters that stood for them."""
+    facts = objective.facts()
+    if config.pseudo_labels is None:
+        return {**facts, **made_from(config.model.name, data)}
+    how = facts["title"].replace("fine-tuned", "pre-trained without labels")
+    title = f"{how}, on {config.pseudo_labels} clusters of the features that it had in place of classes (DynACL++'s second stage)"
+    return {**facts, "title": title, "pseudo_labels": config.pseudo_labels, **continued_from(config.model.name, data, True)}
 
 
 def load_classifier(config: FinetuneConfig, data: ImageData) -> tuple[PixelModel, bool]:

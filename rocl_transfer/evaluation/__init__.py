@@ -1,6 +1,7 @@
 """What a model is worth, measured: robustness that can be believed, with intervals, the record of it, comparison; neighbours, figures."""
 
 from rocl_transfer.evaluation.checks import inspect_model
+from rocl_transfer.evaluation.clusters import kmeans, nearest
 from rocl_transfer.evaluation.comparison import compare
 from rocl_transfer.evaluation.evaluate import borderline, evaluate
 from rocl_transfer.evaluation.margin import FlipOptions, smallest_epsilon
@@ -31,6 +32,6 @@ from rocl_transfer.evaluation.results import Evaluation, Results, wilson_interva
 __all__ = [
     "AdaptationPGDOptions", "BeforeAfter", "ClassifierMonitor", "Context", "Ensemble", "Evaluation", "FlipOptions", "HeadMonitor",
     "NeighbourMonitor", "PGDOptions", "Results", "SearchOptions", "Smoothing", "StudentMonitor", "Watched", "assemble", "borderline",
-    "choose_pictures", "compare", "compute_features", "evaluate", "inspect_model", "knn_accuracy", "measure_corruptions", "measure_smoothed",
-    "named_attacks", "render_page", "report_attacks", "say_report", "smallest_epsilon", "wilson_interval",
+    "choose_pictures", "compare", "compute_features", "evaluate", "inspect_model", "kmeans", "knn_accuracy", "measure_corruptions",
+    "measure_smoothed", "named_attacks", "nearest", "render_page", "report_attacks", "say_report", "smallest_epsilon", "wilson_interval",
 ]  # fmt: skip

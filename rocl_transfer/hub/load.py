@@ -13,7 +13,7 @@ from rocl_transfer.errors import UserError
 from rocl_transfer.hub.export import PROBE, PROJECTOR, WEIGHTS, probe
 from rocl_transfer.hub.find import find_model, own_doubts, own_facts, read_config
 from rocl_transfer.hub.options import ModelOptions
-from rocl_transfer.models import PixelModel, add_head, create_backbone, create_classifier, has_weights, projector
+from rocl_transfer.models import PixelModel, add_head, create_backbone, create_classifier, drop_head, has_weights, projector
 from rocl_transfer.training import sha256 as sha256_of
 
 log = logging.getLogger("rocl_transfer")
@@ -55,11 +55,7 @@ def load_backbone(name: str | ModelOptions, image_size: int | None = None, **mor
     Raises:
         UserError: There is no such model, it is damaged or another one, or it does not take such images.
     """
-    model = _load_any(replace(_options(name), **more), image_size)
-    if model.class_names:
-        model.net.reset_classifier(0)
-        model.class_names = ()
-    return model
+    return drop_head(_load_any(replace(_options(name), **more), image_size))
 
 
 def load_start(model: str | ModelOptions, class_names: Sequence[str], image_size: int | None = None) -> tuple[PixelModel, bool]:

@@ -17,9 +17,9 @@ def identify(name: str) -> dict[str, str | None]:
     return {"name": name, "sha256": None if folder is None else sha256(folder / WEIGHTS)}
 
 
-def open_images_for(name: str, options: ImageOptions) -> ImageData:
-    """The labelled images that the model ``name`` is to be trained on, at its own size where none is asked for; see :func:`note_pretraining`."""
-    return note_pretraining(load_images(options, image_size=options.image_size or native_size(name)), name)
+def open_images_for(name: str, options: ImageOptions, labels_needed: bool = True) -> ImageData:
+    """The images that the model ``name`` is to be trained on, at its own size where none is asked for; see :func:`note_pretraining`."""
+    return note_pretraining(load_images(options, image_size=options.image_size or native_size(name), labels_needed=labels_needed), name)
 
 
 def open_unlabelled(name: str, options: PretrainImageOptions) -> tuple[ImageData, Stream | None]:

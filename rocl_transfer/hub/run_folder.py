@@ -20,7 +20,7 @@ from rocl_transfer.evaluation.results import distinct
 from rocl_transfer.hub.card import render_card
 from rocl_transfer.hub.evaluated import code_digest
 from rocl_transfer.hub.export import export
-from rocl_transfer.models import PixelModel, merge_lora
+from rocl_transfer.models import PixelModel, drop_head, merge_lora
 from rocl_transfer.objectives import Objective
 from rocl_transfer.options import spelled
 from rocl_transfer.training import Run, Trained
@@ -194,7 +194,7 @@ def _say_twin(found: Mapping[str, Any], results: Results) -> None:
     log.info("features move by %s of their spread under attack (before, after)", " and ".join(f"{value:.3f}" for value in found["displacement"]))
 
 
-def export_best(run: Run, objective: Objective, trained: Trained, facts: Mapping[str, Any]) -> None:
+def export_best(run: Run, objective: Objective, trained: Trained, facts: Mapping[str, Any], head: bool = True) -> None:
     """Leave the best epoch's weights in ``objective``, and export the last one's beside them into ``last/``.
 
     Args:
@@ -202,14 +202,19 @@ def export_best(run: Run, objective: Objective, trained: Trained, facts: Mapping
         objective: At the end of its training.
         trained: Says which epochs the best and the last are.
         facts: What ``config.json`` says of the model's making.
+        head: Whether a classifier leaves as one.
     """
     best, last = trained.best, trained.last
     shutil.rmtree(run.folder / "last", ignore_errors=True)  # a shorter run's
     if best is not None and last is not None and best["step"] != last["step"]:
         model = copy.deepcopy(objective.exported)
         merge_lora(model)
+        if not head:
+            drop_head(model)
         (run.folder / "last").mkdir(exist_ok=True)
         export(model, run.folder / "last", {**facts, "step": last["step"]})
         run.checkpoints.load_weights(run.checkpoints.folder / f"step-{best['step']}", objective)
         log.info("epoch %d was the best by validation and is exported; the last one is in %s", best["epoch"], run.folder / "last")
     merge_lora(objective.exported)
+    if not head:
+        drop_head(objective.exported)

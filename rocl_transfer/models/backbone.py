@@ -175,6 +175,14 @@ def create_classifier(name: str) -> PixelModel:
     return PixelModel(net, cfg["architecture"], cfg["input_size"][-1], cfg["mean"], cfg["std"], None, _names(net, cfg))
 
 
+def drop_head(model: PixelModel) -> PixelModel:
+    """Take the head off ``model``, in place; a backbone stays as it is."""
+    if model.class_names:
+        model.net.reset_classifier(0)
+        model.class_names = ()
+    return model
+
+
 def add_head(model: PixelModel, class_names: Sequence[str]) -> PixelModel:
     """Give ``model`` a new linear head, in place, in timm's own position so that the export is timm's classifier.
 
