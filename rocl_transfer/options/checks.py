@@ -25,7 +25,7 @@ def default_of(option: "dataclasses.Field[Any]") -> Any:
     return option.default_factory() if option.default_factory is not dataclasses.MISSING else option.default
 
 
-def require_untouched(options: Any, names: Iterable[str], because: str, prefix: str = "", neutral: Any = dataclasses.MISSING) -> None:
+def require_untouched(options: Any, names: Iterable[str], because: str, prefix: str = "") -> None:
     """Refuse options that would do nothing.
 
     An option counts as given where it differs from its default, so that a resolved configuration can be fed back as it is.
@@ -35,9 +35,8 @@ def require_untouched(options: Any, names: Iterable[str], because: str, prefix: 
         names: Those of its fields that have no effect.
         because: Why: what follows "has no effect" in the sentence.
         prefix: What the options' names begin with on the command line.
-        neutral: A value that says the same as leaving the option out.
     """
     for option in dataclasses.fields(options):
         if option.name in names:
             value = getattr(options, option.name)
-            require(value in (default_of(option), neutral), f"--{prefix}{option.name} has no effect {because}: leave it out")
+            require(value == default_of(option), f"--{prefix}{option.name} has no effect {because}: leave it out")

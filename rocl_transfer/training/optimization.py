@@ -13,6 +13,7 @@ from rocl_transfer.errors import did_you_mean
 from rocl_transfer.objectives import Objective
 from rocl_transfer.options import Number, require, require_untouched
 
+_PAPER_WARMUP_LR = 0.1
 # The optimisers that recipes use by default, so --help need not import timm, which takes 2.5 s.
 HAS_MOMENTUM = {"lars": True, "momentum": True, "adamw": False}
 
@@ -28,7 +29,7 @@ class OptimizerOptions:
         momentum: Momentum, for the optimisers that have one.
         schedule: cosine (after the warm-up; constant within an epoch), cosine_per_step, or steps (times 0.1 at each milestone).
         warmup_epochs: Epochs of linear warm-up from ``warmup_lr``; with cosine_per_step also a part of one.
-        warmup_lr: Where the warm-up starts.
+        warmup_lr: Where the warm-up starts (default: with lars the paper's 0.1, or ``lr`` if that is lower; with any other optimiser 0).
         milestones: Shares of all epochs after which ``steps`` lowers the rate.
     """
 
@@ -38,15 +39,19 @@ class OptimizerOptions:
     momentum: Number = Number(0.9)
     schedule: Literal["cosine", "cosine_per_step", "steps"] = "cosine"
     warmup_epochs: Number = Number(10)
-    warmup_lr: Number = Number(0.1)
+    warmup_lr: Number | None = None
     milestones: tuple[Number, ...] = (Number(1 / 5), Number(1 / 3), Number(2 / 3))
 
     def __post_init__(self) -> None:
         _check_optimizer(self)
+        if self.warmup_lr is None:  # filled in here, so that runs from before, which record the 0.1, can be resumed
+            start = min(_PAPER_WARMUP_LR, self.lr) if self.name == "lars" else 0
+            object.__setattr__(self, "warmup_lr", Number(start if self.warmup_epochs > 0 else _PAPER_WARMUP_LR))
         for name in ("weight_decay", "warmup_epochs", "warmup_lr"):
             require(getattr(self, name) >= 0, f"--optimizer.{name} is {getattr(self, name)}: give 0 or more")
         if self.warmup_epochs == 0:
-            require_untouched(self, ("warmup_lr",), "without a warm-up (--optimizer.warmup_epochs 0)", "optimizer.", neutral=0)
+            untouched = self.warmup_lr in (0, _PAPER_WARMUP_LR)
+            require(untouched, "--optimizer.warmup_lr has no effect without a warm-up (--optimizer.warmup_epochs 0): leave it out")
 
     def create(self, objective: nn.Module, groups: Sequence[dict[str, Any]] = ()) -> Optimizer:
         """Timm's optimiser on every trained parameter alike; parts of an :class:`Objective` with a rate of their own learn at that.
@@ -166,6 +171,7 @@ class Schedule:
         if own.schedule == "cosine_per_step":
             done, warmup, whole = epoch * per_epoch + step, round(own.warmup_epochs * per_epoch), self.epochs * per_epoch
         if done < warmup:
+            assert own.warmup_lr is not None
             return own.warmup_lr + (own.lr - own.warmup_lr) * (done + 1) / warmup
         if own.schedule == "steps":
             passed = sum(epoch >= share * self.epochs - 1e-9 for share in own.milestones)

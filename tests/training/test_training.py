@@ -104,6 +104,15 @@ def test_the_papers_learning_rates():
         assert schedule(epoch) == pytest.approx(0.75 * (1 + math.cos(math.pi * (epoch - 10) / 1000)))
 
 
+@pytest.mark.parametrize(("name", "lr"), [("lars", 1.5), ("lars", 0.05), ("adamw", 2e-3), ("momentum", 0.01)])
+def test_a_warm_up_never_falls_by_default(name, lr):
+    schedule = OptimizerOptions(name=name, lr=lr, warmup_epochs=3).over(10)
+    rates = [schedule(epoch) for epoch in range(4)]
+    assert rates == sorted(rates)
+    assert rates[2] == pytest.approx(lr)
+    assert rates[0] == pytest.approx((0.1 + 1.4 / 3 if lr == 1.5 else lr if name == "lars" else lr / 3))
+
+
 def test_the_papers_steps():
     schedule = OptimizerOptions(lr=0.1, schedule="steps", warmup_epochs=0, milestones=(1 / 5, 1 / 3, 2 / 3)).over(150)
     assert [schedule(epoch) for epoch in (0, 29, 30, 49, 50, 99, 100, 149)] == pytest.approx([0.1, 0.1, 1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
