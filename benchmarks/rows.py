@@ -32,7 +32,7 @@ KINDS = {
 }
 
 
-def passes(method: str, steps: int, *, batchnorm: bool = True, ema: bool = False, air: bool = False) -> int:
+def passes(method: str, steps: float, *, batchnorm: bool = True, ema: bool = False, air: bool = False) -> float:
     """Network passes an image that a step of a method takes: a pass forward counts 1, back to the pixels alone 1, a full one back 2.
 
     Args:

@@ -90,6 +90,10 @@ SCRIPTS = {
         "--budget 30 --seeds 1 --rows acl fare --ways r_le trades --head_epochs 1 --steps 1 --images 300 --batch_size 32 --autoattack 10",
         ["| acl | 2 | 32 |", "| fare | 1 + 3 | 33 |"],
     ),
+    "cheap_adversaries.py": (
+        "--seeds 1 --methods at robustify --attacks nfgsm 10 --epochs 1 --pretrain_epochs 2 --robustify_epochs 2 --head_epochs 1",
+        ["| at | nfgsm | 5 | 25 |", "| robustify | nfgsm | 2 | 18 |"],
+    ),
     "step_size.py": (
         "--methods robustify --seeds 1 --epsilons 0.1 --steps 1 --grid auto 2 --epochs 2 --pretrain_epochs 3 --head_epochs 1",
         ["| robustify | 1 | 0.1 |"],
