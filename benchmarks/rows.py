@@ -36,12 +36,14 @@ def passes(method: str, steps: float, *, batchnorm: bool = True, ema: bool = Fal
     """Network passes an image that a step of a method takes: a pass forward counts 1, back to the pixels alone 1, a full one back 2.
 
     Args:
-        method: simclr, rocl, acl, dynacl, fare, deacl, lore, simclip, trades, at.
+        method: standard, trades, at, simclr, rocl, acl, dynacl, fare, deacl, lore, simclip.
         steps: Of its attack.
         batchnorm: Whether the network has BatchNorm, for which a student's clean images go through it too.
         ema: Whether DynACL's second views go through a running average.
         air: Whether AIR's regulariser is added.
     """
+    if method == "standard":
+        return 3
     if method == "simclr":
         return 2 * 3
     if method in ("acl", "dynacl"):  # both views are attacked; then two adversarial and two clean ones, or the second ones without a gradient
