@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from rocl_transfer.config import command_line, sized
 from rocl_transfer.data import Batches, ImageData, ImageOptions, Store, labels_of, store_splits
 from rocl_transfer.errors import UserError
-from rocl_transfer.evaluation import AdaptationPGDOptions, ClassifierMonitor, Results, compute_features, kmeans, nearest
+from rocl_transfer.evaluation import AdaptationPGDOptions, ClassifierMonitor, Results, choose_watched, compute_features, kmeans, nearest
 from rocl_transfer.hub import (
     Making,
     ModelOptions,
@@ -66,6 +66,8 @@ class FinetuneConfig(RunOptions, AdversarialTraining.Options, TrainableOptions):
             on adversarial images; 0 for neither (default: 3 for a new head on a trained backbone, else 0).
         pseudo_labels: Train without labels: on so many clusters of the backbone's clean features, found by k-means, in place of classes. The backbone
             alone is exported, and nothing is measured of it.
+        monitor_images: Validation images that every validation looks at: a stratified sample, the same each time (default: 1,000, or as many as
+            the guard's verdicts need with hundreds of classes).
         optimizer: How it is trained.
         evaluation: How the classifier is measured.
     """
@@ -79,10 +81,12 @@ class FinetuneConfig(RunOptions, AdversarialTraining.Options, TrainableOptions):
     epochs: int = 30
     batch_size: int = 128
     monitor_every: int = 1
+    monitor_images: int | None = None
 
     def __post_init__(self) -> None:
         for part in (RunOptions, AdversarialTraining.Options, TrainableOptions):
             part.__post_init__(self)
+        require(self.monitor_images is None or self.monitor_images > 0, f"--monitor_images is {self.monitor_images}: give 1 or more")
         require(self.head_epochs is None or self.head_epochs >= 0, f"--head_epochs is {self.head_epochs}: give 0 or more")
         if self.train in ("head", "lora"):
             require_untouched(self, ("batchnorm",), f"with --train {self.train}, which leaves BatchNorm as it came")
@@ -206,12 +210,11 @@ def resolved(config: FinetuneConfig, classifier: PixelModel) -> FinetuneConfig:
 
 
 def watch(config: FinetuneConfig, classifier: PixelModel, data: ImageData, stores: dict[str, Store]) -> ClassifierMonitor:
-    """Validates on the validation images; if there are none, on up to 512 training images."""
-    split, images = ("validation", data.validation) if data.validation is not None else ("train", data.train)
-    positions = torch.arange(len(images)) if split == "validation" else torch.linspace(0, len(images) - 1, min(512, len(images))).long()
+    """Validates on a sample of the validation images; if there are none, of the training images."""
+    split, positions = choose_watched(data, config.monitor_images, config.seed)
+    images = data.train if split == "train" else data.validation
+    assert images is not None
     attack = None if config.method == "standard" else config.attack.measuring().pgd()
-    if split == "train":
-        log.info("there are no validation images: %d training images are watched, and the last epoch is exported", len(positions))
     return ClassifierMonitor(lambda: classifier, stores[split], labels_of(images), attack, config.seed, positions)
 
 

@@ -12,6 +12,7 @@ from rocl_transfer.evaluation.monitors import (
     NeighbourMonitor,
     StudentMonitor,
     Watched,
+    choose_watched,
     compute_features,
     knn_accuracy,
 )
@@ -32,6 +33,6 @@ from rocl_transfer.evaluation.results import Evaluation, Results, wilson_interva
 __all__ = [
     "AdaptationPGDOptions", "BeforeAfter", "ClassifierMonitor", "Context", "Ensemble", "Evaluation", "FlipOptions", "HeadMonitor",
     "NeighbourMonitor", "PGDOptions", "Results", "SearchOptions", "Smoothing", "StudentMonitor", "Watched", "assemble", "borderline",
-    "choose_pictures", "compare", "compute_features", "evaluate", "inspect_model", "kmeans", "knn_accuracy", "measure_corruptions",
+    "choose_pictures", "choose_watched", "compare", "compute_features", "evaluate", "inspect_model", "kmeans", "knn_accuracy", "measure_corruptions",
     "measure_smoothed", "named_attacks", "nearest", "render_page", "report_attacks", "say_report", "smallest_epsilon", "wilson_interval",
 ]  # fmt: skip

@@ -26,8 +26,8 @@ from rocl_transfer.training.settings import Cadence, Computing, Monitor, Span, W
 log = logging.getLogger("rocl_transfer")
 
 # What may change when a run is resumed: where, how far, how often, how fast; and what is measured afterwards.
-_FREE = ("output_dir", "overwrite", "max_steps", "checkpoint_every", "keep_checkpoints", "log_every", "monitor_every", "resume", "log_with",
-         "cudnn_benchmark", "data.in_memory", "data.workers", "data.title", "evaluation.")  # fmt: skip
+_FREE = ("output_dir", "overwrite", "max_steps", "checkpoint_every", "keep_checkpoints", "log_every", "monitor_every", "monitor_images", "resume",
+         "log_with", "cudnn_benchmark", "data.in_memory", "data.workers", "data.title", "evaluation.")  # fmt: skip
 _SOURCES = ("model", "data", "teacher")  # options with the name of something that a run is made from
 
 

@@ -110,7 +110,7 @@ def test_a_warm_up_never_falls_by_default(name, lr):
     rates = [schedule(epoch) for epoch in range(4)]
     assert rates == sorted(rates)
     assert rates[2] == pytest.approx(lr)
-    assert rates[0] == pytest.approx((0.1 + 1.4 / 3 if lr == 1.5 else lr if name == "lars" else lr / 3))
+    assert rates[0] == pytest.approx(0.1 + 1.4 / 3 if lr == 1.5 else lr if name == "lars" else lr / 3)
 
 
 def test_the_papers_steps():
