@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rocl_transfer.attacks import untouched
 from rocl_transfer.config import command_line, note_radius
 from rocl_transfer.data import Augmentation, ImageData, ImageOptions, Store, labels_of, load_images, store_splits, stratified_sample
-from rocl_transfer.errors import UserError, path_of
+from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import (
     Context,
     Ensemble,
@@ -35,7 +35,6 @@ from rocl_transfer.evaluation import (
     measure_corruptions,
     measure_smoothed,
     named_attacks,
-    render_page,
     report_attacks,
     say_report,
 )  # fmt: skip
@@ -43,9 +42,18 @@ from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.checks import Inspection
 from rocl_transfer.evaluation.evaluate import LOOKED_AT
 from rocl_transfer.evaluation.samples import evenly, pixels_of
-from rocl_transfer.hub import add_to_card, code_digest, find_model, import_model, load_classifier, match_labels, weights_digest
+from rocl_transfer.hub import (
+    NamedModel,
+    add_to_card,
+    code_digest,
+    import_model,
+    load_classifier,
+    look_up,
+    match_labels,
+    weights_digest,
+)
 from rocl_transfer.options import Number, require, require_sha256, require_untouched, write_options
-from rocl_transfer.training import finish, sha256, start
+from rocl_transfer.training import finish, start
 from rocl_transfer.version import __version__
 
 log = logging.getLogger("rocl_transfer")
@@ -155,7 +163,8 @@ class EvaluateConfig(SearchOptions):
 def main(config: EvaluateConfig) -> Path:
     folder = Path(config.output_dir)
     accelerator = start(folder, config.seed, config.log_with)
-    model, name, sha = open_model(config)
+    asked = None if config.model.name is None else look_up(config.model.name, sha256=config.model.sha256)
+    model, name, sha = open_model(config, asked)
     surrogates = open_surrogates(config, model, accelerator.device)
     samples = open_samples(config, model, accelerator.device)
     model = untouched(model.to(accelerator.device), config.one_at_a_time)
@@ -192,8 +201,8 @@ def main(config: EvaluateConfig) -> Path:
         results.say()
         say_report(report)
         log.info("results: %s, page: %s", record, page)
-        if config.update_card and config.model.name is not None:
-            note_on_card(config.model.name, record)
+        if config.update_card and asked is not None:
+            note_on_card(asked, record)
     finish(accelerator)
     accelerator.wait_for_everyone()
     return folder
@@ -236,19 +245,18 @@ def open_samples(config: EvaluateConfig, model: nn.Module, device: torch.device)
     return Samples(stores[split], labels.to(device), chosen, data, facts, (note,) if note else ())
 
 
-def open_model(config: EvaluateConfig) -> tuple[nn.Module, str, str]:
+def open_model(config: EvaluateConfig, asked: NamedModel | None) -> tuple[nn.Module, str, str]:
     """The classifier, its name, and the SHA-256 of its weights (of their file, if there is one)."""
-    if config.model.callable is not None:
-        model = import_model(config.model.callable)
-        return model, config.model.callable, weights_digest(model)
-    name = str(config.model.name)
-    found = find_model(name)
-    model = load_classifier(name, config.model.sha256)
-    if found is None:
-        return model, name, weights_digest(model)
-    record = found / "results.json"
-    known = json.loads(record.read_text(encoding="utf-8"))["model"]["name"] if record.is_file() else Path(name).name
-    return model, known, sha256(found / "model.safetensors")
+    if asked is None:
+        reference = str(config.model.callable)
+        model = import_model(reference)
+        return model, reference, weights_digest(model)
+    model = load_classifier(asked)
+    if asked.exported is None:
+        return model, asked.name, weights_digest(model)
+    record = asked.exported.folder / "results.json"
+    known = json.loads(record.read_text(encoding="utf-8"))["model"]["name"] if record.is_file() else Path(asked.name).name
+    return model, known, asked.exported.sha256
 
 
 def open_surrogates(config: EvaluateConfig, model: nn.Module, device: torch.device) -> dict[str, tuple[nn.Module, str]]:
@@ -280,15 +288,17 @@ def beyond(config: EvaluateConfig, model: nn.Module, samples: Samples, headline:
     return {"corruptions": found, "corruptions_mean": mean, "smoothed": smoothed}
 
 
-def note_on_card(name: str, record: Path) -> None:
+def note_on_card(model: NamedModel, record: Path) -> None:
     """Where the model is a run folder of ours, its card says what was found."""
-    run = path_of(name.removeprefix("local-dir:"))
+    if model.exported is None or model.name.startswith("hf-hub:"):
+        return
+    run = model.exported.folder
     if not (run / "results.json").is_file() or not (run / "config.yaml").is_file():
         return
     if add_to_card(run, record):
-        log.info("the card of %s says so: %s", name, run / "README.md")
+        log.info("the card of %s says so: %s", model.name, run / "README.md")
     else:
-        log.info("the card of %s stays as it is: it has a stronger evaluation, or is of other weights", name)
+        log.info("the card of %s stays as it is: it has a stronger evaluation, or is of other weights", model.name)
 
 
 if __name__ == "__main__":

@@ -27,13 +27,14 @@ from rocl_transfer.evaluation import AdaptationPGDOptions, ClassifierMonitor, Re
 from rocl_transfer.hub import (
     Making,
     ModelOptions,
+    NamedModel,
     complete_classifier,
     complete_run,
     continued_from,
     export_best,
-    is_trained,
     load_projector,
     load_start,
+    look_up,
     made_from,
     open_images_for,
 )
@@ -106,11 +107,12 @@ class FinetuneConfig(RunOptions, AdversarialTraining.Options, TrainableOptions):
 
 def main(config: FinetuneConfig) -> Path:
     with Run(config) as run:
-        data = open_data(config)
+        model = look_up(config.model)
+        data = open_data(config, model)
         run.note(data.notes)
         config = sized(config, data.image_size)
-        classifier, kept = load_classifier(config, data)
-        config = resolved(config, classifier)
+        classifier, kept = load_classifier(config, model, data)
+        config = resolved(config, classifier, model.is_trained)
         run.check(config)
         unlabelled = config.pseudo_labels is not None
         splits: list[Literal["train", "validation", "test"]] = ["train", "validation"] if unlabelled else ["train", "validation", "test"]
@@ -125,9 +127,9 @@ def main(config: FinetuneConfig) -> Path:
             return Batches(images, data.train.labels, sampler, data.train.where)
 
         monitor = watch(config, classifier, data, stores)
-        head = head_first(config, kept, data)
+        head = head_first(config, model, kept, data)
         start = head(run, classifier, stores["train"], compute_features, batches, monitor)
-        objective = build(config, run, classifier, data, start["robust"])
+        objective = build(config, run, model, classifier, data, start["robust"])
         monitor.classifier = lambda: objective.exported
         optimizer, schedule = config.optimizer.create(objective, classifier.net), config.optimizer.over(config.epochs)
         trained = run.train(
@@ -135,7 +137,7 @@ def main(config: FinetuneConfig) -> Path:
             clip_grad=config.optimizer.clip_grad or None,
         )  # fmt: skip
         if run.is_main:
-            facts = {**facts_of(config, objective, data), "trained_part": config.train, "start": start}
+            facts = {**facts_of(config, model, objective, data), "trained_part": config.train, "start": start}
             if data.validation is None:
                 trained = dataclasses.replace(trained, best=None, last=None)
             export_best(run, objective, trained, facts, head=not unlabelled)
@@ -150,13 +152,13 @@ def main(config: FinetuneConfig) -> Path:
     return run.folder
 
 
-def open_data(config: FinetuneConfig) -> ImageData:
+def open_data(config: FinetuneConfig, model: NamedModel) -> ImageData:
     """The images; without labels, where clusters are to stand for them."""
     if config.pseudo_labels is None:
-        return open_images_for(config.model.name, config.data)
-    if not is_trained(config.model):
+        return open_images_for(model, config.data)
+    if not model.is_trained:
         raise UserError(f"{config.model.name} has random weights, whose clusters mean nothing: give a trained backbone, or leave out --pseudo_labels")
-    data = open_images_for(config.model.name, config.data, labels_needed=False)
+    data = open_images_for(model, config.data, labels_needed=False)
     validation = None if data.validation is None else dataclasses.replace(data.validation, labels=None)
     names = tuple(f"cluster {number}" for number in range(config.pseudo_labels))
     return dataclasses.replace(data, class_names=names, train=dataclasses.replace(data.train, labels=None), validation=validation)
@@ -180,19 +182,19 @@ def clustered(config: FinetuneConfig, run: Run, classifier: PixelModel, data: Im
     return dataclasses.replace(data, train=dataclasses.replace(data.train, labels=labels["train"]), validation=validation)
 
 
-def facts_of(config: FinetuneConfig, objective: AdversarialTraining, data: ImageData) -> dict[str, Any]:
+def facts_of(config: FinetuneConfig, model: NamedModel, objective: AdversarialTraining, data: ImageData) -> dict[str, Any]:
     """How the model was made: by labels, or from clusters that stood for them."""
     facts = objective.facts()
     if config.pseudo_labels is None:
-        return {**facts, **made_from(config.model.name, data)}
+        return {**facts, **made_from(model, data)}
     how = facts["title"].replace("fine-tuned", "pre-trained without labels")
     title = f"{how}, on {config.pseudo_labels} clusters of the features that it had in place of classes (DynACL++'s second stage)"
-    return {**facts, "title": title, "pseudo_labels": config.pseudo_labels, **continued_from(config.model.name, data, True)}
+    return {**facts, "title": title, "pseudo_labels": config.pseudo_labels, **continued_from(model, data, True)}
 
 
-def load_classifier(config: FinetuneConfig, data: ImageData) -> tuple[PixelModel, bool]:
+def load_classifier(config: FinetuneConfig, model: NamedModel, data: ImageData) -> tuple[PixelModel, bool]:
     """The classifier to begin with, and whether its head is its own; refused here if it cannot be trained as asked."""
-    classifier, kept = load_start(config.model, data.class_names, data.image_size)
+    classifier, kept = load_start(model, data.class_names, data.image_size)
     kind = "its own head is kept" if kept else "a new linear head is trained"
     log.info("%s: %s for the %d classes %s", config.model.name, kind, len(data.class_names), ", ".join(data.class_names[:10]))
     if config.batchnorm == "frozen" and family(classifier.net) != "batchnorm":
@@ -201,10 +203,10 @@ def load_classifier(config: FinetuneConfig, data: ImageData) -> tuple[PixelModel
     return classifier, kept
 
 
-def resolved(config: FinetuneConfig, classifier: PixelModel) -> FinetuneConfig:
+def resolved(config: FinetuneConfig, classifier: PixelModel, trained: bool) -> FinetuneConfig:
     """With the optimiser that the network's family is trained with."""
     kind = family(classifier.net)
-    own = config.optimizer.resolved(FAMILIES[kind], config.epochs, is_trained(config.model))
+    own = config.optimizer.resolved(FAMILIES[kind], config.epochs, trained)
     log.info("%s, learning rate %g, weight decay %g, layer decay %g", own.name, own.lr, own.weight_decay, own.layer_decay)
     return dataclasses.replace(config, optimizer=own)
 
@@ -218,20 +220,22 @@ def watch(config: FinetuneConfig, classifier: PixelModel, data: ImageData, store
     return ClassifierMonitor(lambda: classifier, stores[split], labels_of(images), attack, config.seed, positions)
 
 
-def head_first(config: FinetuneConfig, kept: bool, data: ImageData) -> HeadFirst:
+def head_first(config: FinetuneConfig, model: NamedModel, kept: bool, data: ImageData) -> HeadFirst:
     """A new head on a trained backbone is trained first."""
-    new = not kept and is_trained(config.model)
+    new = not kept and model.is_trained
     epochs = (HEAD_EPOCHS if new else 0) if config.head_epochs is None else config.head_epochs
     watched = "validation" if data.validation is not None else "training"
     return HeadFirst(epochs, kept, watched, len(data.class_names), None if config.method == "standard" else config.attack)
 
 
-def build(config: FinetuneConfig, run: Run, classifier: PixelModel, data: ImageData, robust_start: bool) -> AdversarialTraining:
+def build(
+    config: FinetuneConfig, run: Run, model: NamedModel, classifier: PixelModel, data: ImageData, robust_start: bool
+) -> AdversarialTraining:  # fmt: skip
     run.seed_again()
     config.select(classifier)
     projector = None
     if config.ss_weight:
-        projector, kept = load_projector(config.model.name, classifier.num_features)
+        projector, kept = load_projector(model, classifier.num_features)
         log.info("the self-supervised loss begins with %s projector", "pre-training's" if kept else "a new")
     counts = torch.bincount(labels_of(data.train), minlength=len(data.class_names))
     objective = AdversarialTraining(classifier, config, counts=counts, projector=projector, robust_start=robust_start)

@@ -16,7 +16,7 @@ from rocl_transfer.attacks import AttackOptions
 from rocl_transfer.config import command_line, sized
 from rocl_transfer.data import Batches, ImageData, ImageOptions, Resident, Store, store_splits
 from rocl_transfer.evaluation import HeadMonitor, PGDOptions, compute_features
-from rocl_transfer.hub import Making, ModelOptions, complete_classifier, load_backbone, made_from, open_images_for
+from rocl_transfer.hub import Making, ModelOptions, complete_classifier, load_backbone, look_up, made_from, open_images_for
 from rocl_transfer.models import PixelModel, add_head
 from rocl_transfer.objectives import LinearProbe, Probe, RobustProbe
 from rocl_transfer.options import Number, require_untouched
@@ -64,10 +64,11 @@ class ProbeConfig(RunOptions):
 
 def main(config: ProbeConfig) -> Path:
     with Run(config) as run:
-        data = open_images_for(config.model.name, config.data)
+        model = look_up(config.model)
+        data = open_images_for(model, config.data)
         run.note(data.notes)
         config = sized(config, data.image_size)
-        backbone = load_backbone(config.model, data.image_size)
+        backbone = load_backbone(model, data.image_size)
         classifier = add_head(backbone, data.class_names).to(run.device)
         log.info("a new linear head is trained for the %d classes %s", len(data.class_names), ", ".join(data.class_names[:10]))
         run.check(config)
@@ -79,7 +80,7 @@ def main(config: ProbeConfig) -> Path:
         trained = run.train(objective, batches, optimizer, schedule, monitor=monitor, guard=guard(config, data, monitor))
         trained = dataclasses.replace(trained, best=None, last=None)  # the guard judges; it is the last epoch that is exported, as in the paper
         if run.is_main:
-            facts = {"method": "r-LE" if config.robust else "LE", **objective.facts(), **made_from(config.model.name, data)}
+            facts = {"method": "r-LE" if config.robust else "LE", **objective.facts(), **made_from(model, data)}
             making = Making(config, f"{'r_le' if config.robust else 'le'}_{data.short_name}", facts, trained)
             attacks, at_once = config.evaluation.attacks(), config.evaluation.batch_size
             complete_classifier(run.folder, classifier, data, stores["test"], attacks, making, batch_size=at_once)

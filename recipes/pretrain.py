@@ -5,7 +5,6 @@
 Leaves a run folder: config.yaml, metrics.jsonl, checkpoints/, model.safetensors + config.json (timm layout), results.json, README.md, figures/.
 """
 
-import dataclasses
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +25,12 @@ from rocl_transfer.evaluation import NeighbourMonitor, Results
 from rocl_transfer.hub import (
     Making,
     ModelOptions,
+    NamedModel,
     complete_run,
     continued_from,
-    find_model,
-    is_trained,
     load_backbone,
     load_projector,
+    look_up,
     open_unlabelled,
 )
 from rocl_transfer.objectives import PRETRAINING, Objective, ObjectiveOptions
@@ -80,11 +79,12 @@ class PretrainConfig(RunOptions):
 
 def main(config: PretrainConfig) -> Path:
     with Run(config) as run:
-        data, stream = open_unlabelled(config.model.name, config.data)
+        model = look_up(config.model).untrained_unless_asked()
+        data, stream = open_unlabelled(model, config.data)
         run.note(data.notes)
         config = sized(config, data.image_size)
         run.require_batch(len(data.train))  # refuse before anything is decoded
-        objective, begun = make_objective(config, data)
+        objective = make_objective(config, model, data)
         run.check(config)
         data, batches, monitor = prepare(config, run, objective, data, stream)
         run.begin()
@@ -94,7 +94,7 @@ def main(config: PretrainConfig) -> Path:
             measured = [monitor.measure()] if monitor else []
             results = Results(measured, [], run.device.type, config.seed, doubts=monitor.doubts(measured[0]) if monitor else [])
             results.say()
-            facts = {"method": config.objective.method, **objective.facts(), **continued_from(config.model.name, data, begun)}
+            facts = {"method": config.objective.method, **objective.facts(), **continued_from(model, data, model.is_trained)}
             making = Making(config, f"{config.objective.method}_{data.short_name}", facts, trained)
             dataset = data.facts(*measured_on(data, monitor))
             complete_run(run.folder, objective.exported, results, making, dataset=dataset, projector=objective.exported_projector)
@@ -102,16 +102,15 @@ def main(config: PretrainConfig) -> Path:
     return run.folder
 
 
-def make_objective(config: PretrainConfig, data: ImageData) -> tuple[Objective, bool]:
-    """The method with its networks, and whether their weights are trained ones."""
+def make_objective(config: PretrainConfig, model: NamedModel, data: ImageData) -> Objective:
+    """The method with its networks."""
     method = find_method(PRETRAINING, config.objective.method)
-    by_name = config.model.pretrained is None and find_model(config.model.name) is None
-    model = dataclasses.replace(config.model, pretrained=False) if by_name else config.model
     encoder = load_backbone(model, data.image_size)
-    projector, kept = load_projector(config.model.name, encoder.num_features, method.make_projector)
+    projector, kept = load_projector(model, encoder.num_features, method.make_projector)
     if kept:
         log.info("pre-training begins with the projector of %s", config.model.name)
-    return method(encoder, projector, config.views, config.objective), is_trained(model)
+    objective: Objective = method(encoder, projector, config.views, config.objective)
+    return objective
 
 
 def prepare(

@@ -37,12 +37,13 @@ from rocl_transfer.evaluation import AdaptationPGDOptions, BeforeAfter, StudentM
 from rocl_transfer.hub import (
     Making,
     ModelOptions,
+    NamedModel,
     complete_twin,
     distilled_from,
     export_best,
-    is_trained,
     load_backbone,
     load_model,
+    look_up,
     match_labels,
     note_pretraining,
     open_unlabelled,
@@ -129,11 +130,13 @@ class RobustifyConfig(RunOptions, Distillation.Options, TrainableOptions):
 
 def main(config: RobustifyConfig) -> Path:
     with Run(config) as run:
-        data, stream = open_unlabelled(config.model.name, config.data)
-        data = data if config.data.streaming else note_pretraining(data, config.model.name)
+        model = look_up(config.model)
+        data, stream = open_unlabelled(model, config.data)
+        data = data if config.data.streaming else note_pretraining(data, model)
         run.note(data.notes)
         run.require_batch(len(data.train))  # refuse before anything is decoded
-        student, teacher = (model.to(run.device) for model in load_networks(config, data))
+        origin = model if config.teacher.name is None else look_up(config.teacher.name, sha256=config.teacher.sha256)
+        student, teacher = (network.to(run.device) for network in load_networks(config, model, origin, data))
         config = resolved(with_earlier_step(config), student, data.image_size)
         run.check(config)
         data, stores = decode(config, run, data, stream)
@@ -146,7 +149,7 @@ def main(config: RobustifyConfig) -> Path:
         clip = config.optimizer.clip_grad or None
         trained = run.train(objective, batches, optimizer, schedule, monitor=monitor, guard=guard, clip_grad=clip)
         if run.is_main:
-            facts = {**objective.facts(), **distilled_from(config.model.name, config.teacher.name, data), "trained_part": config.train}
+            facts = {**objective.facts(), **distilled_from(model, origin, data), "trained_part": config.train}
             export_best(run, objective, trained, facts)
             split, measured = measured_on(config, data, stores, student)
             making = Making(config, f"{config.method}_{data.short_name}", facts, trained)
@@ -155,16 +158,15 @@ def main(config: RobustifyConfig) -> Path:
     return run.folder
 
 
-def load_networks(config: RobustifyConfig, data: ImageData) -> tuple[PixelModel, PixelModel]:
+def load_networks(config: RobustifyConfig, model: NamedModel, origin: NamedModel, data: ImageData) -> tuple[PixelModel, PixelModel]:
     """The student and its teacher; refused here if it cannot be trained as asked."""
-    trained = is_trained(config.model)
-    if not trained and config.teacher.name is None:
+    if not model.is_trained and config.teacher.name is None:
         raise UserError(f"{config.model.name} has random weights, and nothing in it is worth keeping: give trained ones, or --teacher.name")
-    student = load_model(config.model, data.image_size)
+    student = load_model(model, data.image_size)
     if config.teacher.name is None:
         teacher = copy.deepcopy(student)
     else:
-        teacher = load_backbone(ModelOptions(name=config.teacher.name, sha256=config.teacher.sha256), data.image_size)
+        teacher = load_backbone(origin, data.image_size)
         if config.match == "tokens":
             raise UserError("--match tokens needs a teacher of the same shape, which the network itself is: leave out --teacher.name")
     kind = f"a classifier of {len(student.class_names)} classes, whose head stays as it is" if student.class_names else "a backbone"

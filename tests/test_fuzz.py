@@ -39,7 +39,7 @@ from rocl_transfer import UserError, load_classifier
 from rocl_transfer.config import command_line, parse
 from rocl_transfer.data import load_images, store_splits
 from rocl_transfer.errors import one_line
-from rocl_transfer.hub import load_projector, made_from, native_size
+from rocl_transfer.hub import find, load_projector, look_up, made_from
 from rocl_transfer.options import write_options
 
 MODEL = Path(__file__).parents[1] / "model_cards" / "resnet8_cifar.r_le_digits"
@@ -507,7 +507,7 @@ def test_names_of_data_and_models(tmp_path, monkeypatch, count):
     def check(name):
         if "\0" in name:  # which parse refuses
             return
-        for use in (lambda: used(f"./{name}"), lambda: load_classifier(f"./{name}"), lambda: native_size(f"local-dir:{name}")):
+        for use in (lambda: used(f"./{name}"), lambda: load_classifier(f"./{name}"), lambda: find(f"local-dir:{name}")):
             with contextlib.suppress(UserError), soon():
                 use()
 
@@ -574,8 +574,8 @@ def test_configurations_of_models(tmp_path, count):
         (folder / "config.json").write_text(json.dumps(content))
         for use in (
             lambda: load_classifier(str(folder)),
-            lambda: native_size(str(folder)),
-            lambda: made_from(str(folder), data),
+            lambda: find(str(folder)),
+            lambda: made_from(look_up(str(folder)), data),
             lambda: load_projector(str(folder), 64),
         ):
             try:

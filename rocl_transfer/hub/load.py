@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ from torch import nn
 
 from rocl_transfer.errors import UserError
 from rocl_transfer.hub.export import PROBE, PROJECTOR, WEIGHTS, probe
-from rocl_transfer.hub.find import find_model, own_doubts, own_facts, read_config
+from rocl_transfer.hub.exported import ExportedModel, NamedModel, look_up
 from rocl_transfer.hub.options import ModelOptions
-from rocl_transfer.models import PixelModel, add_head, create_backbone, create_classifier, drop_head, has_weights, projector
+from rocl_transfer.models import PixelModel, add_head, create_backbone, create_classifier, drop_head, projector
 from rocl_transfer.training import sha256 as sha256_of
 
 log = logging.getLogger("rocl_transfer")
@@ -22,47 +21,49 @@ _AGAIN = "download or export the model again"
 _AGREE = 1e-3  # of the largest output: another machine's rounding moves them by 1e-5
 
 
-def load_classifier(name: str, sha256: str | None = None) -> PixelModel:
+def load_classifier(model: str | NamedModel, sha256: str | None = None) -> PixelModel:
     """A classifier by name: images (N, 3, H, W) in [0, 1] -> logits (N, K), in eval mode, with ``class_names`` and ``input_size``.
 
     Args:
-        name: See :func:`find_model`; a timm name brings its published weights and its own head.
+        model: Its name, see :func:`find`, or what was looked up; a timm name brings its published weights and its own head.
         sha256: What the file of an exported model's weights must have.
 
     Raises:
         UserError: There is no such model, it is damaged or another one, or it has no classes.
     """
-    folder = find_model(name)
-    if folder is None:
-        _refuse_sha256(name, sha256)
-        return create_classifier(name).eval()
-    model = _load(folder, sha256)
-    if not model.class_names:
-        raise UserError(f"{name} is not a classifier: give a run of finetune or linear_probe, or another exported model that has classes")
-    for doubt in own_doubts(folder):
-        log.warning("%s was exported with a doubt: %s", name, doubt)
-    return model
+    asked = look_up(model, sha256=sha256) if isinstance(model, str) else model
+    if asked.exported is None:
+        _refuse_sha256(asked)
+        return create_classifier(asked.name).eval()
+    classifier = _load(asked.exported, asked.options.sha256)
+    if not classifier.class_names:
+        raise UserError(f"{asked.name} is not a classifier: give a run of finetune or linear_probe, or another exported model that has classes")
+    for doubt in asked.exported.doubts:
+        log.warning("%s was exported with a doubt: %s", asked.name, doubt)
+    return classifier
 
 
-def load_backbone(name: str | ModelOptions, image_size: int | None = None, **more: Any) -> PixelModel:
+def load_backbone(model: str | ModelOptions | NamedModel, image_size: int | None = None, **more: Any) -> PixelModel:
     """A backbone by name: images (N, 3, H, W) in [0, 1] -> features (N, D), in eval mode. A classifier's head is taken off.
 
     Args:
-        name: See :func:`find_model`; or which model, with its name.
+        model: Which, or its name; see :func:`find`.
         image_size: Side in pixels; needed for a timm name.
         more: What else :class:`ModelOptions` takes, such as ``sha256`` or ``pretrained``, beside a name.
 
     Raises:
         UserError: There is no such model, it is damaged or another one, or it does not take such images.
     """
-    return drop_head(_load_any(replace(_options(name), **more), image_size))
+    return drop_head(_load_any(look_up(model, **more), image_size))
 
 
-def load_start(model: str | ModelOptions, class_names: Sequence[str], image_size: int | None = None) -> tuple[PixelModel, bool]:
+def load_start(
+    model: str | ModelOptions | NamedModel, class_names: Sequence[str], image_size: int | None = None
+) -> tuple[PixelModel, bool]:  # fmt: skip
     """A classifier of ``class_names`` to train: a backbone gets a new head, a classifier keeps its own where its classes are these.
 
     Args:
-        model: Which, or its name; see :func:`find_model`.
+        model: Which, or its name; see :func:`find`.
         class_names: One a logit, in order.
         image_size: Side in pixels; needed for a timm name.
 
@@ -72,118 +73,101 @@ def load_start(model: str | ModelOptions, class_names: Sequence[str], image_size
     Raises:
         UserError: There is no such model, it is damaged or another one, it does not take such images, or its head is not one linear layer.
     """
-    start = _load_any(_options(model), image_size)
+    start = _load_any(look_up(model), image_size)
     kept = start.class_names == tuple(class_names)
     return (start if kept else add_head(start, class_names)), kept
 
 
-def load_model(model: str | ModelOptions, image_size: int | None = None) -> PixelModel:
+def load_model(model: str | ModelOptions | NamedModel, image_size: int | None = None) -> PixelModel:
     """A model by name as it is: a classifier with its head, a backbone without one, in eval mode.
 
     Args:
-        model: Which, or its name; see :func:`find_model`. A timm name brings its published head, if it has one.
+        model: Which, or its name; see :func:`find`. A timm name brings its published head, if it has one.
         image_size: Side in pixels; needed for a timm name.
 
     Raises:
         UserError: There is no such model, it is damaged or another one, or it does not take such images.
     """
-    return _load_any(_options(model), image_size, head=True)
+    return _load_any(look_up(model), image_size, head=True)
 
 
-def load_projector(name: str, num_features: int, make: Callable[[int], nn.Module] = projector) -> tuple[nn.Module, bool]:
+def load_projector(
+    model: str | NamedModel, num_features: int, make: Callable[[int], nn.Module] = projector
+) -> tuple[nn.Module, bool]:  # fmt: skip
     """The projector for a backbone: the one that its pre-training left, or a new one; and whether it was left.
 
     Args:
-        name: The backbone's name.
+        model: The backbone, or its name.
         num_features: Its width.
         make: A new one for a width. What another method's pre-training left, with other layers than it has, is not taken, and the log says so.
 
     Raises:
         UserError: There is one, and it is damaged or of another width.
     """
-    folder, head = find_model(name), make(num_features)
-    wanted = None if folder is None else own_facts(folder).get("projector_sha256")
-    if folder is None or wanted is None:  # without this fact, a projector that lies there is another model's
+    asked, head = look_up(model), make(num_features)
+    wanted = None if asked.exported is None else asked.exported.facts.get("projector_sha256")
+    if asked.exported is None or wanted is None:  # without this fact, a projector that lies there is another model's
         return head, False
-    if not (folder / PROJECTOR).is_file() or sha256_of(folder / PROJECTOR) != wanted:
-        raise UserError(f"{folder / PROJECTOR} is not the file that was exported (sha256 {wanted}): {_AGAIN}")
+    file = asked.exported.folder / PROJECTOR
+    if not file.is_file() or sha256_of(file) != wanted:
+        raise UserError(f"{file} is not the file that was exported (sha256 {wanted}): {_AGAIN}")
     try:
-        left = load_file(folder / PROJECTOR)
+        left = load_file(file)
         if left.keys() != head.state_dict().keys():
-            log.info("the projector of %s was made for another method: a new one is learned", name)
+            log.info("the projector of %s was made for another method: a new one is learned", asked.name)
             return head, False
         head.load_state_dict(left)
     except Exception as error:
-        raise UserError(f"{folder / PROJECTOR} is damaged or no projector of {num_features} features ({_first(error)}): {_AGAIN}") from error
+        raise UserError(f"{file} is damaged or no projector of {num_features} features ({_first(error)}): {_AGAIN}") from error
     return head, True
 
 
-def is_trained(model: str | ModelOptions) -> bool:
-    """Whether ``model`` brings trained weights: an exported model does, a timm name where it has any and they are not refused."""
-    import timm
-
-    asked = _options(model)
-    if find_model(asked.name) is not None:
-        return True
-    return timm.is_model(asked.name) and has_weights(asked.name) if asked.pretrained is None else asked.pretrained
-
-
-def _options(model: str | ModelOptions) -> ModelOptions:
-    return model if isinstance(model, ModelOptions) else ModelOptions(name=model)
-
-
-def _load_any(asked: ModelOptions, image_size: int | None, head: bool = False) -> PixelModel:
+def _load_any(asked: NamedModel, image_size: int | None, head: bool = False) -> PixelModel:
     """Backbone or classifier, for images of ``image_size``."""
-    name, folder = asked.name, find_model(asked.name)
-    if folder is None:
-        _refuse_sha256(name, asked.sha256)
-        trained = is_trained(asked)
-        return create_backbone(name, image_size or 224, trained, head and trained).eval()
-    if asked.pretrained is not None:
-        raise UserError(f"--model.pretrained has no effect with {name}, which always brings its weights: leave it out")
-    model = _load(folder, asked.sha256)
+    if asked.exported is None:
+        _refuse_sha256(asked)
+        trained = asked.is_trained
+        return create_backbone(asked.name, image_size or 224, trained, head and trained).eval()
+    if asked.options.pretrained is not None:
+        raise UserError(f"--model.pretrained has no effect with {asked.name}, which always brings its weights: leave it out")
+    model = _load(asked.exported, asked.options.sha256)
     if image_size is not None and image_size != model.input_size:
         if model.net.pretrained_cfg.get("fixed_input_size"):
-            raise UserError(f"{name} only takes images of {model.input_size} px: leave out --data.image_size {image_size}")
+            raise UserError(f"{asked.name} only takes images of {model.input_size} px: leave out --data.image_size {image_size}")
         model.input_size = image_size
     return model
 
 
-def _refuse_sha256(name: str, sha256: str | None) -> None:
-    if sha256 is not None:
-        raise UserError(f"{name} is timm's, which checks its own downloads: leave out --model.sha256, or give an exported model")
+def _refuse_sha256(asked: NamedModel) -> None:
+    if asked.options.sha256 is not None:
+        raise UserError(f"{asked.name} is timm's, which checks its own downloads: leave out --model.sha256, or give an exported model")
 
 
-def _load(folder: Path, sha256: str | None = None) -> PixelModel:
+def _load(exported: ExportedModel, sha256: str | None) -> PixelModel:
     import timm
 
-    content, cfg = read_config(folder)
-    architecture = str(content["architecture"])
+    folder, architecture = exported.folder, exported.architecture
     if not timm.is_model(architecture):
         raise UserError(f"{folder} is of architecture {architecture!r}, which neither timm {timm.__version__} nor this package knows")
-    _check_file(folder, sha256)
+    _check_file(exported, sha256)
     try:
         net = timm.create_model(f"local-dir:{folder}", pretrained=True)
-        names = content.get("label_names") or [str(i) for i in range(net.num_classes)]
-        model = PixelModel(net, architecture, cfg["input_size"][-1], cfg["mean"], cfg["std"], content.get("model_args"), names).eval()
+        names = exported.class_names or [str(i) for i in range(net.num_classes)]
+        model = PixelModel(net, architecture, exported.input_size, exported.mean, exported.std, exported.model_args, names).eval()
     except Exception as error:
         raise UserError(f"{folder / WEIGHTS} does not fit {architecture} or is damaged ({_first(error)}): {_AGAIN}") from error
     if len(names) != net.num_classes:
         raise UserError(f"{folder} names {len(names)} classes and its network has {net.num_classes}: {_AGAIN}")
-    _check_outputs(model, folder)
-    model.value_range = own_facts(folder).get("value_range")
+    _check_outputs(model, exported.folder)
+    model.value_range = exported.value_range
     return model
 
 
-def _check_file(folder: Path, sha256: str | None) -> None:
+def _check_file(exported: ExportedModel, sha256: str | None) -> None:
     """Whether the weights are those that were asked for, and those that were exported."""
-    wanted = {"asked for": sha256, "exported": own_facts(folder).get("sha256")}
-    if not any(wanted.values()):
-        return
-    found = sha256_of(folder / WEIGHTS)
-    for how, digest in wanted.items():
-        if digest is not None and str(digest).lower() != found:
-            raise UserError(f"{folder / WEIGHTS} is not the file that was {how} (sha256 {found}, not {digest}): {_AGAIN}")
+    for how, digest in {"asked for": sha256, "exported": exported.facts.get("sha256")}.items():
+        if digest is not None and str(digest).lower() != exported.sha256:
+            raise UserError(f"{exported.folder / WEIGHTS} is not the file that was {how} (sha256 {exported.sha256}, not {digest}): {_AGAIN}")
 
 
 def _check_outputs(model: PixelModel, folder: Path) -> None:

@@ -6,73 +6,58 @@ from typing import Any
 from rocl_transfer.data import ImageData, ImageOptions, PretrainImageOptions, Stream, load_images, open_stream
 from rocl_transfer.data.value_range import describe
 from rocl_transfer.evaluation.privacy import shorten
-from rocl_transfer.hub.export import WEIGHTS
-from rocl_transfer.hub.find import MADE_ON, find_model, native_size, own_facts
-from rocl_transfer.training import sha256
+from rocl_transfer.hub.exported import NamedModel
 
 
-def identify(name: str) -> dict[str, str | None]:
-    """Which weights ``name`` means: as it was given, and the SHA-256 of an exported model's file."""
-    folder = find_model(name)
-    return {"name": name, "sha256": None if folder is None else sha256(folder / WEIGHTS)}
+def open_images_for(model: NamedModel, options: ImageOptions, labels_needed: bool = True) -> ImageData:
+    """The images that ``model`` is to be trained on, at its own size where none is asked for; see :func:`note_pretraining`."""
+    return note_pretraining(load_images(options, image_size=options.image_size or model.native_size, labels_needed=labels_needed), model)
 
 
-def open_images_for(name: str, options: ImageOptions, labels_needed: bool = True) -> ImageData:
-    """The images that the model ``name`` is to be trained on, at its own size where none is asked for; see :func:`note_pretraining`."""
-    return note_pretraining(load_images(options, image_size=options.image_size or native_size(name), labels_needed=labels_needed), name)
-
-
-def open_unlabelled(name: str, options: PretrainImageOptions) -> tuple[ImageData, Stream | None]:
-    """The images that the model ``name`` is to be trained on without labels, at its own size where none is asked for; or their stream."""
+def open_unlabelled(model: NamedModel, options: PretrainImageOptions) -> tuple[ImageData, Stream | None]:
+    """The images that ``model`` is to be trained on without labels, at its own size where none is asked for; or their stream."""
     if options.streaming:
         return open_stream(options)
-    return load_images(options, image_size=options.image_size or native_size(name), labels_needed=False), None
+    return load_images(options, image_size=options.image_size or model.native_size, labels_needed=False), None
 
 
-def note_pretraining(data: ImageData, name: str) -> ImageData:
-    """``data`` with a note where the model ``name`` was trained on the same images cut in another way, test images perhaps among them."""
-    before, notes = _made_on(name), []
+def note_pretraining(data: ImageData, model: NamedModel) -> ImageData:
+    """``data`` with a note where ``model`` was trained on the same images cut in another way, test images perhaps among them."""
+    before, notes = model.made_on, []
     ways = (("pretrained_on", "pre-trained", "without"), ("pretrained_before_on", "pre-trained", "without"), ("trained_on", "trained", "with"))
     for key, how, labels in ways:
         same = key in before and shorten(before[key]["data"]) in (shorten(data.name), data.known_as)
         if same and before[key]["cut"] != data.cut:
             notes.append(f"the backbone was {how} with another cut of this data, so it may have seen test images ({labels} their labels)")
-    folder = find_model(name)
-    values = None if folder is None else own_facts(folder).get("value_range")
+    values = None if model.exported is None else model.exported.value_range
     if values and data.value_range and values != data.value_range:
         known = "; ".join(f"--data.value_range [{low:g},{high:g}]" for low, high in values.values())
         notes.append(f"the backbone was trained on images of more than 8 bits of another value range ({describe(values)}): {known} is the same")
     return dataclasses.replace(data, notes=(*data.notes, *notes))
 
 
-def made_from(name: str, data: ImageData) -> dict[str, Any]:
+def made_from(model: NamedModel, data: ImageData) -> dict[str, Any]:
     """What the export of a model says of its making: the weights it began with, and all the data that it and they were trained on."""
-    return {"backbone": identify(name), **_made_on(name), "trained_on": {"data": data.known_as, "cut": data.cut}, **_values(data)}
+    return {"backbone": model.identity, **model.made_on, "trained_on": {"data": data.known_as, "cut": data.cut}, **_values(data)}
 
 
-def continued_from(name: str, data: ImageData, trained: bool) -> dict[str, Any]:
+def continued_from(model: NamedModel, data: ImageData, trained: bool) -> dict[str, Any]:
     """What the export of a pre-training says of its making: this data, and where it began with trained weights, those and what they saw."""
     now = {"data": data.known_as, "cut": data.cut}
     if not trained:
         return {"pretrained_on": now, **_values(data)}
-    before = _made_on(name)
+    before = model.made_on
     earlier = before.pop("pretrained_on", None)
     also = {"pretrained_before_on": earlier} if earlier else {}
-    return {"continued": True, "backbone": identify(name), **before, "pretrained_on": now, **also, **_values(data)}
+    return {"continued": True, "backbone": model.identity, **before, "pretrained_on": now, **also, **_values(data)}
 
 
-def distilled_from(name: str, teacher: str | None, data: ImageData) -> dict[str, Any]:
+def distilled_from(model: NamedModel, teacher: NamedModel, data: ImageData) -> dict[str, Any]:
     """What the export of a robust twin says of its making: the weights it began with, its teacher, and the data that it saw without labels."""
-    facts = continued_from(name, data, True)
+    facts = continued_from(model, data, True)
     del facts["continued"]
-    return {**facts, "teacher": identify(teacher or name)}
+    return {**facts, "teacher": teacher.identity}
 
 
 def _values(data: ImageData) -> dict[str, Any]:
     return {"value_range": data.value_range} if data.value_range else {}
-
-
-def _made_on(name: str) -> dict[str, Any]:
-    folder = find_model(name)
-    facts = {} if folder is None else own_facts(folder)
-    return {key: facts[key] for key in MADE_ON if facts.get(key) is not None}

@@ -16,8 +16,8 @@ from rocl_transfer.evaluation.privacy import places, revealed, scrub
 from rocl_transfer.evaluation.results import entry_key
 from rocl_transfer.hub.card import CARD, RESULTS, card_text, public_options
 from rocl_transfer.hub.export import CONFIG, PROBE, PROJECTOR, WEIGHTS
+from rocl_transfer.hub.exported import look_up
 from rocl_transfer.hub.failures import patiently
-from rocl_transfer.hub.find import find_model
 from rocl_transfer.hub.load import load_backbone
 from rocl_transfer.options import require
 from rocl_transfer.training import sha256
@@ -97,17 +97,19 @@ def prepare(run: str | Path, options: PublishOptions) -> Publication:
         UserError: Something is missing, the weights are not those that were measured, or the card says other things than the record.
     """
     folder = path_of(run)
-    if not folder.is_dir() or find_model(str(folder)) is None:
+    if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: name a run folder with --run")
+    model = look_up(f"local-dir:{folder}")
+    assert model.exported is not None
     for name in (RESULTS, OPTIONS):
         if not (folder / name).is_file():
             raise UserError(f"{folder} has no {name}: name a run whose training has ended, and which measured what it made")
     results = _read(folder / RESULTS)
-    sha = sha256(folder / WEIGHTS)
+    sha = model.exported.sha256
     if (measured := results.get("model", {}).get("sha256")) != sha:
         raise UserError(f"{folder / RESULTS} is of other weights (sha256 {measured}) than {WEIGHTS} ({sha}): measure these, or export those again")
     _check_verdicts(folder, results)
-    load_backbone(str(folder))  # whole, and still what was exported
+    load_backbone(model)  # whole, and still what was exported
     _check_card(folder)
     texts = _public(folder)
     config: dict[str, Any] = json.loads(texts[CONFIG])

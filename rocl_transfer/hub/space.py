@@ -17,8 +17,8 @@ from rocl_transfer.errors import UserError, path_of
 from rocl_transfer.evaluation.privacy import places, revealed, scrub
 from rocl_transfer.hub.demo import Settings, titles
 from rocl_transfer.hub.export import CONFIG, PROBE, WEIGHTS
+from rocl_transfer.hub.exported import find
 from rocl_transfer.hub.failures import patiently
-from rocl_transfer.hub.find import find_model
 from rocl_transfer.hub.publish import Published, PublishOptions
 
 APP, REQUIREMENTS, CARD = "app.py", "requirements.txt", "README.md"
@@ -112,18 +112,17 @@ def _plain(settings: Settings) -> dict[str, Any]:
 
 def _model(name: str, number: int, folder: Path) -> str:
     """Where the Space finds the model; a local one is copied, without what its configuration says of this machine."""
-    source = None if name.startswith("hf-hub:") else find_model(name)
+    source = None if name.startswith("hf-hub:") else find(name)
     if source is None:
         return name
     target = folder / "models" / str(number)
     target.mkdir(parents=True, exist_ok=True)
     for file in (WEIGHTS, PROBE):
-        if (source / file).is_file():
-            shutil.copyfile(source / file, target / file)
-    content = json.loads((source / CONFIG).read_text(encoding="utf-8"))
-    content = scrub(content, places(content))
+        if (source.folder / file).is_file():
+            shutil.copyfile(source.folder / file, target / file)
+    content = scrub(source.content, places(source.content))
     if place := revealed(content):
-        raise UserError(f"{source / CONFIG} would show {place}, a place on this machine: correct it by hand")
+        raise UserError(f"{source.folder / CONFIG} would show {place}, a place on this machine: correct it by hand")
     (target / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return f"models/{number}"
 

@@ -10,7 +10,7 @@ import timm
 
 from rocl_transfer import UserError, load_backbone, load_classifier
 from rocl_transfer.data import load_images
-from rocl_transfer.hub import native_size
+from rocl_transfer.hub import find
 
 MODEL = Path(__file__).parents[2] / "model_cards" / "resnet8_cifar.r_le_digits"
 
@@ -74,7 +74,7 @@ def test_architectures_that_are_places(folder, name):
 )
 def test_values_that_are_none(folder, inside, more, sentence):
     change(folder, inside, **more)
-    for use in (load_classifier, native_size):
+    for use in (load_classifier, find):
         with pytest.raises(UserError, match=sentence):
             use(str(folder))
 

@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors import safe_open
 
 from rocl_transfer import UserError, load_backbone, load_classifier
-from rocl_transfer.hub import export, find_model, load_projector, native_size
+from rocl_transfer.data import ImageOptions
+from rocl_transfer.hub import export, find, load_model, load_projector, load_start, look_up, made_from, open_images_for
 from rocl_transfer.models import PixelModel, add_head, create_backbone, normalized_projector, projector
 from rocl_transfer.training import sha256
 
@@ -40,7 +41,7 @@ def test_export_loads_back_and_in_timm_alone(tmp_path, name, classes):
     loaded = load_classifier(str(tmp_path)) if classes else load_backbone(str(tmp_path))
     assert not loaded.training
     assert loaded.class_names == classes
-    assert loaded.input_size == native_size(str(tmp_path)) == 32
+    assert loaded.input_size == look_up(str(tmp_path)).native_size == 32
     torch.testing.assert_close(loaded(IMAGES), model(IMAGES))
     plain = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     torch.testing.assert_close(plain(IMAGES), model(IMAGES))  # trained without normalisation
@@ -101,7 +102,26 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path):
     for call, words in cases:
         with pytest.raises(UserError, match=words):
             call()
-    assert find_model("resnet18") is None
+    assert find("resnet18") is None
+
+
+def test_a_model_is_looked_up_read_and_hashed_once_whatever_is_asked_of_it(tmp_path, monkeypatch):
+    digest = export(trained("resnet8_cifar", ("a", "b")), tmp_path, {"pretrained_on": {"data": "digits", "cut": "x"}}, projector(64))
+    read, hashed = [], []
+    monkeypatch.setattr(Path, "read_text", lambda path, **how: (read.append(path.name), path.read_bytes().decode())[1])
+    monkeypatch.setattr("rocl_transfer.hub.exported.sha256", lambda path: (hashed.append(path.name), sha256(path))[1])
+    model = look_up(str(tmp_path))
+    assert hashed == []
+    data = open_images_for(model, ImageOptions(name="digits"))
+    assert data.image_size == model.native_size == 32
+    assert load_start(model, ("a", "b"), 32)[1]
+    assert load_projector(model, 64)[1]
+    assert load_model(model).class_names == ("a", "b")
+    facts = made_from(model, data)
+    assert facts["backbone"] == {"name": str(tmp_path), "sha256": digest}
+    assert facts["pretrained_on"] == {"data": "digits", "cut": "x"}
+    assert model.is_trained
+    assert (read.count("config.json"), hashed) == (1, ["model.safetensors"])
 
 
 def test_a_folder_with_only_a_pickle_is_refused(tmp_path):
@@ -136,7 +156,7 @@ def test_foreign_configs(tmp_path):
             load_backbone(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["ViTModel"], "hidden_size": 768}))
     with pytest.raises(UserError, match="is not timm's"):
-        native_size(str(tmp_path))
+        find(str(tmp_path))
 
 
 def test_a_model_that_does_otherwise_than_when_it_was_exported_is_refused(tmp_path):
