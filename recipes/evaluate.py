@@ -20,7 +20,17 @@ from torch import Tensor, nn
 
 from rocl_transfer.attacks import untouched
 from rocl_transfer.config import command_line, note_radius
-from rocl_transfer.data import Augmentation, ImageData, ImageOptions, Store, labels_of, load_images, store_splits, stratified_sample
+from rocl_transfer.data import (
+    Augmentation,
+    ImageData,
+    ImageOptions,
+    Store,
+    labels_of,
+    load_images,
+    match_labels,
+    store_splits,
+    stratified_sample,
+)
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import (
     Context,
@@ -35,6 +45,7 @@ from rocl_transfer.evaluation import (
     measure_corruptions,
     measure_smoothed,
     named_attacks,
+    render_page,
     report_attacks,
     say_report,
 )  # fmt: skip
@@ -49,7 +60,6 @@ from rocl_transfer.hub import (
     import_model,
     load_classifier,
     look_up,
-    match_labels,
     weights_digest,
 )
 from rocl_transfer.options import Number, require, require_sha256, require_untouched, write_options

@@ -29,6 +29,7 @@ from rocl_transfer.data import (
     Stream,
     StreamedBatches,
     light_views,
+    match_labels,
     store_splits,
     stratified_sample,
 )
@@ -44,7 +45,6 @@ from rocl_transfer.hub import (
     load_backbone,
     load_model,
     look_up,
-    match_labels,
     note_pretraining,
     open_unlabelled,
 )

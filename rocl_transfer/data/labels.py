@@ -57,6 +57,23 @@ def unlabelled(split: str, raw: RawSplit, class_names: Sequence[str] | None) -> 
     return f"1 {which} has none: {named}{said}" if len(missing) == 1 else f"{len(missing):,} {which} have none, the first is {named}{said}"
 
 
+def match_labels(labels: Tensor, data_names: Sequence[str], model_names: Sequence[str]) -> tuple[Tensor, str | None]:
+    """``labels`` of the data as the model counts its classes, and a note where that is not by name.
+
+    Raises:
+        UserError: The model has fewer classes than the data.
+    """
+    if not model_names or tuple(data_names) == tuple(model_names):
+        return labels, None
+    if set(data_names) <= set(model_names):
+        position = torch.tensor([list(model_names).index(name) for name in data_names])
+        note = "the data's classes are found among the model's by name"
+        return position[labels], note if len(data_names) == len(model_names) else f"{note}: {len(data_names)} of its {len(model_names)}"
+    if len(data_names) > len(model_names):
+        raise UserError(f"the data has {len(data_names)} classes, the model {len(model_names)}: evaluate it on data of its own classes")
+    return labels, f"the model's classes have other names than the data's ({model_names[0]!r}, {data_names[0]!r}): they are matched by number"
+
+
 def _missing(split: str, raw: RawSplit, values: Sequence[Any], class_names: Sequence[str] | None) -> str:
     if some := unlabelled(split, raw, class_names):
         return f"labels are needed, and {some}"

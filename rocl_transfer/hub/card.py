@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from rocl_transfer.attacks import AttackOptions
-from rocl_transfer.evaluation.privacy import places, revealed, scrub
+from rocl_transfer.evaluation.privacy import places, revealed, scrub, shorten
 from rocl_transfer.objectives import PRETRAINING, AdversarialTraining, LinearProbe, RobustProbe
 from rocl_transfer.options import spelled
 from rocl_transfer.templates import template
@@ -31,6 +31,31 @@ def render_card(folder: str | Path) -> Path:
     path = Path(folder) / CARD
     path.write_text(card_text(folder), encoding="utf-8")
     return path
+
+
+def add_to_card(run: Path, record: Path) -> bool:
+    """Put an evaluation's record into the run it was made of, and render the run's card again.
+
+    Nothing is done, and False given, where the record is of other weights, or says less than what the card has: no AutoAttack where that has
+    one, or fewer samples of the same split.
+
+    Args:
+        run: A run folder with ``results.json`` and a card.
+        record: The evaluation's ``results.json``.
+    """
+    results: dict[str, Any] = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    found: Mapping[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+    if results["model"].get("sha256") != found["model"].get("sha256"):
+        return False
+    if (known := results.get("robustness")) and _says_less(found, known):
+        return False
+    results["robustness"] = {
+        name: found[name] for name in ("dataset", "evaluations", "doubts", "report", "environment", "date", "seed") if name in found
+    }
+    (run / ".results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (run / ".results.json").replace(run / "results.json")
+    render_card(run)
+    return True
 
 
 def card_text(
@@ -117,3 +142,10 @@ def _metadata(results: dict[str, Any], entry: dict[str, Any]) -> "EvalResult":
         metric_value=entry["accuracy"],
         metric_args=conditions,
     )
+
+
+def _says_less(found: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    whole, had = ([entry for entry in part["evaluations"] if entry["name"] == "autoattack"] for part in (found, known))
+    same = all(found["dataset"].get(name) == known["dataset"].get(name) for name in ("revision", "split"))
+    same = same and shorten(found["dataset"]["name"]) == shorten(known["dataset"]["name"])
+    return bool(had and not whole) or (same and found["dataset"]["n"] < known["dataset"]["n"])

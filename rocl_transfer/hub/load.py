@@ -1,6 +1,8 @@
-"""Models by name: a run folder, a timm folder, the Hub, or timm itself. Only safetensors is read, and what is read is checked."""
+"""Models by name: a run folder, a timm folder, the Hub, timm itself, or a function. Only safetensors is read, and what is read is checked."""
 
+import importlib
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from torch import nn
 
 from rocl_transfer.errors import UserError
 from rocl_transfer.hub.export import PROBE, PROJECTOR, WEIGHTS, probe
-from rocl_transfer.hub.exported import ExportedModel, NamedModel, look_up
+from rocl_transfer.hub.exported import ExportedModel
+from rocl_transfer.hub.named import NamedModel, look_up
 from rocl_transfer.hub.options import ModelOptions
 from rocl_transfer.models import PixelModel, add_head, create_backbone, create_classifier, drop_head, projector
 from rocl_transfer.training import sha256 as sha256_of
@@ -120,6 +123,30 @@ def load_projector(
     except Exception as error:
         raise UserError(f"{file} is damaged or no projector of {num_features} features ({_first(error)}): {_AGAIN}") from error
     return head, True
+
+
+def import_model(reference: str) -> nn.Module:
+    """The torch module that ``module:function`` gives; modules are also looked for in the working directory.
+
+    Raises:
+        UserError: There is no such module or function, it fails, or gives something else.
+    """
+    module, _, function = reference.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        build = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"--model.callable {reference} cannot be imported ({error}): check its name, and that it lies in the working directory"
+        ) from error
+    try:
+        model = build()
+    except Exception as error:
+        raise UserError(f"--model.callable {reference} failed ({type(error).__name__}: {str(error).strip().splitlines()[:1]})") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"--model.callable {reference} gave {type(model).__name__}: it must give a torch module")
+    return model
 
 
 def _load_any(asked: NamedModel, image_size: int | None, head: bool = False) -> PixelModel:

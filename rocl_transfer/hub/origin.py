@@ -6,7 +6,7 @@ from typing import Any
 from rocl_transfer.data import ImageData, ImageOptions, PretrainImageOptions, Stream, load_images, open_stream
 from rocl_transfer.data.value_range import describe
 from rocl_transfer.evaluation.privacy import shorten
-from rocl_transfer.hub.exported import NamedModel
+from rocl_transfer.hub.named import NamedModel
 
 
 def open_images_for(model: NamedModel, options: ImageOptions, labels_needed: bool = True) -> ImageData:

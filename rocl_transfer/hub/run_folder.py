@@ -18,7 +18,7 @@ from rocl_transfer.evaluation.doubts import against_the_start
 from rocl_transfer.evaluation.report import Pictures, can_draw, draw_adversarial, draw_robustness, draw_training
 from rocl_transfer.evaluation.results import distinct
 from rocl_transfer.hub.card import render_card
-from rocl_transfer.hub.evaluated import code_digest
+from rocl_transfer.hub.digests import code_digest
 from rocl_transfer.hub.export import export
 from rocl_transfer.models import PixelModel, drop_head, merge_lora
 from rocl_transfer.objectives import Objective
