@@ -1,7 +1,9 @@
 """Shared: small images in every layout a user may bring, and recipes run as a user runs them."""
 
 import dataclasses
+import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import subprocess
@@ -13,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.distributed import TCPStore
 
 from tests.stand_in_hub import StandInHub
 
@@ -64,16 +67,64 @@ class Precise(nn.Module):
         return self.network(images.double()).float()
 
 
-# What a recipe's process does that was forked from one with the imports done: they take 5 of the 8 seconds of a short run.
+# What a process does that was forked from one with the imports done, which take 5 of the 8 seconds of a short run.
 FORKED = """
-import os, runpy, sys
+import multiprocessing, os, runpy, sys
+multiprocessing.set_start_method(None, force=True)  # workers that read are started as in any other process
+os.setsid()
 os.chdir(folder)
-os.dup2(os.open("stdout", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-os.dup2(os.open("stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+os.environ.update(environment)
+os.dup2(os.open(f"{output}/stdout", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+os.dup2(os.open(f"{output}/stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
 sys.path[0] = os.path.dirname(words[0])
 sys.argv = words
 runpy.run_path(words[0], run_name="__main__")
 """
+
+
+IMPORTED = ["rocl_transfer.config", "rocl_transfer.hub", "rocl_transfer.models.resnet_cifar", "datasets", "matplotlib.figure"]
+# The same for an environment that is read while modules are imported: what to run comes as lines, and each one's status is the answer.
+SERVER = f"""
+import json, os, sys, {", ".join(IMPORTED[:3])}
+for line in sys.stdin:
+    names = json.loads(line)
+    if not (pid := os.fork()):
+        exec({FORKED!r}, names)
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class Forked:
+    """A script that runs in a process forked from one with the imports done, in a session of its own."""
+
+    def __init__(self, context, output, folder, words, environment=None):
+        self.output, self.words = output, words
+        names = {"folder": str(folder), "output": str(output), "words": words, "environment": environment or {}}
+        self.process = context.Process(target=exec, args=(FORKED, names))
+        self.process.start()
+        self.pid = self.process.pid
+
+    def poll(self):
+        return self.process.exitcode
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def wait(self, timeout=600):
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise subprocess.TimeoutExpired(self.words, timeout)
+
+    def texts(self):
+        """What it printed and what it said, up to now."""
+        return [path.read_text() if path.exists() else "" for path in (self.output / "stdout", self.output / "stderr")]
+
+    def communicate(self, timeout=600):
+        """Its status, what it printed and what it said, once it has ended."""
+        self.wait(timeout)
+        return subprocess.CompletedProcess(self.words, self.process.exitcode, *self.texts())
 
 
 @pytest.fixture(scope="session")
@@ -81,32 +132,82 @@ def forks(tmp_path_factory):
     """Processes that begin with everything imported."""
     os.environ.update(ENVIRONMENT, HF_HOME=str(tmp_path_factory.mktemp("hf")))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["rocl_transfer.config", "rocl_transfer.hub", "rocl_transfer.models.resnet_cifar", "datasets", "matplotlib.figure"]
-    )
+    context.set_forkserver_preload(IMPORTED)
     return context
 
 
-@pytest.fixture
-def command(tmp_path, tmp_path_factory, forks):
-    """Run ``python recipes/NAME.py WORDS`` (or another launcher) in an empty folder; the repository's recipes by absolute path.
+@pytest.fixture(scope="session")
+def fork(forks, tmp_path_factory):
+    """Start ``python WORDS`` in a folder, with everything imported."""
 
-    With a launcher or an environment it is a process of its own from the start.
+    def start(folder, *words, environment=None):
+        return Forked(forks, tmp_path_factory.mktemp("output"), folder, [str(word) for word in words], environment)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def together(fork):
+    """Run ``python WORDS`` in two processes of one run, as torchrun starts them, but without importing torch three times: 15 s of a core.
+
+    If one fails the other is ended, and the answer is what the failed one said.
     """
 
-    def run(recipe, *words, launcher=None, check=None, environment=None):
+    def run(folder, *words):
+        store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+        common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "localhost"}
+        common["MASTER_PORT"] = str(store.port)
+        both = [fork(folder, *words, environment={**common, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+        waiting = {one.process.sentinel: one for one in both}
+        while waiting:
+            ready = multiprocessing.connection.wait(waiting, timeout=600)
+            ended = [waiting.pop(sentinel) for sentinel in ready]
+            if failed := [one for one in ended if one.communicate().returncode]:
+                for one in both:
+                    one.process.kill()
+                return failed[0].communicate()
+            assert ready, "still not done after ten minutes"
+        return both[0].communicate()
+
+    return run
+
+
+@pytest.fixture
+def server(tmp_path, tmp_path_factory):
+    """Run ``python WORDS`` in a process forked from one that imported everything in this environment."""
+    servers = {}
+
+    def run(environment, words):
+        key, output = json.dumps(environment, sort_keys=True), tmp_path_factory.mktemp("output")
+        if key not in servers:
+            environment = {**os.environ, **ENVIRONMENT, **environment}
+            pipe, code = subprocess.PIPE, [sys.executable, "-c", SERVER]
+            servers[key] = subprocess.Popen(code, cwd=tmp_path, env=environment, stdin=pipe, stdout=pipe, text=True)
+        servers[key].stdin.write(json.dumps({"folder": str(tmp_path), "output": str(output), "words": words, "environment": {}}) + "\n")
+        servers[key].stdin.flush()
+        status = int(servers[key].stdout.readline())
+        return subprocess.CompletedProcess(words, status, *((output / name).read_text() for name in ("stdout", "stderr")))
+
+    yield run
+    for process in servers.values():
+        process.communicate(timeout=60)
+
+
+@pytest.fixture
+def command(tmp_path, fork, together, server):
+    """Run ``python recipes/NAME.py WORDS`` in an empty folder; the repository's recipes by absolute path.
+
+    A launcher is a script in Python, and starts new processes as always. With ``processes=2`` the recipe runs in two, as from torchrun.
+    """
+
+    def run(recipe, *words, launcher=(), check=None, environment=None, processes=1):
         words = [str(ROOT / "recipes" / recipe), *map(str, words)]
-        if launcher is None and environment is None:
-            output = tmp_path_factory.mktemp("output")
-            code = FORKED.replace('"std', f'"{output}/std')
-            process = forks.Process(target=exec, args=(code, {"folder": str(tmp_path), "words": words}))
-            process.start()
-            process.join(600)
-            texts = [(output / name).read_text() if (output / name).exists() else "" for name in ("stdout", "stderr")]
-            done = subprocess.CompletedProcess(words, process.exitcode, *texts)
+        if processes == 2:
+            done = together(tmp_path, *words)
+        elif environment is None:
+            done = fork(tmp_path, *launcher, *words).communicate()
         else:
-            environment, launcher = {**os.environ, **ENVIRONMENT, **(environment or {})}, launcher or [sys.executable]
-            done = subprocess.run([*launcher, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False)
+            done = server(environment, words)
         if check is not None:
             assert done.returncode == check, done.stderr[-3000:]
         return done
@@ -144,14 +245,17 @@ def flat_folder(tmp_path):
     return folder
 
 
-@pytest.fixture
-def class_folder(tmp_path):
+def two_classes(folder):
     """Two classes of 20 images, no splits."""
-    folder = tmp_path / "classes"
     for i in range(40):
         (folder / "br"[i % 2]).mkdir(parents=True, exist_ok=True)
         _noise_image(i).save(folder / "br"[i % 2] / f"{i}.png")
     return folder
+
+
+@pytest.fixture
+def class_folder(tmp_path):
+    return two_classes(tmp_path / "classes")
 
 
 def settings(**options):

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -100,6 +97,7 @@ print(len(workers))
 
 
 @pytest.mark.parametrize("signalled", [[], ["signalled"]])
-def test_workers_outlive_a_signal_to_the_group_but_not_their_process(signalled):
-    done = subprocess.run([sys.executable, "-c", HELD, *signalled], capture_output=True, text=True, timeout=120, check=False)
+def test_workers_outlive_a_signal_to_the_group_but_not_their_process(fork, tmp_path, signalled):
+    (tmp_path / "held.py").write_text(HELD)
+    done = fork(tmp_path, tmp_path / "held.py", *signalled).communicate()
     assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr

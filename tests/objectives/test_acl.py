@@ -3,9 +3,6 @@
 import copy
 import json
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import timm
@@ -20,7 +17,6 @@ from rocl_transfer.hub import export
 from rocl_transfer.models import TwoSets, create_backbone, fold, normalized_projector
 from rocl_transfer.objectives import ACL, DynACL, nt_xent
 from rocl_transfer.training.runtime import synchronised
-from tests.conftest import ENVIRONMENT, ROOT, TORCHRUN
 
 CLEAN, ADVERSARIAL = 2.0551084263, 2.0530392053  # NT-Xent of the golden embeddings
 TINY = [
@@ -374,12 +370,10 @@ leave(0)
 
 
 @pytest.mark.parametrize(("kind", "decay"), [("acl", "0"), ("dynacl", "0.9")])
-def test_two_processes_of_a_group_equal_one_of_two(kind, decay, tmp_path):
+def test_two_processes_of_a_group_equal_one_of_two(kind, decay, fork, together, tmp_path):
     (tmp_path / "shared.py").write_text(SHARED)
-    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)}
-    for launcher, processes in (([sys.executable], 1), (TORCHRUN, 2)):
-        words = [*launcher, "shared.py", kind, decay, str(processes), f"{processes}.pt"]
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    words = [tmp_path / "shared.py", kind, decay]
+    for done in (fork(tmp_path, *words, 1, "1.pt").communicate(), together(tmp_path, *words, 2, "2.pt")):
         assert done.returncode == 0, done.stderr[-2000:]
     (loss, gradient), (other, same) = (torch.load(tmp_path / f"{number}.pt") for number in (1, 2))
     # The number of images chooses kernels, and a rounding may turn a pixel's sign.

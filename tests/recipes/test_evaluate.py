@@ -1,16 +1,15 @@
 """recipes/evaluate.py and its neighbours as a user runs them."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from tests.conftest import ROOT, TORCHRUN
+from tests.conftest import ROOT
 
 CARD = ROOT / "model_cards" / "resnet8_cifar.r_le_digits"
 DIGITS = ("--data.name", "digits", "--data.image_size", 16)
@@ -56,10 +55,15 @@ def test_a_run_is_evaluated_and_its_card_says_so(command, run_folder, tmp_path):
 
 
 def test_all_of_a_folder_without_splits(command, tmp_path):
-    words = ("--model.name", CARD, "--data.name", "digits", "--data.image_size", 16, "--attacks", "paper", "--epsilon", 0.1, "--samples", 1500)
+    digits = pytest.importorskip("sklearn.datasets").load_digits()
+    for number in range(50):
+        folder = tmp_path / "digits of mine" / str(digits.target[number])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[number] * 255 / 16).round().astype(np.uint8)).save(folder / f"{number}.png")
+    words = ("--model.name", CARD, "--data.name", "digits of mine", "--attacks", "paper", "--epsilon", 0.1, "--samples", 45)
     command("evaluate.py", *words, "--split", "all", "--update_card", "false", "--output_dir", "out", check=0)
     record = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert (record["dataset"]["n"], record["dataset"]["split"]) == (1500, "all images")  # more than the 360 held out, or the 1293 trained on
+    assert (record["dataset"]["n"], record["dataset"]["split"]) == (45, "all images")  # more than the 10 held out, or the 36 trained on
 
 
 def test_a_users_own_network(command, tmp_path):
@@ -133,21 +137,17 @@ def test_mistakes_are_one_sentence(command, words, sentence):
     assert sentence in done.stderr.strip().splitlines()[-1]
 
 
-def test_sigkill_at_any_moment_loses_nothing(command, tmp_path):
-    words = ("--model.name", CARD, *DIGITS, "--attacks", "fast", "--epsilon", 0.1, "--samples", 16, "--batch_size", 8, "--update_card", "false")
+def test_sigkill_at_any_moment_loses_nothing(command, fork, tmp_path):
+    words = ("--model.name", CARD, *DIGITS, "--attacks", "fast", "--epsilon", 0.1, "--samples", 8, "--batch_size", 4, "--update_card", "false")
     command("evaluate.py", *words, "--output_dir", "whole", check=0)
-    environment = {**os.environ, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     killed = 0
     for lines_before in (2, 5, 9):
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "recipes" / "evaluate.py"), *map(str, words), "--output_dir", "killed"], cwd=tmp_path, env=environment,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        process = fork(tmp_path, ROOT / "recipes" / "evaluate.py", *words, "--output_dir", "killed")
         journal = tmp_path / "killed" / "journal" / "attacks" / "0.jsonl"
         while process.poll() is None:
             if journal.exists() and journal.read_bytes().count(b"\n") >= lines_before:
                 process.send_signal(signal.SIGKILL)
-                killed += process.wait() == -signal.SIGKILL
+                killed += process.communicate().returncode == -signal.SIGKILL
                 break
             time.sleep(0.02)
     assert killed == 3
@@ -158,7 +158,7 @@ def test_sigkill_at_any_moment_loses_nothing(command, tmp_path):
 def test_two_processes_are_one(command, tmp_path):
     words = ("--model.name", CARD, *DIGITS, "--attacks", "fast", "--epsilon", 0.1, "--samples", 15, "--batch_size", 8, "--update_card", "false")
     command("evaluate.py", *words, "--output_dir", "one", check=0)
-    command("evaluate.py", *words, "--output_dir", "two", launcher=TORCHRUN, check=0)
+    command("evaluate.py", *words, "--output_dir", "two", processes=2, check=0)
     one, two = (booleans(tmp_path / name) for name in ("one", "two"))
     unsure = json.loads((tmp_path / "one" / "results.json").read_text())["report"]["borderline"]["indices"]
     assert [line["index"] for line in two] == [line["index"] for line in one]

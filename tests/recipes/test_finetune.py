@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 
 import rocl_transfer as rt
-from tests.conftest import TORCHRUN
 
 SHORT = ["--data.image_size", "32", "--epochs", "6", "--batch_size", "4", "--optimizer.lr", "2e-3", "--evaluation.steps", "2", "--log_every", "1"]
 QUICK = ["--attack.steps", "2", "--ramp", "[0, 0]"]
@@ -112,7 +111,7 @@ def test_two_processes_train_one_classifier(command, class_folder, tmp_path):
         "--awp_gamma",
         "0.005",
     ]
-    command("finetune.py", *words, "--output_dir", "two", launcher=TORCHRUN, check=0)
+    command("finetune.py", *words, "--output_dir", "two", processes=2, check=0)
     assert record(tmp_path / "two")["training"]["processes"] == 2
     assert record(tmp_path / "two")["evaluations"][0]["accuracy"] >= 0.7
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import rocl_transfer as rt
 from rocl_transfer.data import load_images
-from tests.conftest import ROOT, TORCHRUN
+from tests.conftest import ROOT
 
 BIN = Path(sys.executable).parent
 TINY = [
@@ -193,7 +193,7 @@ def test_two_processes_equal_one_with_the_whole_batch(command, class_folder, tmp
     words = ["--model.name", name, "--data.name", class_folder, "--data.image_size", "32", "--data.validation_fraction", "0", "--max_steps", "3",
              "--objective.group_size", "8", "--objective.attack.steps", "3", "--log_every", "1", *EVERY_STEP]  # fmt: skip
     command("pretrain.py", *words, "--batch_size", "16", "--output_dir", "one", check=0)
-    command("pretrain.py", *words, "--batch_size", "8", "--output_dir", "two", launcher=TORCHRUN, check=0)
+    command("pretrain.py", *words, "--batch_size", "8", "--output_dir", "two", processes=2, check=0)
     assert_same_course(tmp_path / "one", tmp_path / "two", 3)
     # and one process can resume where the two stood
     command("pretrain.py", *words, "--batch_size", "16", "--output_dir", "two", "--max_steps", "4", check=0)

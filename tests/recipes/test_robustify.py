@@ -14,7 +14,7 @@ from rocl_transfer.evaluation import Watched
 from rocl_transfer.hub import export
 from rocl_transfer.models import add_head, create_backbone
 from rocl_transfer.training.guard import Collapse, StudentGuard
-from tests.conftest import ROOT, TORCHRUN
+from tests.conftest import ROOT
 
 SHORT = ["--data.image_size", "32", "--batch_size", "8", "--attack.steps", "2", "--evaluation.steps", "1", "--samples", "8"]
 
@@ -123,7 +123,7 @@ def test_another_teacher_of_another_width(command, flat_folder, model, tmp_path)
 
 def test_two_processes(command, flat_folder, model, tmp_path):
     words = ["--model.name", model(), "--data.name", flat_folder, "--max_steps", "2", "--output_dir", "out", *SHORT]
-    command("robustify.py", *words, launcher=TORCHRUN, check=0)
+    command("robustify.py", *words, processes=2, check=0)
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 

@@ -4,8 +4,7 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
+import time
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from rocl_transfer.errors import Interrupted
 from rocl_transfer.objectives import Objective
 from rocl_transfer.training import Cadence, Checkpoints, OptimizerOptions, Recovery, train
 from rocl_transfer.training.interruption import listen
-from tests.conftest import ROOT, TORCHRUN, settings
+from tests.conftest import settings
 
 
 class Toy(Objective):
@@ -218,25 +217,33 @@ def test_overwrite_removes_what_runs_write_and_nothing_else(tmp_path):
 
 
 HOLDS = """
-import sys
+import signal, sys
 from rocl_transfer.training import start
 start(sys.argv[1], 0)
 print("held", flush=True)
-sys.stdin.read()
+signal.pause()
 """
 
 
-def test_two_runs_in_one_folder_are_refused_until_the_first_is_gone(tmp_path):
-    def second():
-        return subprocess.run([sys.executable, "-c", HOLDS, tmp_path], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+def test_two_runs_in_one_folder_are_refused_until_the_first_is_gone(fork, tmp_path):
+    (tmp_path / "holds.py").write_text(HOLDS)
 
-    with subprocess.Popen([sys.executable, "-c", HOLDS, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
-        assert first.stdout.readline() == "held\n"
-        refused = second()
-        assert refused.returncode != 0
-        assert f"is being written by another process (process {first.pid} on" in refused.stderr
-        first.kill()
-    assert second().returncode == 0
+    def begin():
+        process = fork(tmp_path, tmp_path / "holds.py", tmp_path / "run")
+        while process.poll() is None and process.texts()[0] != "held\n":
+            time.sleep(0.02)
+        return process
+
+    first = begin()
+    refused = begin().communicate()
+    assert refused.returncode == 1
+    assert f"is being written by another process (process {first.pid} on" in refused.stderr
+    assert first.poll() is None
+    first.send_signal(signal.SIGKILL)
+    assert first.communicate().returncode == -signal.SIGKILL
+    second = begin()
+    assert second.poll() is None
+    second.send_signal(signal.SIGKILL)
 
 
 def test_what_a_run_is_made_from_is_never_written_over(tmp_path):
@@ -445,15 +452,13 @@ leave(0)
 """
 
 
-def test_several_processes_that_wait_for_devices_of_their_own_stop_at_one_step(tmp_path):
+def test_several_processes_that_wait_for_devices_of_their_own_stop_at_one_step(together, tmp_path):
     """As on several GPUs: the signal reaches one of them in its third step, and every second step the numbers are read."""
     (tmp_path / "several.py").write_text(SEVERAL)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
     def start(folder, step):
         folder.mkdir(exist_ok=True)
-        words = (*TORCHRUN, tmp_path / "several.py", folder, str(step))
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = together(tmp_path, tmp_path / "several.py", folder, step)
         assert done.returncode == 0, done.stderr[-2000:]
         return [(folder / f"said-{rank}").read_text() for rank in (0, 1)]
 
