@@ -56,28 +56,32 @@ def test_the_revision_that_was_read_is_recorded(hub, tmp_path):
 
 
 SAY = """
+import json, sys
 from rocl_transfer.data import load_images
-data = load_images("user/pictures", validation_fraction=0)
-print(len(data.train) + len(data.test), [note for note in data.notes if "image files" in note])
+for name in sys.argv[1:]:
+    data = load_images(name, validation_fraction=0)
+    print(json.dumps([len(data.train) + len(data.test), [note for note in data.notes if "image files" in note]]))
 """
 
 
-@pytest.mark.parametrize("case", ["plain", "names", "metadata", "folders"])
-def test_images_of_a_repository_that_datasets_passes_over_are_counted(hub, tmp_path, case):
-    content = list(pictures(40).values())
-    prefix = "test_" if case == "names" else ""
-    files = {f"{number % 2}/{prefix if number < 8 else ''}{number}.png": data for number, data in enumerate(content)}
-    if case == "folders":
-        files = {f"{'train' if number < 30 else 'extra'}/{name}": data for number, (name, data) in enumerate(files.items())}
-    if case == "metadata":
-        files["metadata.csv"] = ("file_name,label\n" + "".join(f"{name},{name[0]}\n" for name in list(files)[:20])).encode()
-    hub.add_repo("user/pictures", files, type="dataset")
+def test_images_of_a_repository_that_datasets_passes_over_are_counted(hub, tmp_path):
+    content, cases = list(pictures(40).values()), {"plain": 40, "names": 8, "metadata": 20, "folders": 30}
+    for case in cases:
+        prefix = "test_" if case == "names" else ""
+        files = {f"{number % 2}/{prefix if number < 8 else ''}{number}.png": data for number, data in enumerate(content)}
+        if case == "folders":
+            files = {f"{'train' if number < 30 else 'extra'}/{name}": data for number, (name, data) in enumerate(files.items())}
+        if case == "metadata":
+            files["metadata.csv"] = ("file_name,label\n" + "".join(f"{name},{name[0]}\n" for name in list(files)[:20])).encode()
+        hub.add_repo(f"user/{case}", files, type="dataset")
     environment = {**os.environ, **hub.environment(tmp_path / "home")}
-    done = subprocess.run([sys.executable, "-c", SAY], env=environment, capture_output=True, text=True, check=True)
-    used = int(done.stdout.split()[0])
-    assert used == {"plain": 40, "names": 8, "metadata": 20, "folders": 30}[case]
-    assert ("user/pictures holds 40 image files, of which" in done.stdout) == (used < 40)
-    assert (f"of which {used} are used" in done.stdout) == (used < 40)
+    words = [sys.executable, "-c", SAY, *(f"user/{case}" for case in cases)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    for (case, wanted), line in zip(cases.items(), done.stdout.splitlines(), strict=True):
+        used, notes = json.loads(line)
+        assert used == wanted, case
+        assert any(f"user/{case} holds 40 image files, of which" in note for note in notes) == (used < 40), case
+        assert any(f"of which {used} are used" in note for note in notes) == (used < 40), case
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
