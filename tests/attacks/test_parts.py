@@ -233,10 +233,13 @@ def robust_digits():
 slow = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.1), pytest.param("l2", 1.0, marks=slow), pytest.param("l1", 12.0, marks=slow)])
-def test_close_to_the_reference(robust_digits, norm, epsilon):
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "every"),
+    [("linf", 0.1, 3), pytest.param("linf", 0.1, 1, marks=slow), pytest.param("l2", 1.0, 1, marks=slow), pytest.param("l1", 12.0, 1, marks=slow)],
+)
+def test_close_to_the_reference(robust_digits, norm, epsilon, every):
     """Part by part on all samples, not only on those that stood the part before."""
-    model, images, labels = robust_digits
+    model, images, labels = robust_digits[0], *(part[::every] for part in robust_digits[1:])
     seeds, runs = torch.arange(len(images)), torch.zeros(len(images), dtype=torch.long)
     restarts, targets = (5, 5) if norm == "l1" else (1, 9)
     native = {"apgd-ce": APGD(epsilon, norm, restarts=restarts), "apgd-t": APGD(epsilon, norm, targets=targets), "fab-t": FAB(epsilon, norm)}
