@@ -228,8 +228,15 @@ def gradients(kind, compiled=False, precision=torch.float32):
     return torch.stack(list(losses.values())).detach(), torch.cat([p.grad.reshape(-1) for p in objective.parameters()])
 
 
-@pytest.mark.parametrize(("options", "least"), [({"compiled": True}, 0.98), ({"precision": torch.bfloat16}, 0.9)], ids=["compiled", "bf16"])
-@pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize(
+    ("kind", "options", "least"),
+    [
+        pytest.param("cpu", {"compiled": True}, 0.98, marks=pytest.mark.slow, id="compiled-cpu"),  # kernels for a CPU take a compiler a minute
+        pytest.param("cpu", {"precision": torch.bfloat16}, 0.9, id="bf16-cpu"),
+        pytest.param("cuda", {"compiled": True}, 0.98, marks=pytest.mark.gpu, id="compiled-cuda"),
+        pytest.param("cuda", {"precision": torch.bfloat16}, 0.9, marks=pytest.mark.gpu, id="bf16-cuda"),
+    ],
+)
 def test_a_fast_step_is_near_the_exact_one(monkeypatch, kind, options, least):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     losses, gradient = gradients(kind)

@@ -153,6 +153,7 @@ def test_the_notebook_has_the_outputs_of_a_whole_run_and_is_small():
     assert not [place for place in ("/home/", "site-packages", "/tmp/") if place in text]  # noqa: S108 - looked for, not used
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     for module in ("ipykernel", "matplotlib", "sklearn"):
