@@ -156,7 +156,7 @@ def test_sigkill_at_any_moment_loses_nothing(command, fork, tmp_path):
 
 
 def test_two_processes_are_one(command, tmp_path):
-    words = ("--model.name", CARD, *DIGITS, "--attacks", "fast", "--epsilon", 0.1, "--samples", 15, "--batch_size", 8, "--update_card", "false")
+    words = ("--model.name", CARD, *DIGITS, "--attacks", "fast", "--epsilon", 0.1, "--samples", 7, "--batch_size", 4, "--update_card", "false")
     command("evaluate.py", *words, "--output_dir", "one", check=0)
     command("evaluate.py", *words, "--output_dir", "two", processes=2, check=0)
     one, two = (booleans(tmp_path / name) for name in ("one", "two"))
