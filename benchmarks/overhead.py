@@ -18,8 +18,8 @@ from rows import begin, finetune, pretrain, robustify, run
 
 from rocl_transfer.training import loop
 from rocl_transfer.training.checkpoints import Checkpoints
-from rocl_transfer.training.metrics_logger import MetricsLogger
-from rocl_transfer.training.steps import StepRunner
+from rocl_transfer.training.metrics import MetricsLogger
+from rocl_transfer.training.step_runner import StepRunner
 
 PARTS = {
     "training": (loop._Loop, "run"),

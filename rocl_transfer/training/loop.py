@@ -20,12 +20,12 @@ from rocl_transfer.training.checkpoints import Checkpoints
 from rocl_transfer.training.estimate import Forecast
 from rocl_transfer.training.guard import Collapse, ValidationResult
 from rocl_transfer.training.interruption import ignore_signals, raise_pending, uninterrupted
-from rocl_transfer.training.metrics_logger import MetricsLogger
+from rocl_transfer.training.metrics import MetricsLogger
 from rocl_transfer.training.optimization import Schedule
 from rocl_transfer.training.progress import Progress, Trained
 from rocl_transfer.training.runtime import arithmetic, regrouped, synchronised, tuned_kernels
 from rocl_transfer.training.settings import Computing, Span, Watch
-from rocl_transfer.training.steps import StepRunner
+from rocl_transfer.training.step_runner import StepRunner
 from rocl_transfer.training.update import Update
 
 log = logging.getLogger("rocl_transfer")

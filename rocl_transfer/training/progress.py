@@ -5,7 +5,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from rocl_transfer.training.metrics import Mean
+
+@dataclass
+class Mean:
+    """The mean of named numbers over steps; two plain values, so that a checkpoint can hold it."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, values: dict[str, float]) -> None:
+        """Count one step."""
+        self.count += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        """The means since the last :meth:`take`."""
+        return {name: total / self.count for name, total in self.sums.items()}
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call."""
+        means = self.means()
+        self.sums, self.count = {}, 0
+        return means
 
 
 @dataclass

@@ -1,8 +1,6 @@
 """One step: forward, backward and, where every number is finite, the optimiser."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -59,9 +57,7 @@ class Update:
             The names of the losses and of the gradient's norm, and their means over the processes, so that all of them see the same. If one is not
             finite, the step must not be taken. One number more: above 0 where a signal waits in any of them.
         """
-        put(self.before, self.buffers)
-        self.open = True
-        self._begin(step, total, seed)
+        self.begin(step, total, seed)
         parts = batch.split(self.accumulation)
         sums: dict[str, Tensor] = {}
         for number, part in enumerate(parts, 1):
@@ -75,7 +71,10 @@ class Update:
         means: Tensor = self.accelerator.reduce(torch.stack([*sums.values(), self.length.float(), signal]), "mean")
         return (*sums, "gradient_norm"), means
 
-    def _begin(self, step: int, total: int, seed: tuple[int, int]) -> None:
+    def begin(self, step: int, total: int, seed: tuple[int, int]) -> None:
+        """Keep what :meth:`undo` puts back, and let all that is random follow from the step; see :meth:`compute`."""
+        put(self.before, self.buffers)
+        self.open = True
         # Dropout and stochastic depth draw from the global generator: with this they too depend on the step alone.
         torch.manual_seed(derive_seed(seed[0], step, seed[1], 1))
         self.objective.begin_step(step, total)
@@ -113,69 +112,3 @@ class Update:
             put(self.buffers, self.before)
             self.optimizer.zero_grad()
             self.open = False
-
-    def sentence(self, step: int, values: dict[str, float], bad: list[str], repeated: int) -> str:
-        """What was not finite, after ``repeated`` such steps, and what to change."""
-        broken = [name for name, parameter in self.objective.named_parameters() if not torch.isfinite(parameter).all()]
-        where = f"the weight {broken[0]} was already not finite" if broken else "all weights were still finite"
-        listed = ", ".join(f"{name} = {value:.4g}" for name, value in values.items())
-        times = f", for the {repeated} steps up to this one" if repeated > 1 else ""
-        return (
-            f"training stopped at step {step}: {' and '.join(bad)} not finite ({listed}) at learning rate {self.rate:.3g}{times}; {where}, the step "
-            "was not taken: lower --optimizer.lr or lengthen --optimizer.warmup_epochs"
-        )
-
-    def diagnosis(self, batch: Batch, step: int, total: int, seed: tuple[int, int], name: Callable[[int], str]) -> dict[str, Any]:
-        """Where the numbers of a skipped step stopped being finite: its batch once more, watched, with the weights of now.
-
-        Where numbers are read later, up to 16 steps were taken since, and nothing is known of its gradients any more (None).
-
-        Args:
-            batch: Its batch.
-            step: See :meth:`compute`.
-            total: See :meth:`compute`.
-            seed: See :meth:`compute`.
-            name: Names an image, by its position in the training set.
-        """
-        kept = [(key, p.grad) for key, p in self.objective.named_parameters() if p.grad is not None]
-        gradients = [key for key, gradient in kept if not torch.isfinite(gradient).all()] if kept else None
-        self.undo()
-        put(self.before, self.buffers)
-        weights = [key for key, value in self.objective.state_dict().items() if not torch.isfinite(value).all()]
-        found: dict[str, Any] = {}
-        parts, offset = batch.split(self.accumulation), 0
-        size = len(parts[0].inputs)
-
-        def watch(key: str) -> Callable[[nn.Module, Any, Any], None]:
-            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-                seen = [("input", value) for value in inputs] + [("output", output)]
-                for kind, value in seen:
-                    if not found and isinstance(value, Tensor) and value.is_floating_point() and not (finite := torch.isfinite(value)).all():
-                        found["part"] = f"{kind} of {key}"
-                        # Views stand one after another, each of all images.
-                        rows = (~finite.flatten(1).all(1)).nonzero().flatten().tolist() if value.ndim > 1 and len(value) % size == 0 else []
-                        found["rows"] = sorted({offset + row % size for row in rows})
-
-            return hook
-
-        leaves = [(key, module) for key, module in self.objective.named_modules() if key and not list(module.children())]
-        handles = [module.register_forward_hook(watch(key)) for key, module in leaves]
-        self.open = True
-        try:
-            self._begin(step, total, seed)
-            for number, part in enumerate(parts):
-                offset = number * size
-                self.objective(part)
-        finally:
-            for handle in handles:
-                handle.remove()
-            self.undo()
-        positions = [] if batch.positions is None else batch.positions.tolist()
-        rows = found.get("rows") or range(len(positions))  # of whom it cannot be said: all
-        return {
-            "first_part": found.get("part", "the gradient: every output is finite"),
-            "gradients": gradients,
-            "weights": weights,
-            "batch": [name(position) for position in positions],
-            "images": [name(positions[row]) for row in rows if row < len(positions)],
-        }

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rocl_transfer.data import Batch, Batches, StreamedBatches
 from rocl_transfer.errors import Interrupted
+from rocl_transfer.training.diagnosis import diagnosis, sentence
 from rocl_transfer.training.guard import Collapse, Recovery
 from rocl_transfer.training.interruption import arrived, uninterrupted
 from rocl_transfer.training.progress import Progress
@@ -160,8 +161,8 @@ class StepRunner:
 
     def _explain(self, progress: Progress, taken: _StepResult, repeated: int) -> None:
         """Say which step was skipped, and write to ``diagnosis.json`` what is known of it, process by process."""
-        self.why = self.update.sentence(taken.step, taken.values, taken.bad, repeated)
-        found: dict[str, Any] = self.update.diagnosis(taken.batch, taken.step, self.total, self.drawn, self.name)
+        self.why = sentence(self.update, taken.step, taken.values, taken.bad, repeated)
+        found: dict[str, Any] = diagnosis(self.update, taken.batch, taken.step, self.total, self.drawn, self.name)
         processes = gather_object([found]) if self.accelerator.num_processes > 1 else [found]
         if self.accelerator.is_main_process:
             content = {"step": taken.step, "weights_of_step": progress.step, "why": self.why, "skipped": progress.skipped, "processes": processes}
