@@ -111,7 +111,7 @@ class Chain:
 
 def kills(words: argparse.Namespace) -> None:
     """Four commands in a chain, each killed at random moments; then everything is compared with a chain left alone."""
-    from tests.stand_in_hub import OWNER, StandInHub
+    from tests.support.stand_in_hub import OWNER, StandInHub
 
     work = Path(tempfile.mkdtemp())
     with StandInHub() as hub:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 from torch.distributed import TCPStore
 
-from tests.stand_in_hub import StandInHub
+from tests.support.stand_in_hub import StandInHub
 
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # tests that run side by side have a core each

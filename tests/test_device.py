@@ -1,6 +1,6 @@
 """A device of its own: the host does not wait for it in a step, and it computes what the CPU does.
 
-On every machine this is tried on a stand-in, ``tests/elsewhere.py``; with ``--gpu``, on a GPU.
+On every machine this is tried on a stand-in, ``tests/support/elsewhere.py``; with ``--gpu``, on a GPU.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from rocl_transfer.training import OptimizerOptions
 from rocl_transfer.training.runtime import arithmetic, synchronised
 from rocl_transfer.training.update import Update
 from tests.conftest import ROOT
-from tests.elsewhere import DEVICE, elsewhere, run_recipe
+from tests.support.elsewhere import DEVICE, elsewhere, run_recipe
 
 SIZE = 32
 

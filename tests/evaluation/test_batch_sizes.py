@@ -13,7 +13,7 @@ from rocl_transfer.evaluation import engine as engine_module
 from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.search_network import measure, search_network
 from rocl_transfer.models import create_backbone
-from tests.elsewhere import DEVICE, elsewhere
+from tests.support.elsewhere import DEVICE, elsewhere
 
 
 class Counted(nn.Module):

@@ -15,7 +15,7 @@ from huggingface_hub import RepoCard
 from rocl_transfer import UserError, load_classifier
 from rocl_transfer.hub import render_card
 from rocl_transfer.hub.publish import PublishOptions, prepare
-from tests.stand_in_hub import OWNER, READER, Fault
+from tests.support.stand_in_hub import OWNER, READER, Fault
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "model_cards" / "resnet8_cifar.r_le_digits"

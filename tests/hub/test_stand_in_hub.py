@@ -18,8 +18,8 @@ from PIL import Image
 from safetensors.torch import save
 from timm.models import save_for_hf
 
-from tests.stand_in_hub import OWNER, READER, STRANGER, Fault
-from tests.stand_in_hub.xet import _ungroup
+from tests.support.stand_in_hub import OWNER, READER, STRANGER, Fault
+from tests.support.stand_in_hub.xet import _ungroup
 
 # What every child begins with: `note` runs something and writes down its result, or the error, and how many seconds the client would have
 # waited between its tries; it does not wait them.

@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from rocl_transfer.models import create_backbone
 from rocl_transfer.models.folded import _follow, _without_norms, hold_bf16
 from rocl_transfer.models.multi_tensor import choose, copies, put
-from tests.elsewhere import DEVICE, elsewhere
+from tests.support.elsewhere import DEVICE, elsewhere
 
 
 def tensors(seed):

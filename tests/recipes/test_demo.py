@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ENVIRONMENT
-from tests.stand_in_hub import OWNER
+from tests.support.stand_in_hub import OWNER
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "model_cards" / "resnet8_cifar.r_le_digits"

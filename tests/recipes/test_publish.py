@@ -15,7 +15,7 @@ from rocl_transfer import UserError
 from rocl_transfer.hub import card, export
 from rocl_transfer.hub.publish import PublishOptions, prepare
 from rocl_transfer.models import create_backbone
-from tests.stand_in_hub import OWNER, User
+from tests.support.stand_in_hub import OWNER, User
 
 TEMPLATE = Path(__file__).parents[2] / "model_cards" / "template.md"
 CARD = Path(__file__).parents[2] / "model_cards" / "resnet8_cifar.r_le_digits"
