@@ -108,7 +108,7 @@ def main() -> None:
     data = load_images(options.data, image_size=options.image_size or model.input_size)
     data, stores = store_splits(data, ("test",), device)
     samples = stratified_sample(data.test.labels, options.samples, 0)
-    images, labels = pixels_of(next(iter(stores["test"].stream([samples])))), data.test.labels[samples].to(device)
+    images, labels = pixels_of(next(iter(stores["test"].batches([samples])))), data.test.labels[samples].to(device)
     where = f"{options.norm} {options.epsilon:.6g}, torch {torch.__version__}, {device}"
     print(f"{options.model} on {len(samples)} of {options.data}, {where}", flush=True)
     known, taken, theirs = reference(model, images, labels, options.epsilon, options.norm, options.batch_size)

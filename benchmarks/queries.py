@@ -101,7 +101,7 @@ def main() -> None:
     data = load_images(options.data, image_size=model.input_size)
     data, stores = store_splits(data, ("test",), torch.device("cpu"))
     chosen = stratified_sample(data.test.labels, max(options.samples, options.batch_size), 0)
-    images, labels = pixels_of(next(iter(stores["test"].stream([chosen])))), data.test.labels[chosen]
+    images, labels = pixels_of(next(iter(stores["test"].batches([chosen])))), data.test.labels[chosen]
     with frozen(model), torch.no_grad():
         share(model, images[: options.batch_size])
         count(model, images[: options.samples], labels[: options.samples], options.epsilon)

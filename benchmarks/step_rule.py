@@ -13,20 +13,20 @@ import torch
 import torch.nn.functional as F
 
 import rocl_transfer as rt
-from rocl_transfer.attacks import Ascent, AttackOptions, Linf, frozen
+from rocl_transfer.attacks import AttackOptions, GradientAscent, Linf, frozen
 from rocl_transfer.data import load_images, store_splits
 
 MODEL = Path(__file__).parents[1] / "model_cards" / "resnet8_cifar.r_le_digits"
 
 
-def rules(epsilon: float, steps: int) -> dict[str, Ascent]:
+def rules(epsilon: float, steps: int) -> dict[str, GradientAscent]:
     threat = Linf(epsilon)
     known = {
         "auto": AttackOptions(epsilon=epsilon, steps=steps).ascent(),
         "paper": AttackOptions(epsilon=epsilon, steps=steps, step_size=None).ascent(),
     }
-    known |= {f"{radii:g}": Ascent(threat, radii * epsilon, steps) for radii in (1 / 8, 1 / 4, 1 / 2, 1, 2)}
-    return known | {f"falls {radii:g}": Ascent(threat, radii * epsilon, steps, falls=True) for radii in (1, 1.25, 2)}
+    known |= {f"{radii:g}": GradientAscent(threat, radii * epsilon, steps) for radii in (1 / 8, 1 / 4, 1 / 2, 1, 2)}
+    return known | {f"falls {radii:g}": GradientAscent(threat, radii * epsilon, steps, falls=True) for radii in (1, 1.25, 2)}
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     torch.set_num_threads(1)
     model = rt.load_classifier(str(MODEL))
     data, stores = store_splits(load_images("digits", image_size=16), ["test"], torch.device("cpu"))
-    images = next(iter(stores["test"].stream([torch.arange(min(words.images, len(data.test)))]))).float() / 255
+    images = next(iter(stores["test"].batches([torch.arange(min(words.images, len(data.test)))]))).float() / 255
     labels = data.test.labels[: len(images)]
     with frozen(model):
         clean = model.features(images)

@@ -41,7 +41,7 @@ def draw_images(axes: Any) -> None:
     model = rt.load_classifier(str(ROOT / "model_cards" / "resnet8_cifar.r_le_digits"))
     data = load_images("digits", image_size=model.input_size)
     data, stores = store_splits(data, ["test"], torch.device("cpu"))
-    images, labels = next(iter(stores["test"].stream([torch.arange(60)]))).float() / 255, data.test.labels[:60]
+    images, labels = next(iter(stores["test"].batches([torch.arange(60)]))).float() / 255, data.test.labels[:60]
     adversarial = rt.PGD(epsilon=EPSILON, steps=20)(model, images, labels)
     with torch.no_grad():
         before, after = model(images).argmax(1), model(adversarial).argmax(1)

@@ -221,7 +221,7 @@ def main(config: EvaluateConfig) -> Path:
 def inspect(model: nn.Module, samples: Samples, surrogates: Mapping[str, tuple[nn.Module, str]]) -> Inspection:
     """What is seen of the model on a few images; what is wrong with it, with the data or a surrogate is logged."""
     few = evenly(samples.chosen, LOOKED_AT)
-    sight = pixels_of(next(iter(samples.store.stream([few])))), samples.labels[few.to(samples.labels.device)]
+    sight = pixels_of(next(iter(samples.store.batches([few])))), samples.labels[few.to(samples.labels.device)]
     seen = inspect_model(model, *sight)
     for other, (surrogate, _) in surrogates.items():
         log.info("surrogate %s: %s", other, "; ".join(inspect_model(surrogate, *sight, f"the surrogate {other}").warnings) or "nothing strange")

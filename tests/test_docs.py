@@ -184,7 +184,7 @@ def digits_that_fall():
     pytest.importorskip("sklearn")
     model = rt.load_classifier("model_cards/resnet8_cifar.r_le_digits")
     _, stores = store_splits(load_images("digits", image_size=model.input_size), ["test"], torch.device("cpu"))
-    images = next(iter(stores["test"].stream([torch.arange(100)]))).float() / 255
+    images = next(iter(stores["test"].batches([torch.arange(100)]))).float() / 255
     answers = model(images).argmax(1)
     fallen = model(rt.PGD(epsilon=8 / 255, steps=20)(model, images, answers)).argmax(1) != answers
     return images[fallen][:2]

@@ -329,7 +329,7 @@ def used(name, **options):
             return False
     for split, store in stores.items():
         assert len(store) == len(getattr(data, split))
-        for batch in store.stream([torch.arange(len(store))]):
+        for batch in store.batches([torch.arange(len(store))]):
             assert batch.shape[1:] == (3, data.image_size, data.image_size)
     for listed in (*data.notes, *data.unreadable):
         assert listed == one_line(listed)

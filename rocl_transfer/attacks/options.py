@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rocl_transfer.attacks.pgd import PGD, Ascent
+from rocl_transfer.attacks.pgd import PGD, GradientAscent
 from rocl_transfer.attacks.threat_models import Linf, threat_model
 from rocl_transfer.options import Number, require, spelled
 
@@ -82,7 +82,7 @@ class AttackOptions:
         first = self.steps if self.first_steps is None else self.first_steps
         return min(first + int(progress * (self.steps - first + 1)), self.steps)
 
-    def ascent(self, scale: float = 1.0, progress: float = 1.0) -> Ascent:
+    def ascent(self, scale: float = 1.0, progress: float = 1.0) -> GradientAscent:
         """The gradient ascent, with radius and step times ``scale``, when ``progress`` of the training, in [0, 1], is done.
 
         N-FGSM (de Jorge et al. 2022) draws its start from a ball of twice the radius and never projects: what is trained on may be three radii away,
@@ -90,9 +90,9 @@ class AttackOptions:
         """
         threat = threat_model(self.norm, self.epsilon * scale)
         if self.kind == "nfgsm":
-            return Ascent(threat, self.step * scale, 1, start=Linf(_NOISE * self.epsilon * scale), projects=False)
+            return GradientAscent(threat, self.step * scale, 1, start=Linf(_NOISE * self.epsilon * scale), projects=False)
         steps = self.steps_at(progress)
-        return Ascent(threat, (self._first(steps) if self.falls else self.step) * scale, steps, falls=self.falls)
+        return GradientAscent(threat, (self._first(steps) if self.falls else self.step) * scale, steps, falls=self.falls)
 
     def pgd(self) -> PGD:
         """The steps of a pgd, as at the end of the training, against a classifier's labels."""

@@ -18,7 +18,7 @@ from rocl_transfer.errors import UserError
 
 
 @dataclass(frozen=True)
-class Ascent:
+class GradientAscent:
     """Random start in the ball, then ``steps`` of: a step uphill, clamp to [0, 1], project to the ball.
 
     Args:
@@ -64,9 +64,9 @@ class Ascent:
 
 
 def against_labels(
-    ascent: Ascent, model: nn.Module, images: Tensor, labels: Tensor, generators: Sequence[torch.Generator]
+    ascent: GradientAscent, model: nn.Module, images: Tensor, labels: Tensor, generators: Sequence[torch.Generator]
 ) -> Tensor:  # fmt: skip
-    """``ascent`` of the cross-entropy of ``model``, images (N, C, H, W) -> logits (N, K), on ``labels`` (N,); see :meth:`Ascent.__call__`."""
+    """``ascent`` of the cross-entropy of ``model``, images (N, C, H, W) -> logits (N, K), on ``labels`` (N,); see :meth:`GradientAscent.__call__`."""
     with frozen(model):
         # The sum keeps one image's gradient independent of the batch size.
         return ascent(images, lambda x: F.cross_entropy(model(x).float(), labels, reduction="sum"), generators)
@@ -89,7 +89,7 @@ class PGD(Attack):
     def __init__(self, epsilon: Radius, *, norm: str = "linf", step_size: Radius | None = None, steps: int = 20, restarts: int = 1) -> None:
         self.epsilon, self.steps, self.norm, self.restarts = epsilon, steps, norm, restarts
         self.step_size = epsilon / 10 if step_size is None else step_size
-        self.ascent = Ascent(threat_model(norm, epsilon), self.step_size, steps)
+        self.ascent = GradientAscent(threat_model(norm, epsilon), self.step_size, steps)
         if steps < 0 or restarts < 1:
             raise UserError(f"PGD of {steps} steps with {restarts} restarts is none: give 0 steps or more, and 1 restart or more")
         if norm == "linf" and not torch.as_tensor(self.step_size).le(1).all():
@@ -105,7 +105,7 @@ class PGD(Attack):
             model: Images (N, C, H, W) in [0, 1] -> logits (N, K). Attacked in eval mode with frozen parameters and left as it came in.
             images: (N, C, H, W), floats in [0, 1]; never written into.
             labels: (N,), whole numbers.
-            generators: See :meth:`Ascent.__call__` (default: one, seeded from torch's global generator).
+            generators: See :meth:`GradientAscent.__call__` (default: one, seeded from torch's global generator).
 
         Returns:
             (N, C, H, W), float32, on the model's device.

@@ -7,11 +7,11 @@ from rocl_transfer.data.images import ImageData, ImageSet, labels_of, load_image
 from rocl_transfer.data.labels import match_labels
 from rocl_transfer.data.options import ImageOptions, PretrainImageOptions, StorageOptions
 from rocl_transfer.data.splits import stratified_sample
-from rocl_transfer.data.stores import Resident, Store, Streamed, store_images
+from rocl_transfer.data.stores import LazyStore, Resident, Store, store_images
 from rocl_transfer.data.streaming import Stream, StreamedBatches, open_stream
 
 __all__ = [
-    "Augmentation", "Batch", "Batches", "ImageData", "ImageOptions", "ImageSet", "PretrainImageOptions", "Resident", "Sampler", "StorageOptions",
-    "Store", "Stream", "Streamed", "StreamedBatches", "derive_seed", "generators", "labels_of", "light_views", "load_images", "match_labels",
-    "open_stream", "store_images", "store_splits", "stratified_sample",
+    "Augmentation", "Batch", "Batches", "ImageData", "ImageOptions", "ImageSet", "LazyStore", "PretrainImageOptions", "Resident", "Sampler",
+    "StorageOptions", "Store", "Stream", "StreamedBatches", "derive_seed", "generators", "labels_of", "light_views", "load_images",
+    "match_labels", "open_stream", "store_images", "store_splits", "stratified_sample",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from rocl_transfer.bars import Bar
 from rocl_transfer.data.decode import UnreadableImageError, examine
 from rocl_transfer.data.images import ImageData, ImageSet
 from rocl_transfer.data.options import StorageOptions
-from rocl_transfer.data.stores import Decoded, Resident, Store, Streamed, fits_in_memory, outlive_signals
+from rocl_transfer.data.stores import Decoded, LazyStore, Resident, Store, fits_in_memory, outlive_signals
 from rocl_transfer.errors import UserError
 
 log = logging.getLogger("rocl_transfer")
@@ -65,7 +65,7 @@ def store_splits(
         if resident:
             raise UserError("--data.check false has no effect on images held in memory: leave it out, or give --data.in_memory false")
         note = "the images were not read before training (--data.check false): copies of training images were not looked for, odd ones not counted"
-        return _noted(data, [note]), {split: Streamed(images, size, device, held.workers) for split, images in wanted.items()}
+        return _noted(data, [note]), {split: LazyStore(images, size, device, held.workers) for split, images in wanted.items()}
     if not resident:
         # JPEGs of 500 x 375 px took 2.2 s a thousand on two workers: 47 minutes for ImageNet, which a trial of a few steps need not wait for.
         log.info("reading %s images (%s) once before training streams them; --data.check false skips it", f"{count:,}", ", ".join(wanted))
@@ -134,7 +134,7 @@ class _Reader:
         self._refuse(split, len(images), whole.unreadable)
         images = images.subset(whole.kept) if whole.unreadable else images
         # A slice, not a selection: a second copy of all images might not fit.
-        store = Resident(pixels[: len(kept)].to(self.device)) if self.resident else Streamed(images, self.size, self.device, self.workers)
+        store = Resident(pixels[: len(kept)].to(self.device)) if self.resident else LazyStore(images, self.size, self.device, self.workers)
         return _Read(images, store, whole)
 
     def _refuse(self, split: str, count: int, unreadable: list[str]) -> None:

@@ -153,7 +153,7 @@ class Batches:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """This process's batches of one epoch, from its step ``first_step`` on."""
         plan = list(self.sampler.epoch(epoch, first_step))
-        inputs = self.store.stream(positions for positions, _ in plan)
+        inputs = self.store.batches(positions for positions, _ in plan)
         for (positions, seeds), batch in zip(plan, inputs, strict=True):
             labels = None if self.labels is None else to_device(self.labels[positions], batch.device)
             yield Batch(batch, labels, seeds, positions)

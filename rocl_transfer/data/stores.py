@@ -26,7 +26,7 @@ class Store(Protocol):
     def __len__(self) -> int:
         """How many."""
 
-    def stream(self, positions: Iterable[Tensor]) -> Iterator[Tensor]:
+    def batches(self, positions: Iterable[Tensor]) -> Iterator[Tensor]:
         """One batch on the device for each tensor of positions, in order."""
 
 
@@ -43,7 +43,7 @@ class Resident:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def stream(self, positions: Iterable[Tensor]) -> Iterator[Tensor]:
+    def batches(self, positions: Iterable[Tensor]) -> Iterator[Tensor]:
         """See :class:`Store`."""
         for chosen in positions:
             yield self.inputs[to_device(chosen, self.inputs.device)]
@@ -78,7 +78,7 @@ def _obey(process: int) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
-class Streamed:
+class LazyStore:
     """Images decoded by worker processes, a few batches ahead.
 
     Args:
@@ -94,7 +94,7 @@ class Streamed:
     def __len__(self) -> int:
         return len(self.decoded)
 
-    def stream(self, positions: Iterable[Tensor]) -> Iterator[Tensor]:
+    def batches(self, positions: Iterable[Tensor]) -> Iterator[Tensor]:
         """See :class:`Store`."""
         loader = DataLoader(
             self.decoded,
@@ -135,7 +135,7 @@ def store_images(images: ImageSet, size: int, device: torch.device, in_memory: b
     """
     decoded = Decoded(images, size)
     if not (fits_in_memory(len(images), size) if in_memory is None else in_memory):
-        return Streamed(images, size, device, workers)
+        return LazyStore(images, size, device, workers)
     tensor = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
     with ThreadPoolExecutor(workers) as pool:  # Pillow decodes outside the interpreter's lock
         for position, image in enumerate(pool.map(decoded.__getitem__, range(len(images)), chunksize=64)):

@@ -174,10 +174,10 @@ def run_attacks(
     shown = attacks[pictured] if attacks else None
     if shown is not None:
         judge.recall(attack_key(shown))
-    first = next(iter(images.stream([samples[:1]])))
+    first = next(iter(images.batches([samples[:1]])))
     # Images of 224 px fill 0.6 GB by the thousand, beside what the attacks hold.
     plan = samples.split(max(16, min(_HELD, _HELD_BYTES // (4 * first.numel()))))
-    batches = map(pixels_of, images.stream(plan))
+    batches = map(pixels_of, images.batches(plan))
     pixels = next(batches)
     network, rates = _arrange(judge, pixels, len(samples), [part for attack in attacks for part in parts_of(attack)], search)
     found: list[Standing] = []

@@ -60,7 +60,7 @@ def evaluate(
     network = untouched(model, search.one_at_a_time)
     attacks = _checked(attacks, epsilon, norm)
     device = device_of(network, images.device if isinstance(images, Tensor) else labels.device)
-    store = images if hasattr(images, "stream") else Resident(check_images(images, bytes_too=True).to(device))
+    store = images if hasattr(images, "batches") else Resident(check_images(images, bytes_too=True).to(device))
     labels = check_labels(labels, len(store)).to(device)
     samples = positions(samples, len(store))
     rank, world = (0, 1) if context.state is None else (context.state.process_index, context.state.num_processes)
@@ -109,7 +109,7 @@ def _journal(context: Context, search: SearchOptions, seed: int, rank: int) -> J
 def _inspected(network: nn.Module, store: Store, labels: Tensor, samples: Tensor, rank: int) -> Inspection:
     """What is seen of the network on a few of the samples; the log says what is wrong with it."""
     few = evenly(samples, LOOKED_AT)
-    seen = inspect_model(network, pixels_of(next(iter(store.stream([few])))), labels[few.to(labels.device)])
+    seen = inspect_model(network, pixels_of(next(iter(store.batches([few])))), labels[few.to(labels.device)])
     for warning in seen.warnings if rank == 0 else ():
         log.info("note: %s", warning)
     return seen

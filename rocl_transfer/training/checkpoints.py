@@ -39,7 +39,7 @@ class Checkpoints:
         keep: How many of the last ones stay.
         identity: Options that must not change between the parts of one run.
         overwrite: Do not resume an existing run; :meth:`begin` deletes it.
-        young: Values to assume for options of ``identity`` that older checkpoints do not record.
+        defaults_for_missing: Values to assume for options of ``identity`` that older checkpoints do not record.
         sources: Names of the model and the data that the run is made from; none may be what it writes over.
     """
 
@@ -49,11 +49,11 @@ class Checkpoints:
         keep: int,
         identity: Mapping[str, Any],
         overwrite: bool = False,
-        young: Mapping[str, Any] | None = None,
+        defaults_for_missing: Mapping[str, Any] | None = None,
         sources: Sequence[str] = (),
     ) -> None:
         self.folder = Path(run_folder) / "checkpoints"
-        self.keep, self.overwrite, self.young, self.sources = keep, overwrite, dict(young or {}), sources
+        self.keep, self.overwrite, self.defaults_for_missing, self.sources = keep, overwrite, dict(defaults_for_missing or {}), sources
         self.identity = json.loads(json.dumps(identity))
 
     def begin(self) -> None:
@@ -138,7 +138,7 @@ class Checkpoints:
         if found is None and resume != "auto":
             raise UserError(f"--resume {resume} is neither a checkpoint nor a run folder with one: give auto, none or such a path")
         if found is not None:
-            before = {**self.young, **self._state(found)["identity"]}
+            before = {**self.defaults_for_missing, **self._state(found)["identity"]}
             for option, value in self.identity.items():
                 if before.get(option) != value:
                     remedy = "set it back, choose another --output_dir, or --overwrite true to begin again"

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rocl_transfer import PGD, UserError
-from rocl_transfer.attacks import L2, Ascent, AttackOptions, Linf, against_labels, frozen, threat_model
+from rocl_transfer.attacks import L2, AttackOptions, GradientAscent, Linf, against_labels, frozen, threat_model
 from tests.conftest import Precise
 
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))
@@ -167,8 +167,8 @@ def test_steps_that_nobody_gave_fall_evenly_and_have_an_average(norm, steps, len
 
 def test_a_step_that_is_given_and_the_papers_share_stay_of_one_length():
     given, share = AttackOptions(epsilon=8 / 255, step_size=2 / 255), AttackOptions(epsilon=8 / 255, step_size=None)
-    assert given.ascent() == Ascent(Linf(8 / 255), 2 / 255, 7)
-    assert share.ascent() == Ascent(Linf(8 / 255), round(8 / 255 * 0.007 / 0.0314, 9), 7)
+    assert given.ascent() == GradientAscent(Linf(8 / 255), 2 / 255, 7)
+    assert share.ascent() == GradientAscent(Linf(8 / 255), round(8 / 255 * 0.007 / 0.0314, 9), 7)
     assert given.pgd().step_size == 2 / 255
     with pytest.raises(AssertionError, match="of one length"):
         AttackOptions(epsilon=8 / 255).pgd()

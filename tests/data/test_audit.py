@@ -71,7 +71,7 @@ def damaged(folder, noise_image):
 
 
 def pixels(store):
-    return torch.cat(list(store.stream([torch.arange(len(store))])))
+    return torch.cat(list(store.batches([torch.arange(len(store))])))
 
 
 def is_red(store):
@@ -113,7 +113,7 @@ def test_resident_and_streamed_find_the_same(damaged):
     for split in ALL:
         assert torch.equal(pixels(resident[split]), pixels(streamed[split]))
         assert torch.equal(getattr(a, split).labels, getattr(b, split).labels)
-        assert [type(stores[split]).__name__ for stores in (resident, streamed)] == ["Resident", "Streamed"]
+        assert [type(stores[split]).__name__ for stores in (resident, streamed)] == ["Resident", "LazyStore"]
 
 
 def test_sound_data_is_stored_as_it_is_and_nothing_random_is_drawn(folder):
@@ -234,7 +234,7 @@ def test_without_the_check_nothing_is_read_before_its_turn(damaged):
 
 def test_what_fits_is_decided_over_all_splits(folder, monkeypatch):
     data = load_images(str(folder))
-    for limit, name in ((56, "Resident"), (55, "Streamed")):
+    for limit, name in ((56, "Resident"), (55, "LazyStore")):
         monkeypatch.setattr(stores_module, "RESIDENT_BYTES", limit * 3 * 24 * 24)
         assert {type(store).__name__ for store in store_splits(data, ALL, CPU)[1].values()} == {name}
 
@@ -295,6 +295,6 @@ def test_options_say_which_images_and_how_they_are_held(folder):
     options = ImageOptions(name=str(folder), workers=1, in_memory=False)
     data, stores = store_splits(load_images(options), ALL, CPU, options)
     assert len(stores["train"]) == len(data.train) == 40
-    assert type(stores["train"]).__name__ == "Streamed"
+    assert type(stores["train"]).__name__ == "LazyStore"
     _, stores = store_splits(load_images(options, validation_fraction=0), ALL, CPU, options, in_memory=True)  # what differs wins
     assert type(stores["train"]).__name__ == "Resident"

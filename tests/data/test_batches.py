@@ -75,18 +75,18 @@ def test_streamed_batches_are_the_resident_ones(class_folder):
     data = load_images(str(class_folder))
     device, sampler = torch.device("cpu"), Sampler(len(data.train), 8, 0)
     stores = [store_images(data.train, 16, device, in_memory=flag, workers=2) for flag in (True, False)]
-    assert [type(store).__name__ for store in stores] == ["Resident", "Streamed"]
+    assert [type(store).__name__ for store in stores] == ["Resident", "LazyStore"]
     for a, b in zip(*(Batches(store, data.train.labels, sampler).epoch(0) for store in stores), strict=True):
         assert torch.equal(a.inputs, b.inputs)
         assert torch.equal(a.labels, b.labels)
         assert a.seeds == b.seeds
-    assert type(store_images(data.train, 128, device)).__name__ == "Streamed"  # above 96 px
+    assert type(store_images(data.train, 128, device)).__name__ == "LazyStore"  # above 96 px
 
 
 HELD = """
 import multiprocessing, os, sys, torch
 from rocl_transfer.data import load_images, store_images
-held = store_images(load_images("digits", image_size=8).train, 8, torch.device("cpu"), in_memory=False).stream(torch.arange(4).expand(99, 4))
+held = store_images(load_images("digits", image_size=8).train, 8, torch.device("cpu"), in_memory=False).batches(torch.arange(4).expand(99, 4))
 next(held)
 workers = multiprocessing.active_children()
 if len(sys.argv) > 1:

@@ -102,5 +102,5 @@ def test_webdataset_shards_with_labels(tmp_path, monkeypatch, noise_image, in_me
     assert data.class_names == ("0", "1")
     assert (len(data.train), len(data.validation), len(data.test)) == (28, 4, 8)
     for split, store in stores.items():
-        images = next(store.stream([torch.arange(len(store))])).float().mean((2, 3))
+        images = next(store.batches([torch.arange(len(store))])).float().mean((2, 3))
         assert torch.equal(images[:, 0] > images[:, 2], getattr(data, split).labels.bool())  # red images carry the label 1

@@ -212,7 +212,7 @@ def test_a_broken_image_is_named(class_folder):
     for in_memory in (True, False):
         with pytest.raises(UserError, match=r"^[^\n]*(0|2)\.png is not a readable image [^\n]*$"):
             store = store_images(load_images(str(class_folder), image_size=20, validation_fraction=0).train, 20, CPU, in_memory)
-            list(store.stream([torch.arange(len(store))]))
+            list(store.batches([torch.arange(len(store))]))
 
 
 def test_sizes_that_differ_are_said(class_folder, noise_image):

@@ -17,7 +17,7 @@ def code(class_number, size=(6, 6)):
 
 
 def codes(store):
-    first = next(iter(store.stream([torch.arange(len(store))])))[:, :, 0, 0].long()
+    first = next(iter(store.batches([torch.arange(len(store))])))[:, :, 0, 0].long()
     return first[:, 0] + 256 * first[:, 1]
 
 
@@ -148,7 +148,7 @@ def test_one_folder_of_every_format_and_size(tmp_path):
     assert not data.unreadable
     assert sum(len(store) for store in stores.values()) == count
     for split, store in stores.items():
-        inputs = next(iter(store.stream([torch.arange(len(store))])))
+        inputs = next(iter(store.batches([torch.arange(len(store))])))
         assert inputs.shape[1:] == (3, data.image_size, data.image_size)
         light = inputs.float().mean((1, 2, 3)) > 128
         assert torch.equal(light.long(), getattr(data, split).labels)

@@ -49,7 +49,7 @@ def right(data, count):
     _, stores = store_splits(data, ("train", "test"), torch.device("cpu"))
     assert sum(map(len, stores.values())) == count
     for split, store in stores.items():
-        means = next(iter(store.stream([torch.arange(len(store))]))).float().mean((2, 3))
+        means = next(iter(store.batches([torch.arange(len(store))]))).float().mean((2, 3))
         assert torch.equal(means[:, 0] > means[:, 2], getattr(data, split).labels.bool())
     return True
 

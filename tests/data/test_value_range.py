@@ -38,7 +38,7 @@ def folder_of(tmp_path, make, count=10, extension="png", splits=("train", "test"
 def read(folder, **options):
     data = load_images(str(folder), validation_fraction=0, **options)
     data, stores = store_splits(data, ALL, CPU, max_unreadable=0.5)
-    return data, {split: next(iter(store.stream([torch.arange(len(store))]))) for split, store in stores.items()}
+    return data, {split: next(iter(store.batches([torch.arange(len(store))]))) for split, store in stores.items()}
 
 
 def said(data, words):

@@ -33,7 +33,7 @@ def test_separated_blobs_are_found_whatever_their_sizes(seed):
 def test_digits_are_clustered_as_tightly_as_scikit_learn_does():
     cluster = pytest.importorskip("sklearn.cluster")
     _, stores = store_splits(load_images("digits", image_size=16), ["train"], torch.device("cpu"))
-    points = next(iter(stores["train"].stream([torch.arange(600)]))).float().flatten(1) / 255
+    points = next(iter(stores["train"].batches([torch.arange(600)]))).float().flatten(1) / 255
     ours = float(nearest(points, kmeans(points, 10, 0))[1].sum())
     assert ours == pytest.approx(cluster.KMeans(10, n_init=10, random_state=0).fit(points.numpy()).inertia_, rel=0.01)
 

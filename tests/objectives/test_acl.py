@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from rocl_transfer.attacks import L2, Ascent, Linf, frozen
+from rocl_transfer.attacks import L2, GradientAscent, Linf, frozen
 from rocl_transfer.data import Augmentation, Batch
 from rocl_transfer.errors import UserError
 from rocl_transfer.hub import export
@@ -106,7 +106,7 @@ def test_without_a_radius_and_with_equal_sets_both_losses_are_one(kind, options)
     torch.manual_seed(0)
     encoder = create_backbone("resnet8_cifar", 16)
     made = kind(encoder, kind.make_projector(64), Augmentation(), kind.Options(**options))
-    made.attack = Ascent(Linf(0.0), 0.0, 1)
+    made.attack = GradientAscent(Linf(0.0), 0.0, 1)
     values = made(batch())
     assert torch.equal(values["clean"], values["adversarial"])
     torch.testing.assert_close(values["loss"].detach(), values["clean"], rtol=1e-6, atol=0)
@@ -243,7 +243,7 @@ def test_the_attack_has_cross_terms_and_its_gradient_is_that_of_finite_differenc
 @pytest.mark.parametrize("threat", [Linf(8 / 255), L2(0.5)])
 def test_the_attack_raises_the_loss_of_the_pair_inside_the_ball(kind, options, threat):
     made = make(kind, **options)
-    made.attack = Ascent(threat, threat.epsilon / 4, 5)
+    made.attack = GradientAscent(threat, threat.epsilon / 4, 5)
     before = {name: value.clone() for name, value in made.state_dict().items()}
     modes, flags = [part.training for part in made.modules()], [p.requires_grad for p in made.parameters()]
     clean = views()

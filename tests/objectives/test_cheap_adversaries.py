@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rocl_transfer.attacks import AttackOptions, Linf
-from rocl_transfer.attacks.pgd import Ascent
+from rocl_transfer.attacks.pgd import GradientAscent
 from rocl_transfer.data import Augmentation, Batch
 from rocl_transfer.models import add_head, create_backbone, projector
 from rocl_transfer.objectives import ACL, AdversarialTraining, Distillation, DynACL, RobustProbe, RoCL
@@ -35,14 +35,14 @@ BATCH = Batch(torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator
 @pytest.fixture
 def climbed(monkeypatch):
     """The ascents that were made, each with its images before and after."""
-    made, climb = [], Ascent.__call__
+    made, climb = [], GradientAscent.__call__
 
     def seen(self, images, loss, generators):
         found = climb(self, images, loss, generators)
         made.append((self, images, found))
         return found
 
-    monkeypatch.setattr(Ascent, "__call__", seen)
+    monkeypatch.setattr(GradientAscent, "__call__", seen)
     return made
 
 
@@ -52,7 +52,7 @@ def test_n_fgsm(climbed, name):
     objective.begin_step(3, 10)
     assert torch.isfinite(objective(BATCH)["loss"])
     ((ascent, images, found),) = climbed
-    assert ascent == Ascent(Linf(EPSILON), EPSILON, 1, start=Linf(2 * EPSILON), projects=False)
+    assert ascent == GradientAscent(Linf(EPSILON), EPSILON, 1, start=Linf(2 * EPSILON), projects=False)
     assert 2 * EPSILON < (found - images).abs().max() < 3.001 * EPSILON
 
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rocl_transfer.attacks import L2, Ascent, AttackOptions, Linf, frozen
+from rocl_transfer.attacks import L2, AttackOptions, GradientAscent, Linf, frozen
 from rocl_transfer.data import Augmentation, Batch, generators
 from rocl_transfer.models import create_backbone, projector
 from rocl_transfer.objectives import RoCL, SimCLR, nt_xent
@@ -60,7 +60,7 @@ def test_on_the_folded_network_few_signs_turn(objective):
 
 @pytest.mark.parametrize("threat", [Linf(0.0314), L2(0.5)])
 def test_attack_raises_the_contrastive_loss_inside_the_ball(objective, threat):
-    objective.attack = Ascent(threat, threat.epsilon / 4, 7)
+    objective.attack = GradientAscent(threat, threat.epsilon / 4, 7)
     first, second = two_views(16)
     adversarial = objective.perturb(first, second, (5,))
     delta = (adversarial - first).flatten(1)

@@ -261,10 +261,10 @@ def test_what_a_run_is_made_from_is_never_written_over(tmp_path):
 
 def test_an_option_set_back_to_its_default_is_another_option(tmp_path):
     run(tmp_path, max_steps=4)
-    young = {"shared": False}
-    assert Checkpoints(tmp_path, 2, {"shared": False}, young=young).find("auto")
+    defaults_for_missing = {"shared": False}
+    assert Checkpoints(tmp_path, 2, {"shared": False}, defaults_for_missing=defaults_for_missing).find("auto")
     with pytest.raises(UserError, match="--shared was False in the run .* and is True now"):
-        Checkpoints(tmp_path, 2, {"shared": True}, young=young).find("auto")
+        Checkpoints(tmp_path, 2, {"shared": True}, defaults_for_missing=defaults_for_missing).find("auto")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

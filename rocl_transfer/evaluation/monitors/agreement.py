@@ -64,7 +64,7 @@ class Watched:
         found: list[tuple[Tensor, ...]] = []
         plan = self.positions.split(self.batch_size)
         with frozen(model), full_precision():
-            for number, (batch, target) in enumerate(zip(self.images.stream(plan), self.target.split(self.batch_size), strict=True)):
+            for number, (batch, target) in enumerate(zip(self.images.batches(plan), self.target.split(self.batch_size), strict=True)):
                 images = batch.float() / 255
                 clean = model.features(images)
                 aim = clean if own else target

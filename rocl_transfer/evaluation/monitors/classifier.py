@@ -86,11 +86,11 @@ class ClassifierMonitor:
         """The class given to each clean image, and whether it is still the right one under attack."""
         model, answers, robust = self.classifier(), [], []
         if self.batch_size is None:
-            first = next(iter(self.images.stream([self.positions[:1]])))
+            first = next(iter(self.images.batches([self.positions[:1]])))
             self.batch_size = images_at_once(first.shape, first.device)
         plan, truth = self.positions.split(self.batch_size), self.labels.split(self.batch_size)
         with frozen(model), full_precision():
-            for chosen, labels, batch in zip(plan, truth, self.images.stream(plan), strict=True):
+            for chosen, labels, batch in zip(plan, truth, self.images.batches(plan), strict=True):
                 images, labels = batch.float() / 255, labels.to(batch.device)
                 answers.append(model(images).argmax(1))
                 if self.attack is not None:

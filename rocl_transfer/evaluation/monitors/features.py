@@ -22,7 +22,7 @@ def compute_features(model: PixelModel, images: Store, positions: Tensor | None 
     # Without gradient a pass holds little of what it does.
     at_once = batch_size or 2 * images_at_once((model.input_size, model.input_size), device_of(model, torch.device("cpu")))
     with frozen(model), full_precision():
-        return torch.cat([model.features(batch.float() / 255) for batch in images.stream(positions.split(at_once))])
+        return torch.cat([model.features(batch.float() / 255) for batch in images.batches(positions.split(at_once))])
 
 
 def knn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, neighbours: int = 20, temperature: float = 0.07) -> float:

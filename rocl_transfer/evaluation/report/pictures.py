@@ -53,7 +53,7 @@ def choose_pictures(images: Store, results: Results, most: int = MOST) -> Pictur
     chosen = shown(results, most)
     lines = {line["index"]: line for line in results.verdicts}
     samples = torch.tensor(chosen)
-    clean = pixels_of(next(iter(images.stream([samples])))).cpu()
+    clean = pixels_of(next(iter(images.batches([samples])))).cpu()
     labels, before = (torch.tensor([lines[sample][name] for sample in chosen]) for name in ("label", "answer"))
     adversarial, after = clean.clone(), before.clone()
     for row, sample in enumerate(chosen):

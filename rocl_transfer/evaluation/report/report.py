@@ -143,7 +143,7 @@ def measure_corruptions(
     bar = Bar(len(mine), "corruptions", shown=state.is_main_process)
     with full_precision(), frozen(model):
         plan = mine.split(batch_size)
-        for chosen, batch in zip(plan, images.stream(plan), strict=True):
+        for chosen, batch in zip(plan, images.batches(plan), strict=True):
             pixels, truth = pixels_of(batch), labels[chosen.to(labels.device)]
             for row, name in enumerate(CORRUPTIONS):
                 for severity in range(1, 6):
