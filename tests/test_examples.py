@@ -40,7 +40,7 @@ def test_an_example_is_one_screen_of_plain_torch(path):
         assert top != "rocl_transfer" or (len(rest) == 1 and rest[0] in FLOORS), module
 
 
-def test_there_is_one_for_each_use():
+def test_there_is_an_example_for_each_use():
     assert [path.stem for path in SCRIPTS] == ["adversarial_finetuning", "evaluate_any_network", "robustify", "rocl"]
 
 
@@ -56,7 +56,7 @@ def finite(results):
     assert all(0 <= evaluation.accuracy <= 1 and evaluation.n == 48 for evaluation in results.evaluations)
 
 
-def test_rocl(said):
+def test_the_example_of_rocl_runs(said):
     module = example("rocl")
     finite(module.main(epochs=1, most=48))
     text = said()
@@ -76,7 +76,7 @@ def test_rocl_looks_at_no_label_and_leaves_the_backbone_alone_under_its_head(sai
         assert (classifier(images.float() / 255).argmax(1) == labels).float().mean() > 0.5
 
 
-def test_robustify(said):
+def test_the_example_of_robustify_runs(said):
     module = example("robustify")
     before, after = module.main(epochs=2, most=48)
     finite(before)
@@ -96,7 +96,7 @@ def test_robustify_keeps_the_head_and_the_original(said):
     assert not torch.equal(twin.net.conv1.weight, model.net.conv1.weight)
 
 
-def test_adversarial_finetuning(said):
+def test_the_example_of_adversarial_finetuning_runs(said):
     finite(example("adversarial_finetuning").main(epochs=2, most=48))
     assert "robust_accuracy " in said()
 
@@ -111,7 +111,7 @@ def test_adversarial_finetuning_returns_the_running_average(said):
     assert not torch.equal(averaged.net.conv1.weight, model.net.conv1.weight)
 
 
-def test_evaluate_any_network(said):
+def test_the_example_of_evaluating_any_network_runs(said):
     results, flips = example("evaluate_any_network").main(steps=40, most=12, attacks="fast")
     assert [evaluation.name for evaluation in results.evaluations] == ["clean", "apgd-ce", "apgd-t", "autoattack-fast"]
     accuracies = [evaluation.accuracy for evaluation in results.evaluations]

@@ -184,7 +184,7 @@ def numbers(value):
 
 
 @tries(150, 6000)
-def test_options_on_the_command_line(tmp_path, monkeypatch, count):
+def test_fuzzed_options_on_the_command_line_end_in_a_sentence(tmp_path, monkeypatch, count):
     monkeypatch.chdir(tmp_path)
     ends = []
 
@@ -231,7 +231,7 @@ def files():
 
 
 @tries(150, 6000)
-def test_options_in_a_file(tmp_path, monkeypatch, count):
+def test_fuzzed_options_in_a_file_end_in_a_sentence(tmp_path, monkeypatch, count):
     monkeypatch.chdir(tmp_path)
     ends = []
 
@@ -343,7 +343,7 @@ FLAT = st.lists(st.tuples(st.lists(FOLDERS, max_size=3), STEMS, ENDINGS, BYTES),
 
 
 @tries(100, 3000)
-def test_folders_of_images(tmp_path, count):
+def test_fuzzed_folders_of_images_end_in_a_sentence(tmp_path, count):
     ends, numbered = [], iter(range(10**9))
 
     def check(files, needed, size):
@@ -391,7 +391,7 @@ HEADS = st.sampled_from(["file", "image", "label", "labels", "split", "kind", ""
 
 
 @tries(100, 3000)
-def test_tables_of_paths(tmp_path, count):
+def test_fuzzed_tables_of_paths_end_in_a_sentence(tmp_path, count):
     for number, name in enumerate("abc"):
         (tmp_path / f"{name}.png").write_bytes(WHOLE[number])
     os.mkfifo(tmp_path / "pipe")
@@ -435,7 +435,7 @@ ENTRY = st.fixed_dictionaries(
 
 
 @tries(100, 3000)
-def test_files_of_tensors(tmp_path, count):
+def test_fuzzed_files_of_tensors_end_in_a_sentence(tmp_path, count):
     path, ends = tmp_path / "data.safetensors", []
     good = safetensors(
         {
@@ -465,7 +465,7 @@ def test_files_of_tensors(tmp_path, count):
 
 
 @tries(15, 1500)
-def test_parquet(tmp_path, count):
+def test_fuzzed_parquet_ends_in_a_sentence(tmp_path, count):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     picture = st.one_of(
         st.none(), st.fixed_dictionaries({"bytes": st.one_of(st.none(), BYTES), "path": st.sampled_from([None, "a.png", "/dev/zero", "x\ny"])})
@@ -501,7 +501,7 @@ def test_parquet(tmp_path, count):
 
 
 @tries(30, 2000)
-def test_names_of_data_and_models(tmp_path, monkeypatch, count):
+def test_fuzzed_names_of_data_and_models_end_in_a_sentence(tmp_path, monkeypatch, count):
     monkeypatch.chdir(tmp_path)
 
     def check(name):
@@ -558,7 +558,7 @@ INNER = {
 
 
 @tries(80, 2000)
-def test_configurations_of_models(tmp_path, count):
+def test_fuzzed_configurations_of_models_end_in_a_sentence(tmp_path, count):
     folder = shutil.copytree(MODEL, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     ran, data = tmp_path / "ran", load_images("digits")

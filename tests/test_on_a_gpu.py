@@ -33,7 +33,7 @@ def test_without_a_gpu_or_a_task_it_says_so(tmp_path):
 
 
 @pytest.mark.slow
-def test_check_and_train_run_through(tmp_path):
+def test_the_gpu_script_checks_and_trains_to_the_end(tmp_path):
     done = on_a_gpu(tmp_path, "check")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     measured = [json.loads(line)["what"] for line in (tmp_path / "out" / "probe.jsonl").read_text().splitlines()]

@@ -42,7 +42,7 @@ def evil(marker):
     return pickle.dumps(Evil(marker))
 
 
-def test_it_would_run(tmp_path):
+def test_the_evil_pickle_runs_code_when_it_is_unpickled(tmp_path):
     pickle.loads(pickle.dumps(Evil(tmp_path / "ran")))  # noqa: S301 the one that is to be kept out
     assert (tmp_path / "ran").exists()
 
@@ -55,7 +55,7 @@ def saved(evil_object, legacy):
 
 @pytest.mark.parametrize("load", [load_backbone, load_classifier])
 @pytest.mark.parametrize("name", ["model.pt", "model.pth", "pytorch_model.bin", "model.pkl", "model.safetensors"])
-def test_a_file_of_weights(tmp_path, marker, load, name):
+def test_weights_in_a_pickle_are_refused_by_name(tmp_path, marker, load, name):
     path = tmp_path / name
     path.write_bytes(saved(Evil(marker), legacy=False))
     with pytest.raises(UserError, match=r"recipes/convert\.py"):
@@ -63,7 +63,7 @@ def test_a_file_of_weights(tmp_path, marker, load, name):
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
-def test_a_model_folder_with_a_pickle_alone(tmp_path, marker, name):
+def test_a_model_folder_that_holds_only_a_pickle_is_refused(tmp_path, marker, name):
     folder = shutil.copytree(MODEL, tmp_path / "model")
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(saved(Evil(marker), legacy=False))
@@ -73,7 +73,7 @@ def test_a_model_folder_with_a_pickle_alone(tmp_path, marker, name):
 
 @pytest.mark.parametrize("file", ["model.safetensors", "probe.safetensors", "projector.safetensors"])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_pickle_under_the_name_of_safetensors(tmp_path, marker, file, legacy):
+def test_a_pickle_named_safetensors_is_refused(tmp_path, marker, file, legacy):
     folder = shutil.copytree(MODEL, tmp_path / "model")
     (folder / file).write_bytes(saved(Evil(marker), legacy))
     config = json.loads((folder / "config.json").read_text())
@@ -85,14 +85,14 @@ def test_a_pickle_under_the_name_of_safetensors(tmp_path, marker, file, legacy):
 
 
 @pytest.mark.parametrize("name", ["data.pkl", "data.pt", "data.npy", "data.npz", "data.safetensors", "data.csv"])
-def test_a_file_of_data(tmp_path, evil, name, marker):
+def test_a_data_file_that_is_a_pickle_is_refused(tmp_path, evil, name, marker):
     (tmp_path / name).write_bytes(evil)
     with pytest.raises(UserError, match="cannot be read" if name.endswith(("csv", "safetensors")) else "is a pickle, which can run code"):
         load_images(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("name", ["data.pkl", "data.pickle", "train.pt", "data.npy", "train.parquet", "train.arrow"])
-def test_a_folder_of_data(tmp_path, evil, name, marker):
+def test_a_data_folder_that_holds_a_pickle_is_refused(tmp_path, evil, name, marker):
     pytest.importorskip("datasets")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / name).write_bytes(evil)
@@ -101,7 +101,7 @@ def test_a_folder_of_data(tmp_path, evil, name, marker):
         load_images(str(tmp_path / "data"))
 
 
-def test_a_webdataset_with_pickles(tmp_path, evil, marker, noise_image):
+def test_pickles_in_a_webdataset_are_not_unpickled(tmp_path, evil, marker, noise_image):
     pytest.importorskip("datasets")
     (tmp_path / "data").mkdir()
     with tarfile.open(tmp_path / "data" / "train.tar", "w") as shard:
@@ -116,13 +116,13 @@ def test_a_webdataset_with_pickles(tmp_path, evil, marker, noise_image):
         load_images(str(tmp_path / "data"))
 
 
-def test_an_image_that_is_one(class_folder, evil, marker):
+def test_an_image_that_is_a_pickle_counts_as_unreadable(class_folder, evil, marker):
     (class_folder / "b" / "evil.png").write_bytes(evil)
     data, _ = store_splits(load_images(str(class_folder)), ("train", "validation", "test"), torch.device("cpu"), max_unreadable=0.5)
     assert any("evil.png" in line for line in data.unreadable)
 
 
-def test_a_dataset_with_a_script(tmp_path, marker):
+def test_a_datasets_script_is_not_run(tmp_path, marker):
     pytest.importorskip("datasets")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "data.py").write_text(f"import os\nos.mkdir({str(marker)!r})\n")
@@ -130,13 +130,13 @@ def test_a_dataset_with_a_script(tmp_path, marker):
         load_images(str(tmp_path / "data"))
 
 
-def test_a_configuration_with_tags(tmp_path, marker):
+def test_yaml_tags_in_a_configuration_are_refused(tmp_path, marker):
     (tmp_path / "evil.yaml").write_text(f"output_dir: !!python/object/apply:os.mkdir ['{marker}']\n")
     with pytest.raises(UserError, match="python/object"):
         parse(CompareConfig, ["--config", str(tmp_path / "evil.yaml"), "a", "b"])
 
 
-def test_a_checkpoint_that_is_one(tmp_path, marker):
+def test_a_checkpoint_that_is_a_pickle_is_refused(tmp_path, marker):
     folder = tmp_path / "run" / "checkpoints" / "step-1"
     folder.mkdir(parents=True)
     for name in ("objective.safetensors", "optimizer.safetensors", "optimizer.pt"):

@@ -32,7 +32,7 @@ def dangers(source):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_runs_text_or_files(path):
+def test_no_source_file_runs_text_or_pickles(path):
     assert list(dangers(path.read_text(encoding="utf-8"))) == []
 
 
@@ -56,11 +56,11 @@ def test_nothing_runs_text_or_files(path):
         "torch.hub.load(x)",
     ],
 )
-def test_what_is_looked_for_is_found(source):
+def test_each_danger_in_source_is_found(source):
     assert list(dangers(source))
 
 
-def test_what_is_harmless_is_not():
+def test_harmless_source_is_not_called_dangerous():
     assert not list(
         dangers("import pickletools\nmodel.eval()\nre.compile(x)\ntorch.load(x, weights_only=True)\nnp.load(x, allow_pickle=False)\nself.compile(x)")
     )

@@ -136,7 +136,7 @@ def test_whole_numbers_of_any_width_are_labels(door, dtype):
 
 @SOME
 @pytest.mark.parametrize("kind", ["double model", "double images", "half images", "grad mode off"])
-def test_other_floats_are_taken(door, kind):
+def test_float64_and_half_models_and_images_are_accepted(door, kind):
     model = network()
     images, labels = data(model)
     if kind == "double model":
@@ -262,7 +262,7 @@ def test_advice_follows_from_the_cause(door, model, advice, never):
 
 
 @SOME
-def test_a_function_is_no_module(door):
+def test_a_function_in_place_of_a_module_is_refused(door):
     model = network()
     with pytest.raises(UserError, match=r"the model is a function: give a torch\.nn\.Module"):
         door(lambda images: model(images), *data(model))
@@ -359,6 +359,6 @@ def test_a_surrogate_that_writes_into_its_input_changes_nobodys_images():
     assert torch.equal(images, before)
 
 
-def test_the_gate_is_passed_once():
+def test_a_model_that_is_untouched_already_is_not_wrapped_again():
     model = untouched(network())
     assert untouched(model) is model

@@ -237,7 +237,7 @@ slow = pytest.mark.slow
     ("norm", "epsilon", "every"),
     [("linf", 0.1, 3), pytest.param("linf", 0.1, 1, marks=slow), pytest.param("l2", 1.0, 1, marks=slow), pytest.param("l1", 12.0, 1, marks=slow)],
 )
-def test_close_to_the_reference(robust_digits, norm, epsilon, every):
+def test_each_part_of_autoattack_is_close_to_the_reference(robust_digits, norm, epsilon, every):
     """Part by part on all samples, not only on those that stood the part before."""
     model, images, labels = robust_digits[0], *(part[::every] for part in robust_digits[1:])
     seeds, runs = torch.arange(len(images)), torch.zeros(len(images), dtype=torch.long)

@@ -77,7 +77,7 @@ def test_a_path_is_that_of_the_file():
         (["finetune", "--epoch", "3"], "unknown option --epoch; did you mean 'epochs'?"),
     ],
 )
-def test_mistakes_are_one_sentence(words, sentence):
+def test_mistakes_of_the_rocl_command_are_one_sentence(words, sentence):
     done = rocl(*words)
     assert done.returncode == 2
     assert sentence in done.stderr.splitlines()[-1]

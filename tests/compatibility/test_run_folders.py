@@ -26,18 +26,18 @@ def run_folder(request, tmp_path):
     return shutil.copytree(HERE / request.param, tmp_path / "run")
 
 
-def test_there_is_one():
+def test_a_run_folder_of_an_earlier_version_is_kept():
     assert RUNS
 
 
-def test_its_classifier_is_loaded(run_folder):
+def test_the_classifier_of_an_earlier_run_folder_loads(run_folder):
     model = rt.load_classifier(str(run_folder))  # checked against the outputs that were recorded with it
     assert model.class_names == tuple("0123456789")
     with torch.no_grad():
         assert model(torch.rand(2, 3, 16, 16)).shape == (2, 10)
 
 
-def test_an_earlier_run_is_resumed(command, run_folder, tmp_path):
+def test_a_run_of_an_earlier_version_resumes(command, run_folder, tmp_path):
     before = (run_folder / "metrics.jsonl").read_text().splitlines()
     steps = json.loads(before[-1])["step"]
     done = command("finetune.py", "--config", run_folder / "config.yaml", "--output_dir", run_folder, "--max_steps", steps + 1, check=0)
@@ -49,7 +49,7 @@ def test_an_earlier_run_is_resumed(command, run_folder, tmp_path):
     assert json.loads((run_folder / "results.json").read_text())["training"]["steps"] == steps + 1
 
 
-def test_it_is_published(command, run_folder):
+def test_a_run_folder_of_an_earlier_version_can_be_published(command, run_folder):
     done = command("publish.py", "--run", run_folder, "--repo_id", "user/old", "--dry_run", check=0)
     assert "nothing was sent" in done.stderr
 

@@ -157,7 +157,7 @@ def test_mistakes_are_one_sentence_with_the_remedy(words, sentence):
         ('data: {name: "x\\0"}', "a character of code 0"),
     ],
 )
-def test_mistakes_in_a_file(tmp_path, text, sentence):
+def test_mistakes_in_a_configuration_file_are_one_sentence(tmp_path, text, sentence):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(UserError) as caught:
         pretrain("--config", str(tmp_path / "c.yaml"))
@@ -193,7 +193,7 @@ def test_identity_leaves_out_what_may_change_on_a_resume():
 PREDICT = ["--model.name", "runs/probe"]
 
 
-def test_words_without_an_option(tmp_path, capsys):
+def test_positional_words_are_read_and_written(tmp_path, capsys):
     config = parse(PredictConfig, ["a.png", "b", *PREDICT])
     assert config.images == ("a.png", "b")
     assert parse(PredictConfig, [*PREDICT, "--steps", "3", "a.png"]).images == ("a.png",)

@@ -75,7 +75,7 @@ GIVEN = {
 
 
 @pytest.mark.parametrize("case", GIVEN)
-def test_what_is_given_wins(words, case):
+def test_options_that_are_given_win_over_presets(words, case):
     more, read, expected = GIVEN[case]
     assert read(sized(parse(FinetuneConfig, [*words, *more]), 224)) == expected
 
@@ -109,7 +109,7 @@ def test_a_run_from_before_steps_could_fall_keeps_its_share_of_the_radius(words,
     assert sized(parse(FinetuneConfig, [*words, *more, "--overwrite"]), size).attack.falls
 
 
-def test_so_does_a_twin(words, tmp_path):
+def test_a_resumed_robustify_keeps_its_earlier_step_size(words, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     write_options(parse(RobustifyConfig, [*words, "--attack.step_size", "null"]), tmp_path / "run" / "config.yaml")
     assert with_earlier_step(parse(RobustifyConfig, words)).attack.step_size is None

@@ -127,7 +127,7 @@ def test_sound_data_is_stored_as_it_is_and_nothing_random_is_drawn(folder):
 
 
 @both
-def test_too_many_are_a_sentence(damaged, in_memory):
+def test_too_many_unreadable_images_are_one_sentence(damaged, in_memory):
     data = load_images(str(damaged))
     words = r"^3 of 40 images of train \(7\.5%\) cannot be read, such as \S*b/00\.png \(.*\): .* raise --data\.max_unreadable \(now 0\.05\)$"
     with pytest.raises(UserError, match=words):

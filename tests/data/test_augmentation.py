@@ -39,7 +39,7 @@ def test_grey_is_torchvisions():
     torch.testing.assert_close(_grey(pictures()), VF.rgb_to_grayscale(pictures()), atol=1e-5, rtol=0)
 
 
-def test_doing_nothing_is_the_identity():
+def test_views_without_any_transformation_are_the_images():
     assert torch.equal(Augmentation(**NOTHING)(pictures(), generators([1], "views")), pictures())
 
 

@@ -27,7 +27,7 @@ def test_processes_share_what_one_would_do(num_images, group, groups_a_process, 
     assert len(seen.unique()) == len(seen) >= num_images - 2 * groups_a_process * world
 
 
-def test_the_papers_epoch():
+def test_an_epoch_of_the_paper_has_98_steps():
     for sampler in (Sampler(50_000, 512, 0, 256), Sampler(50_000, 256, 0, None, 1, 2)):
         batches = list(sampler.epoch(3))
         assert len(batches) == sampler.steps_per_epoch == 98

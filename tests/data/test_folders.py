@@ -231,7 +231,7 @@ def test_a_split_folder_without_images_is_refused_by_name(splits):
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
-def test_a_lone_folder_to_evaluate_on(splits, split):
+def test_a_folder_with_one_split_alone_can_be_evaluated_on(splits, split):
     shutil.rmtree(splits / "train")
     (splits / "test").rename(splits / split)
     data = load_images(str(splits), train_needed=False)

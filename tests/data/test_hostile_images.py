@@ -155,7 +155,7 @@ def test_no_program_is_run_for_postscript(folder, tmp_path, monkeypatch):
     assert (tmp_path / "ran").exists()
 
 
-def test_names_of_every_kind(folder, noise_image):
+def test_files_with_odd_names_are_read_and_named(folder, noise_image):
     for number, name in enumerate(ODD_NAMES):
         noise_image(100 + 2 * number).save(folder / "train" / "b" / name)
         (folder / "train" / "b" / f"broken {name}").write_text("no image")
@@ -207,7 +207,7 @@ def test_folders_deeper_than_functions_may_call_each_other(tmp_path):
         sys.setrecursionlimit(limit)
 
 
-def test_loops_pipes_and_devices(folder, tmp_path):
+def test_links_in_loops_pipes_and_devices_are_not_opened(folder, tmp_path):
     place = folder / "train" / "b"
     (place / "loop").symlink_to(folder / "train")
     (place / "self").symlink_to("self")

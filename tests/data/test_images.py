@@ -28,7 +28,7 @@ def test_cuts_are_stratified_disjoint_and_repeat(labels, fraction, seed):
     assert all(np.array_equal(a, b) for a, b in zip((kept, held), stratified_cut(labels, len(labels), fraction, seed), strict=True))
 
 
-def test_digits():
+def test_the_bundled_digits_are_split_and_named():
     data = load_images("digits")
     assert (len(data.train), len(data.validation), len(data.test)) == (1293, 144, 360)
     assert data.class_names == tuple("0123456789")
@@ -85,7 +85,7 @@ def test_the_short_name_can_be_part_of_a_repositorys_name(class_folder, title, s
     assert data.short_name == short
 
 
-def test_split_folders(tmp_path, noise_image):
+def test_a_folder_per_split_is_read_as_its_splits(tmp_path, noise_image):
     for split, n in (("train", 6), ("val", 2), ("test", 4)):
         for label in ("cat", "dog"):
             folder = tmp_path / split / label

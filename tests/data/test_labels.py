@@ -47,7 +47,7 @@ def write_csv(folder, labels):
         (["Ölkanne", "kettle"], ("kettle", "Ölkanne")),
     ],
 )
-def test_csv_labels(tmp_path, labels, names):
+def test_labels_of_a_csv_become_class_names(tmp_path, labels, names):
     path, kinds = write_csv(tmp_path, labels * 6)
     data = load_images(path, validation_fraction=0)
     assert data.class_names == names
@@ -77,7 +77,7 @@ def test_fractions_are_no_classes(tmp_path, labels):
         ("float64", [1.0, None], None),
     ],
 )
-def test_parquet_labels(tmp_path, kind, labels, names, monkeypatch):
+def test_labels_of_parquet_become_class_names(tmp_path, kind, labels, names, monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "p").mkdir()
@@ -104,7 +104,7 @@ def write_classes(folder, sizes):
 
 
 @pytest.mark.parametrize("sizes", [[5] * 300, [500, 1], [1, 500, 7], [3, 3]], ids=["300 classes", "500 to 1", "three unlike", "two small ones"])
-def test_many_and_unbalanced_classes(tmp_path, sizes):
+def test_many_and_unbalanced_classes_reach_every_split(tmp_path, sizes):
     data = load_images(write_classes(tmp_path / "data", sizes))
     assert len(data.class_names) == len(sizes)
     data, stores = store_splits(data, ("train", "validation", "test"), CPU)

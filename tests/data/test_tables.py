@@ -71,7 +71,7 @@ GOOD = {
 @pytest.mark.parametrize("kind", GOOD)
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_every_dialect(folder, kind, newline, encoding):
+def test_a_csv_of_any_dialect_and_encoding_is_read(folder, kind, newline, encoding):
     lines, options = GOOD[kind]
     data = opened(folder, lines, encoding, newline, **options)
     assert data.class_names == ("c0", "c1")

@@ -69,7 +69,7 @@ def said(data, words):
         ("float32", 7, 7, (0, 255)),
     ],
 )
-def test_one_range_is_found(tmp_path, kind, low, high, expected):
+def test_the_value_range_of_deep_images_is_found(tmp_path, kind, low, high, expected):
     make = lambda number, split: pattern(number, low, high).astype(kind)  # noqa: E731
     data, pixels = read(folder_of(tmp_path, make, extension="tif"))
     name = "floats" if kind == "float32" else "integers"

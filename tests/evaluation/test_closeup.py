@@ -29,7 +29,7 @@ def digit():
     return pixels.repeat_interleave(2, 0).repeat_interleave(2, 1).expand(3, 16, 16).contiguous()
 
 
-def test_it_shows_what_pgd_finds(model, digit):
+def test_a_close_up_shows_what_pgd_finds(model, digit):
     seen = close_up(model, digit, epsilon=0.2, steps=10, seed=3)
     clean = digit[None] / 255
     label = model(clean).argmax(1)

@@ -52,7 +52,7 @@ def test_the_interval_is_what_a_score_test_does_not_reject(counts):
     assert likeliest_score(second, first, n, high) == pytest.approx(-Z95, rel=2e-3)
 
 
-def test_edges_of_the_interval():
+def test_tango_intervals_at_the_edges():
     n = 100
     assert tango_interval(0, 0, n) == pytest.approx((-(Z95**2) / (n + Z95**2), Z95**2 / (n + Z95**2)), abs=1e-12)
     assert tango_interval(0, 12, 12)[1] == 1
@@ -79,7 +79,7 @@ def test_the_interval_is_the_bootstraps_where_samples_are_many():
 
 
 @pytest.mark.parametrize(("first", "second"), [(0.05, 0.05), (0.02, 0.08), (0.005, 0.005), (0.3, 0.1)])
-def test_coverage_simulated(first, second):
+def test_tango_intervals_cover_95_percent_of_simulated_pairs(first, second):
     """Of 95 %, give or take four standard errors of the simulation and the method's own small error."""
     draws = np.random.default_rng(1).multinomial(360, [first, second, 1 - first - second], 4000)
     tables, times = np.unique(draws[:, :2], axis=0, return_counts=True)
@@ -91,7 +91,7 @@ def within(value, interval):
     return interval[0] <= value <= interval[1]
 
 
-def test_coverage_enumerated():
+def test_tango_intervals_cover_95_percent_of_every_table_of_30():
     """Every table of 30 samples: 95 % on average, and never far below."""
     n = 30
     tables = [(a, b, n - a - b) for a in range(n + 1) for b in range(n + 1 - a)]
@@ -111,7 +111,7 @@ def exact_p(first, second):
     return min(Fraction(1), 2 * sum(Fraction(math.comb(n, k), 2**n) for k in range(min(first, second) + 1)))
 
 
-def test_p_is_the_binomial_sum():
+def test_mcnemars_p_is_the_exact_binomial_sum():
     for first, second in itertools.product(range(31), repeat=2):
         assert mcnemar_p(first, second) == pytest.approx(float(exact_p(first, second)), rel=1e-11)
     assert mcnemar_p(1, 7) == pytest.approx(0.0703125)  # 18 / 256; Bentur's table in Fagerland, Lydersen and Laake 2013
@@ -119,7 +119,7 @@ def test_p_is_the_binomial_sum():
     assert mcnemar_p(0, 0) == 1
 
 
-def test_p_of_many_samples():
+def test_mcnemars_p_holds_for_a_million_samples():
     assert mcnemar_p(0, 1000) == pytest.approx(2.0**-999, rel=1e-9)
     assert mcnemar_p(400, 600) == pytest.approx(float(exact_p(400, 600)), rel=1e-9)
     assert mcnemar_p(0, 1_000_000) == 0
@@ -129,7 +129,7 @@ def test_p_of_many_samples():
     assert mcnemar_p(499_000, 501_000) == pytest.approx(math.erfc((1000 - 0.5) / 500 / math.sqrt(2)), rel=1e-5)
 
 
-def test_p_against_scipy():
+def test_mcnemars_p_equals_scipys():
     stats = pytest.importorskip("scipy.stats")
     for first, second in ((3, 17), (480, 520), (49_700, 50_300), (499_000, 501_000), (495_000, 505_000), (100, 3000)):
         assert mcnemar_p(first, second) == pytest.approx(stats.binomtest(first, first + second).pvalue, rel=1e-6)
@@ -168,7 +168,7 @@ def make_run(folder, verdicts, *, labels=None, index=None, sha="a", evaluations=
     return folder
 
 
-def test_a_comparison_by_hand(tmp_path):
+def test_a_comparison_of_ten_samples_equals_the_one_by_hand(tmp_path):
     one = make_run(tmp_path / "one", {"clean": "1111100000", "pgd-20 linf 0.1": "1000000000"}, more={"broken_by": "apgd-t", "margin": -0.1})
     two = make_run(tmp_path / "two", {"pgd-20 linf 0.1": "0111111111", "clean": "0111110000"}, sha="b", more={"sure": None})
     comparison = compare([read_run(one), read_run(two)])
@@ -225,7 +225,7 @@ def test_samples_that_only_some_runs_have(tmp_path):
     assert comparison.notes[1] == "B: 1 of 4 samples is left out, for not every run has them"
 
 
-def test_notes(tmp_path):
+def test_a_comparison_notes_what_differs_between_the_runs(tmp_path):
     def entry(**changed):
         return {"name": "pgd-20", "norm": "linf", "epsilon": 8 / 255, "step_size": 0.003, "accuracy": 0.5, "n": 4, "seconds": 1, **changed}
 
@@ -298,14 +298,14 @@ def test_damaged_verdicts_are_named_with_their_line(tmp_path, damage):
 @pytest.mark.parametrize(
     "text", ["{", "[]", '"x"', "{}", '{"model": {}, "dataset": {"name": "d"}, "evaluations": []}', '{"model": 1, "dataset": 2, "evaluations": 3}']
 )
-def test_a_damaged_record(tmp_path, text):
+def test_a_record_that_cannot_be_read_is_refused(tmp_path, text):
     folder = make_run(tmp_path / "run", {"clean": "11"})
     (folder / "results.json").write_text(text)
     with pytest.raises(UserError, match="results.json cannot be read as the record of an evaluation"):
         read_run(folder)
 
 
-def test_bytes_that_are_no_text(tmp_path):
+def test_verdicts_that_are_no_text_are_refused(tmp_path):
     folder = make_run(tmp_path / "run", {"clean": "11"})
     (folder / "verdicts.jsonl").write_bytes(b"\xff\xfe\n")
     with pytest.raises(UserError, match="line 1, is not a JSON object"):

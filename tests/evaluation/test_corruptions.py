@@ -138,7 +138,7 @@ def test_gaussian_noise_has_the_published_std_at_both_anchors_and_the_geometric_
     assert noise.mean().item() == pytest.approx(0, abs=0.03 * std)
 
 
-def test_the_shorter_side_decides():
+def test_a_corruptions_strength_follows_the_shorter_side():
     image = torch.full((1, 3, 32, 224), 0.5)
     assert corrupt(image, "gaussian_noise", 1, [0]).std().item() == pytest.approx(0.04, rel=0.03)
 
@@ -318,7 +318,7 @@ def test_a_seed_means_the_same_on_the_gpu(name):
         ({"images": torch.rand(0, 3, 8, 8), "seeds": []}, "at least one"),
     ],
 )
-def test_bad_calls_are_one_sentence(change, sentence):
+def test_bad_calls_of_corrupt_are_one_sentence(change, sentence):
     call = {"images": torch.rand(2, 3, 8, 8), "name": "fog", "severity": 1, "seeds": [1, 2], **change}
     with pytest.raises(UserError, match=sentence):
         corrupt(**call)

@@ -83,7 +83,7 @@ def test_robust_accuracy_that_one_answer_would_have():
     assert doubts(said(labels, clean, 10, **{"pgd-20 linf 0.03": np.arange(400) < 200, "pgd-20 linf 0.1": none})) == []  # 0 % needs no sentence
 
 
-def test_an_ensemble_that_breaks_nothing():
+def test_an_ensemble_that_breaks_no_sample_is_doubted():
     labels = np.arange(48) % 2
     (sentence,) = doubts(said(labels, labels, 2, **{"apgd-ce linf 0.03": labels >= 0, "autoattack-fast linf 0.03": labels >= 0}))
     assert sentence.startswith("nothing broke one of the 48 right answers (2 attacks, autoattack-fast linf 0.03 the last)")
@@ -96,7 +96,7 @@ def test_of_older_verdicts_the_answers_are_not_known():
     assert sentence.startswith("clean accuracy is not above guessing: 50.00 %")
 
 
-def test_against_the_start():
+def test_a_training_no_better_than_its_start_is_doubted():
     start = {"watched": "validation", "validation_accuracy": 0.6, "validation_robust_accuracy": 0.4}
     best = {"validation_accuracy": 0.55, "validation_robust_accuracy": 0.4}
     (sentence,) = against_the_start(start, {"best": best})

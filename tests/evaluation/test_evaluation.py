@@ -77,7 +77,7 @@ def test_pixels_outside_the_unit_range_are_refused(images):
         evaluate(Half(), images, torch.zeros(2, dtype=torch.long))
 
 
-def test_bad_calls_are_one_sentence():
+def test_bad_calls_of_evaluate_are_one_sentence():
     images, labels = grey_levels()
     with pytest.raises(UserError, match="one label per image"):
         evaluate(Half(), images, labels[:-1])
@@ -87,7 +87,7 @@ def test_bad_calls_are_one_sentence():
         evaluate(Half(), images, labels, attacks="papers")
 
 
-def test_unless_told_otherwise_it_is_autoattack():
+def test_evaluate_runs_autoattack_by_default():
     images, labels = grey_levels()
     results = evaluate(Half(), images, labels, epsilon=0.07)
     assert results["autoattack"].accuracy == pytest.approx(2 / 6)
@@ -109,7 +109,7 @@ def test_the_key_of_an_attack_is_in_every_verdict():
     assert all(attack_key(attack) in line for line in evaluate(Half(), images, labels, attacks=attack).verdicts)
 
 
-def test_record(tmp_path):
+def test_the_record_of_an_evaluation_holds_its_conditions(tmp_path):
     images, labels = grey_levels()
     results = evaluate(Half(), images, labels, attacks="paper", epsilon=0.07)
     results.write(tmp_path, model={"name": "half", "sha256": "0"}, dataset={"name": "grey"}, training={}, config={"a": 1})

@@ -95,7 +95,7 @@ def test_one_image_is_looked_at_beside_strangers():
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16 inside", "convolutions", "one at a time"])
-def test_rounding_is_no_dependence(kind):
+def test_rounding_is_not_taken_for_dependence_on_other_images(kind):
     torch.manual_seed(0)
     images, labels = data()
     model = {
@@ -196,13 +196,13 @@ class Rounded(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("offset", [1e6, 1e7, -1e8, 1e9])
-def test_offsets_of_other_sizes(offset):
+def test_logits_with_a_huge_offset_are_found_coarse(offset):
     images, labels = data()
     assert inspect_model(Around(linear(), after=lambda y, x: y + offset), images, labels * 0).coarse
 
 
 @pytest.mark.parametrize("offset", [0, 1e2, 1e3])
-def test_offsets_that_do_no_harm(offset):
+def test_logits_with_a_small_offset_are_not_found_coarse(offset):
     images, labels = data()
     seen = inspect_model(Around(linear(), after=lambda y, x: y + offset), images, labels)
     assert (seen.coarse, seen.warnings) == (False, ())

@@ -63,7 +63,7 @@ def test_a_plane_is_as_far_as_geometry_says(norm, steps, upper):
 
 
 @pytest.mark.parametrize("precision", [0.25, 1 / 128])
-def test_precision(precision):
+def test_the_smallest_epsilon_is_as_precise_as_asked(precision):
     plane, images = near_grey()
     found = smallest_epsilon(plane, images, plane(images).argmax(1), precision=precision)
     ratio = found / plane.distance(images, "linf")
@@ -145,7 +145,7 @@ def test_in_eval_mode_and_left_as_it_came():
         ({"batch_size": 0}, "batch_size is 0: give 1 or more"),
     ],
 )
-def test_bad_calls_are_one_sentence(change, sentence):
+def test_bad_calls_of_smallest_epsilon_are_one_sentence(change, sentence):
     call = {"images": torch.rand(2, 3, 4, 4), "labels": torch.ones(2, dtype=torch.long), **change}
     with pytest.raises(UserError, match=sentence):
         smallest_epsilon(Constant(), **call)

@@ -43,7 +43,7 @@ HONEST = Evidence(
         ("answers are not random", {"inspection": Inspection((), True, 0.0, 10)}),
     ],
 )
-def test_each_sign_is_seen_alone(sign, changed):
+def test_each_sign_of_masking_fails_exactly_one_check(sign, changed):
     assert verdict(masking_checks(HONEST)) == "not masked"
     failed = [check.name for check in masking_checks(replace(HONEST, **changed)) if not check.passed]
     assert len(failed) == 1
@@ -60,7 +60,7 @@ def test_each_sign_is_seen_alone(sign, changed):
         ([0.7, 0.71, 0.1], False),
     ],
 )
-def test_a_curve_that_stays_is_no_pass(curve, passed):
+def test_a_robustness_curve_that_does_not_fall_fails_the_check(curve, passed):
     radii = (0.0075, 0.03, 0.12)
     checks = masking_checks(replace(HONEST, curve=[entry("pgd-20", a, e) for a, e in zip(curve, radii, strict=True)]))
     assert [check.passed for check in checks if check.name == "accuracy falls with epsilon"] == [passed]
@@ -139,14 +139,14 @@ def masking_of(model, images, labels):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mask", [Scaled, Quantised, Noisy])
-def test_planted_masks_are_called_masked(digits, mask):
+def test_a_model_with_planted_gradient_masking_is_called_masked(digits, mask):
     model, images, labels = digits
     _, report = masking_of(mask(model), images[::12], labels[::12])
     assert report["masking"]["verdict"] == "masked"
 
 
 @pytest.mark.slow
-def test_an_honest_model_is_not(digits):
+def test_an_honest_model_is_not_called_masked(digits):
     model, images, labels = digits
     results, report = masking_of(model, images[::6], labels[::6])
     assert report["masking"]["verdict"] == "not masked", [c for c in report["masking"]["checks"] if not c["passed"]]

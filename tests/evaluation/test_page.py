@@ -149,7 +149,7 @@ def test_nothing_from_the_files_is_markup(tmp_path, plots):
     assert "✗ 7" in page.sections["pictures"]  # a class without a name
 
 
-def test_the_numbers_are_the_records(tmp_path, plots):
+def test_the_numbers_of_a_page_are_those_of_the_record(tmp_path, plots):
     sections = Page(write(tmp_path, full_report())).sections
     shown = {
         "head": ["87.50", "50.00", "78.75\u2009\u2013\u200988.75", "autoattack (standard), linf, ε = 0.1", "suspect", "1 of 3", "a <i>warning</i>"],
@@ -170,7 +170,7 @@ def test_the_numbers_are_the_records(tmp_path, plots):
     assert "not shown: 1" in sections["classes"]
 
 
-def test_what_is_missing_reads_not_evaluated(tmp_path):
+def test_a_page_of_an_empty_record_reads_not_evaluated(tmp_path):
     (tmp_path / "results.json").write_text('{"model": {"name": "m"}, "dataset": {"name": "d"}, "evaluations": []}')
     sections = Page(render_page(tmp_path).read_text()).sections
     assert sections.pop("head").count("not evaluated") == 4  # n, both accuracies, masking
@@ -179,7 +179,7 @@ def test_what_is_missing_reads_not_evaluated(tmp_path):
     assert len(sections) == 8
 
 
-def test_each_part_may_be_missing(tmp_path, monkeypatch):
+def test_a_page_without_one_part_of_the_report_says_not_evaluated(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "find_spec", lambda name: None)
     whole = write(tmp_path, full_report()).count("not evaluated")
     for key in set(full_report()) - {"headline", "worst_class", "curve_attack", "expected_to"}:

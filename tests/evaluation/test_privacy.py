@@ -26,7 +26,7 @@ def test_a_local_path_is_shortened_to_its_name(name):
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_other_names_stay(name):
+def test_names_that_are_no_local_paths_stay(name):
     assert shorten(name) == name
     assert scrub([name]) == [name]
 
@@ -38,7 +38,7 @@ def test_a_folder_without_a_name_of_its_own_is_looked_up(tmp_path, monkeypatch):
     assert shorten("/") == "local"
 
 
-def test_paths_in_sentences(tmp_path):
+def test_local_paths_in_sentences_are_shortened(tmp_path):
     folder = tmp_path / "my photos"
     said = scrub(
         [
@@ -67,7 +67,7 @@ def test_class_names_stay_whatever_they_are():
 @pytest.mark.parametrize(
     "text", ["data:\n  name: /home/ada/photos\n", "see `~/x/y`", "['/scratch/u/net']", "C:\\Users\\ada", "file:///home/ada/x", "(/data/x/y.jpg)"]
 )
-def test_what_is_left_is_found(text):
+def test_a_local_path_that_is_left_in_a_text_is_found(text):
     assert revealed(text) is not None
 
 

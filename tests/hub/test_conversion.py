@@ -208,7 +208,7 @@ def same(model, images, expected):
 
 
 @pytest.mark.parametrize(("form", "name"), [(R18, "resnet18_cifar"), (R50, "resnet50_cifar")])
-def test_rocl(tmp_path, form, name):
+def test_a_checkpoint_of_rocl_converts(tmp_path, form, name):
     net = shake(Kuangliu(**form))
     conversion, model, facts = exported(rocl_file(net), tmp_path)
     assert (model.architecture, model.input_size, model.mean, model.std) == (name, 32, (0, 0, 0), (1, 1, 1))
@@ -308,7 +308,7 @@ def test_madrylab_imagenet(tmp_path):
 
 
 @pytest.mark.parametrize(("part", "classes"), [("backbone", 10), ("encoder", 100)])
-def test_solo_learn(tmp_path, part, classes):
+def test_a_checkpoint_of_solo_learn_converts(tmp_path, part, classes):
     net, classifier, projector = solo(1), nn.Linear(512, classes), nn.Sequential(nn.Linear(512, 2048), nn.ReLU(), nn.Linear(2048, 128))
     parts = {part: net, "classifier": classifier, "projector": projector, f"momentum_{part}": solo(2), "momentum_projector": projector}
     state = {f"{place}.{name}": tensor for place, module in parts.items() for name, tensor in module.state_dict().items()}
@@ -366,7 +366,7 @@ def test_robustbench_with_its_normalisation_in_buffers(tmp_path):
     assert (facts["family"], facts["copy"]) == ("robustbench", "last")
 
 
-def test_robustbench_wrapped(tmp_path):
+def test_a_wrapped_model_of_robustbench_converts(tmp_path):
     net = shake(torchvision.models.resnet18(num_classes=5))
     state = {"normalize.mean": torch.tensor(IMAGENET[0]).view(1, 3, 1, 1), "normalize.std": torch.tensor(IMAGENET[1]).view(1, 3, 1, 1)}
     content = {"mean": torch.zeros(3), "std": torch.ones(3), "state_dict": {**state, **prefixed("model.", net.state_dict())}}
@@ -376,7 +376,7 @@ def test_robustbench_wrapped(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "size"), [("resnet18", None), ("resnext50_32x4d", 64)])
-def test_torchvision(tmp_path, name, size):
+def test_weights_of_torchvision_convert(tmp_path, name, size):
     net = shake(getattr(torchvision.models, name)(num_classes=6))
     images = torch.rand(1, 3, 64, 64)
     _, model, facts = exported(net.state_dict(), tmp_path, ConversionOptions(image_size=size))
@@ -410,7 +410,7 @@ def test_prefixes_counters_half_precision_and_safetensors(tmp_path, wrapping):
     assert next(model.parameters()).dtype == torch.float32
 
 
-def test_averaged_copies(tmp_path):
+def test_the_averaged_copy_of_a_checkpoint_is_preferred(tmp_path):
     trained, averaged = shake(Kuangliu(classes=4), 1), shake(Kuangliu(classes=4), 2)
     content = {"state_dict": trained.state_dict(), "state_dict_ema": {"n_averaged": torch.tensor(9), **prefixed("module.", averaged.state_dict())}}
     _, model, facts = exported(content, tmp_path)
@@ -503,7 +503,7 @@ def test_what_a_library_allowed_is_not_allowed_here(tmp_path):
     assert set(torch.serialization.get_safe_globals()) == set(before)
 
 
-def test_the_remedy_works(tmp_path):
+def test_the_code_that_a_refusal_proposes_makes_the_file_convertible(tmp_path):
     net = shake(Kuangliu())
     torch.save({"model": net.state_dict(), "args": Marker("nowhere/at/all"), "best": 1}, tmp_path / "c.pt")
     with pytest.raises(UserError, match=r"is refused.*python -c") as caught:

@@ -63,7 +63,7 @@ def closeup(flips=0.0105, after=0.1, names=("a", "b")):
     return Closeup(names, torch.tensor([0.0, 0.1]), probabilities, image, image + 0.1, flips, 64 / 255)
 
 
-def test_words():
+def test_the_demo_says_in_words_what_a_close_up_found():
     text = demo.words(closeup(), Settings())
     assert "**a** (90.0 %) becomes **b** (90.0 %)" in text
     assert "**2.7/255** (linf, PGD-20" in text

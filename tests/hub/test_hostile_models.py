@@ -43,7 +43,7 @@ def change(folder, inside=None, **more):
         (["x"], "has model_args without names"),
     ],
 )
-def test_foreign_arguments(folder, arguments, sentence):
+def test_arguments_that_are_no_architectures_are_refused(folder, arguments, sentence):
     change(folder, model_args=arguments)
     for load in (load_classifier, load_backbone):
         with pytest.raises(UserError, match=sentence):
@@ -53,7 +53,7 @@ def test_foreign_arguments(folder, arguments, sentence):
 @pytest.mark.parametrize(
     "name", ["../../etc/passwd", "hf-hub:user/x", "local-dir:/", "os.system", "torchvision.models.resnet18", "", "resnet8_cifar/../x"]
 )
-def test_architectures_that_are_places(folder, name):
+def test_an_architecture_that_is_a_path_is_refused(folder, name):
     change(folder, architecture=name)
     with pytest.raises(UserError, match="which neither timm .* nor this package knows"):
         load_classifier(str(folder))
@@ -72,7 +72,7 @@ def test_architectures_that_are_places(folder, name):
         ("rocl_transfer", {"trained_on": 3}, "names no data and cut"),
     ],
 )
-def test_values_that_are_none(folder, inside, more, sentence):
+def test_values_of_a_configuration_that_make_no_sense_are_refused(folder, inside, more, sentence):
     change(folder, inside, **more)
     for use in (load_classifier, find):
         with pytest.raises(UserError, match=sentence):
@@ -147,7 +147,7 @@ def overflow(header, body):
 
 @pytest.mark.parametrize("harm", [overlap, beyond, hole, wrong_length, overflow])
 @pytest.mark.parametrize("file", ["model.safetensors", "data.safetensors"])
-def test_headers_of_safetensors(folder, tmp_path, harm, file):
+def test_harmed_headers_of_safetensors_are_refused(folder, tmp_path, harm, file):
     header, body = harm(*header_of(folder / "model.safetensors"))
     text = json.dumps(header).encode()
     (folder / file).write_bytes(struct.pack("<Q", len(text)) + text + body)
@@ -158,7 +158,7 @@ def test_headers_of_safetensors(folder, tmp_path, harm, file):
 
 @pytest.mark.parametrize("length", [0, 100_000_001, 2**40, 2**64 - 1])
 @pytest.mark.parametrize("file", ["model.safetensors", "data.safetensors"])
-def test_lengths_of_headers(folder, length, file):
+def test_safetensors_headers_of_false_lengths_are_refused(folder, length, file):
     """A header of more than 100 MB is not read, whether it is there (as a hole in the file) or only said to be."""
     with (folder / file).open("wb") as out:
         out.write(struct.pack("<Q", length))

@@ -142,7 +142,7 @@ def test_another_image_size_is_taken_where_the_network_can(tmp_path):
         load_backbone(str(tmp_path / "test_vit"), 48)
 
 
-def test_foreign_configs(tmp_path):
+def test_configurations_of_other_layouts_load(tmp_path):
     model = trained("test_resnet")
     export(model, tmp_path)
     (tmp_path / "probe.safetensors").unlink()
@@ -239,7 +239,7 @@ def test_the_pipeline_of_transformers_gives_the_same(tmp_path):
     assert {answer["label"]: answer["score"] for answer in answers} == pytest.approx(expected, abs=1e-5)
 
 
-def test_damage_is_noticed(tmp_path):
+def test_damaged_weights_are_refused(tmp_path):
     export(trained("resnet8_cifar"), tmp_path)
     weights = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])

@@ -135,7 +135,7 @@ def test_published_and_loaded_by_others(hub, user):
     assert "has the tag v1 on another commit" in user("send(tag='v1')")
 
 
-def test_who_may_not(hub, user):
+def test_who_may_not_publish_gets_a_sentence(hub, user):
     user("send()")
     before = hub.files("user/digits")
     sentences = {

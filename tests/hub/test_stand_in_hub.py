@@ -156,7 +156,7 @@ def test_the_cache_serves_offline_and_when_the_hub_is_down(hub, child):
     assert (notes["one"], notes["other"][0]) == (files, "LocalEntryNotFoundError")
 
 
-def test_faults_of_downloads(hub, child):
+def test_what_the_client_does_at_faults_of_downloads(hub, child):
     """Pins what the client does, so that our own code is written for it: another version may differ."""
     of_the_body = ["cut", "lost", "flipped", "shortened", "slow"]
     of_a_status = ["get-500", "get-429", "head-500", "head-401", "head-403", "head-404"]
@@ -198,7 +198,7 @@ def test_faults_of_downloads(hub, child):
     assert notes["flipped bytes"][0] != files["flipped.bin"].hex()
 
 
-def test_faults_of_uploads(hub, child):
+def test_what_the_client_does_at_faults_of_uploads(hub, child):
     """As above. Each repository has its own fault; a commit is whole or absent in each of them."""
     faults = {
         "fine": None, "preupload-500": Fault("status", "/preupload/"), "commit-500": Fault("status", "/commit/"),
@@ -324,7 +324,7 @@ def test_datasets_loads_from_it(hub, child):
     assert notes["old rows refused"][0] == [0, 1, 2, 3, 4]
 
 
-def test_ranges(hub):
+def test_the_stand_in_hub_answers_ranges(hub):
     hub.add_repo("user/m", {"a.txt": b"0123456789"})
 
     def get(wanted):
@@ -341,6 +341,6 @@ def test_ranges(hub):
 
 
 @pytest.mark.parametrize("n", range(9))
-def test_grouped_bytes(n):
+def test_bytes_grouped_by_four_are_ungrouped(n):
     data = bytes(range(n))
     assert _ungroup(b"".join(data[i::4] for i in range(4))) == data

@@ -24,7 +24,7 @@ def training(model):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_parts_of_every_family(name):
+def test_what_trains_of_every_family_grows_from_head_to_all(name):
     model = classifier(name)
     assert family(model.net) == FAMILIES[name]
     head = {n for n, p in model.net.named_parameters() if any(p is q for q in model.head.parameters())}

@@ -47,7 +47,7 @@ def climbed(monkeypatch):
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_n_fgsm(climbed, name):
+def test_n_fgsm_starts_from_twice_the_ball_and_never_projects(climbed, name):
     objective = TRAININGS[name](AttackOptions(kind="nfgsm", epsilon=EPSILON, steps=7))
     objective.begin_step(3, 10)
     assert torch.isfinite(objective(BATCH)["loss"])
@@ -57,7 +57,7 @@ def test_n_fgsm(climbed, name):
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_steps_that_grow(climbed, name):
+def test_an_attacks_steps_grow_over_the_training(climbed, name):
     objective = TRAININGS[name](AttackOptions(epsilon=EPSILON, steps=3, first_steps=1))
     for step in range(6):
         objective.begin_step(step, 6)

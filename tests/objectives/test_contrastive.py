@@ -33,13 +33,13 @@ def oracle(z, temperature):
     ("rows", "views", "value", "tolerance"),
     [(8, 2, 2.0551084, 1e-5), (512, 2, 5.4513491, 1e-5), (12, 3, 6.7992701, 1e-5), (768, 3, 12.4043420, 1e-4)],
 )
-def test_golden_values(rows, views, value, tolerance):
+def test_nt_xent_has_its_golden_values(rows, views, value, tolerance):
     z = golden(rows).view(views, -1, 128)
     assert nt_xent(z, z, 0.5).item() == pytest.approx(value, abs=tolerance)
 
 
 @pytest.mark.parametrize(("views", "n", "value"), [(2, 256, 6.23637), (3, 512, 14.67257)])
-def test_equal_similarities(views, n, value):
+def test_nt_xent_of_equal_similarities_is_the_logarithm_of_their_number(views, n, value):
     z = F.normalize(torch.ones(views, n, 128), dim=-1)
     assert nt_xent(z, z, 0.5).item() == pytest.approx((views - 1) * math.log(views * n - 1), abs=1e-5)
     assert nt_xent(z, z, 0.5).item() == pytest.approx(value, abs=2e-5)
@@ -47,7 +47,7 @@ def test_equal_similarities(views, n, value):
 
 @pytest.mark.parametrize(("views", "n"), [(2, 1), (2, 5), (3, 4), (4, 3)])
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
-def test_against_the_formula_term_by_term(views, n, temperature):
+def test_nt_xent_equals_the_formula_term_by_term(views, n, temperature):
     z = random_views(views, n)
     assert nt_xent(z, z, temperature).item() == pytest.approx(oracle(z, temperature), rel=1e-5)
 

@@ -46,7 +46,7 @@ def batch(n=6, seeds=(3,), size=32):
     return Batch(images, None, seeds)
 
 
-def test_golden_values():
+def test_distances_of_features_have_their_golden_values():
     assert squared(ADVERSARIAL, TEACHER).mean().item() == pytest.approx(2.5502337783, abs=1e-9)
     assert cosine(ADVERSARIAL, TEACHER).mean().item() == pytest.approx(0.0199143190, abs=1e-9)
     assert TEACHER[0].square().sum(1).mean().item() == pytest.approx(63.9844689912, abs=1e-9)

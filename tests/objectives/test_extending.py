@@ -21,18 +21,18 @@ def words(tmp_path):
     return help_, train
 
 
-def test_it_has_40_lines():
+def test_the_example_of_a_new_objective_is_short():
     assert len([line for line in CODE.splitlines() if line.strip()]) <= 45
 
 
-def test_its_options_are_in_the_help(command, words):
+def test_the_options_of_a_new_objective_are_in_the_help(command, words):
     shown = " ".join(command("pretrain.py", *words[0], check=0).stdout.split())
     assert "--objective.redundancy REDUNDANCY Weight of the off-diagonal terms." in shown
     assert "--objective.attack.epsilon" in shown
     assert "shared_regularizer" not in shown
 
 
-def test_it_trains_resumes_and_says_what_it_is(command, words, tmp_path):
+def test_a_new_objective_trains_resumes_and_is_named_on_the_card(command, words, tmp_path):
     pytest.importorskip("sklearn")
     command("pretrain.py", *words[1], *SHORT, check=0)
     run = tmp_path / "runs" / "barlow"

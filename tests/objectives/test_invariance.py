@@ -41,7 +41,7 @@ def slowly(original, clean, adversarial, temperature, groups):
     return total / groups
 
 
-def test_golden_values():
+def test_the_invariance_term_has_its_golden_values():
     clean, adversarial, original = golden(0), golden(0.5), golden(1.0)[0]
     standard, attacked = 1.0398926e-5, 5.3876e-6
     assert invariance(original, clean, adversarial, 0.5).item() == pytest.approx(standard + attacked, rel=1e-5)
@@ -55,7 +55,7 @@ def test_views_that_stand_alike_cost_nothing():
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_the_sums_are_the_papers(groups):
+def test_the_invariance_term_is_the_papers_sum(groups):
     draws = torch.randn(5, 8, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     original, *views = nn.functional.normalize(draws, dim=-1).unbind()
     clean, adversarial = torch.stack(views[:2]), torch.stack(views[2:])

@@ -118,7 +118,7 @@ def test_a_shared_regularizer_is_that_of_the_main_forward(objective):
     torch.testing.assert_close(losses["loss"].detach(), losses["main"] + losses["regularizer"] / 256)
 
 
-def test_modes_and_flags_come_back(objective):
+def test_a_step_of_rocl_restores_train_modes_and_gradient_flags(objective):
     objective.train()
     objective.encoder.net.layer1.eval()
     modes = [module.training for module in objective.modules()]

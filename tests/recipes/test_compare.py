@@ -37,7 +37,7 @@ def compare(command, *words, check=0):
     return done
 
 
-def test_table_files_and_plot(command, runs, tmp_path):
+def test_compare_writes_table_files_and_plot(command, runs, tmp_path):
     done = compare(command, "runs/a", "runs/b", "runs/c", "--output_dir", "out")
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["A", "runs/a", "net.a", "sha256", "a" * 12]
@@ -151,7 +151,7 @@ def test_a_mistake_is_one_sentence_and_status_2(command, runs, tmp_path, mistake
     assert not done.stdout
 
 
-def test_a_page_of_any_runs(command, runs, tmp_path):
+def test_compare_writes_a_page_of_runs_on_different_data(command, runs, tmp_path):
     for name in ("a", "b"):
         edit(tmp_path, name, "results.json", lambda text: text.replace('"sha256"', '"title": "made here", "sha256"'))
     edit(tmp_path, "b", "results.json", lambda text: text.replace('"test"', '"validation"'))  # other data, which a comparison refuses

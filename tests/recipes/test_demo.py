@@ -27,7 +27,7 @@ def digits(tmp_path):
     return tmp_path / "digits"
 
 
-def test_rocl_lists_it():
+def test_rocl_ls_lists_the_demo():
     done = subprocess.run([sys.executable, "-m", "rocl_transfer.command", "ls"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert re.search(r"^demo +A page in the browser that shows a perturbation grow", done.stdout, re.M)
 

@@ -74,7 +74,7 @@ def test_a_classifier_with_one_answer_for_all_is_doubted_wherever_its_accuracy_s
     assert doubt in command("compare.py", "ft", "eval", check=0).stdout
 
 
-def test_an_untrained_network_as_callable(command, tmp_path):
+def test_an_untrained_network_given_as_callable_is_doubted(command, tmp_path):
     (tmp_path / "mine.py").write_text(
         "import torch\n"
         "def build():\n"

@@ -54,7 +54,7 @@ def test_a_run_is_evaluated_and_its_card_says_so(command, run_folder, tmp_path):
     assert "holds another evaluation (labels differ)" in done.stderr.splitlines()[-1]
 
 
-def test_all_of_a_folder_without_splits(command, tmp_path):
+def test_all_images_are_evaluated_with_split_all(command, tmp_path):
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     for number in range(50):
         folder = tmp_path / "digits of mine" / str(digits.target[number])
@@ -131,7 +131,7 @@ def test_a_network_that_mixes_its_batch_is_said_and_can_be_measured_one_way(comm
         (("--model.name", CARD, "--model.callable", "a:b"), "give either --model.name"),
     ],
 )
-def test_mistakes_are_one_sentence(command, words, sentence):
+def test_mistakes_in_evaluating_are_one_sentence(command, words, sentence):
     done = command("evaluate.py", *words, *DIGITS, "--output_dir", "out")
     assert done.returncode == 2
     assert sentence in done.stderr.strip().splitlines()[-1]
@@ -155,7 +155,7 @@ def test_sigkill_at_any_moment_loses_nothing(command, fork, tmp_path):
     assert booleans(tmp_path / "killed") == booleans(tmp_path / "whole")
 
 
-def test_two_processes_are_one(command, tmp_path):
+def test_two_processes_evaluate_as_one(command, tmp_path):
     words = ("--model.name", CARD, *DIGITS, "--attacks", "fast", "--epsilon", 0.1, "--samples", 7, "--batch_size", 4, "--update_card", "false")
     command("evaluate.py", *words, "--output_dir", "one", check=0)
     command("evaluate.py", *words, "--output_dir", "two", processes=2, check=0)
@@ -166,7 +166,7 @@ def test_two_processes_are_one(command, tmp_path):
 
 
 @pytest.mark.slow
-def test_full_report(command, run_folder, tmp_path):
+def test_a_full_report_has_every_section(command, run_folder, tmp_path):
     words = ("--attacks", "fast", "--epsilon", 0.1, "--samples", 30, "--report", "full", "--surrogates", f"[{CARD}]", "--output_dir", "out")
     done = command("evaluate.py", "--model.name", "run", *DIGITS, *words, check=0)
     report = json.loads((tmp_path / "out" / "results.json").read_text())["report"]

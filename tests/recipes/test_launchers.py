@@ -12,13 +12,13 @@ SENTENCE = "error: unknown option --epoch; did you mean 'epochs'?"
 ACCELERATE = (str(BIN / "accelerate"), "launch", "--quiet")
 
 
-def test_with_python_there_is_nothing_else(command):
+def test_a_mistake_under_python_prints_its_sentence_alone(command):
     done = command("pretrain.py", *MISTAKE)
     assert (done.returncode, done.stderr, done.stdout) == (2, SENTENCE + "\n", "")
 
 
 @pytest.mark.parametrize("form", ["cpu.yaml", "one_gpu.yaml"])
-def test_with_the_documented_launch_there_is_nothing_else_either(command, form):
+def test_a_mistake_under_the_documented_launch_prints_its_sentence_alone(command, form):
     done = command("pretrain.py", *MISTAKE, launcher=(*ACCELERATE, "--config_file", str(ROOT / "recipes" / "accelerate" / form)))
     assert done.returncode == 1  # the launcher's word for every failure
     assert done.stderr == SENTENCE + "\n"

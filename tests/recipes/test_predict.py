@@ -72,7 +72,7 @@ def test_a_table_without_output_and_rows_that_do_not_depend_on_the_others(comman
     assert float(alone.stdout.splitlines()[1].split()[3]) == pytest.approx(float(lines[3].split()[3]), rel=1 / 32)
 
 
-def test_what_never_flipped_and_classes_alone(command, digits):
+def test_images_that_never_flip_are_said_and_robustness_can_be_left_out(command, digits):
     done = predict(command, digits, "--norm", "l2", "--max_epsilon", "0.01", "--steps", "2")
     assert all(line.endswith("> 0.0100") for line in done.stdout.splitlines()[1:7])
     done = predict(command, digits, "--robustness", "false")
@@ -96,7 +96,7 @@ def test_a_broken_image_has_a_row_and_the_others_are_done(command, digits, tmp_p
     assert done.stdout.splitlines()[0].split() == ["image", "class", "probability", "flips_at", "error"]
 
 
-def test_names_that_are_no_utf8(command, digits, tmp_path):
+def test_images_whose_names_are_no_utf8_are_predicted(command, digits, tmp_path):
     odd = bytes(digits) + b"/\xff.png"
     try:
         Path(odd.decode(errors="surrogateescape")).write_bytes((digits / "0.png").read_bytes())

@@ -49,7 +49,7 @@ def test_a_dry_run_says_what_would_be_sent(command, run_folder):
         (("--run", "run", "--repo_id", "user/x", "--token", "hf_x"), "unknown option --token"),
     ],
 )
-def test_mistakes_are_one_sentence(command, run_folder, words, sentence):
+def test_mistakes_in_publishing_are_one_sentence(command, run_folder, words, sentence):
     done = command("publish.py", *words)
     assert done.returncode == 2, done.stderr
     assert sentence in done.stderr.splitlines()[-1]

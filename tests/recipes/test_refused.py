@@ -14,7 +14,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_next_run_is_not_blocked(command, class_folder, tmp_path, recipe):
+def test_a_refused_run_does_not_block_the_next(command, class_folder, tmp_path, recipe):
     shutil.copytree(class_folder, tmp_path / "broken")
     for path in (tmp_path / "broken").rglob("*.png"):
         path.write_bytes(path.read_bytes()[:100])

@@ -121,7 +121,7 @@ def test_another_teacher_of_another_width(command, flat_folder, model, tmp_path)
     assert not any("bridge" in key for key in weights(tmp_path / "out"))
 
 
-def test_two_processes(command, flat_folder, model, tmp_path):
+def test_two_processes_robustify_together(command, flat_folder, model, tmp_path):
     words = ["--model.name", model(), "--data.name", flat_folder, "--max_steps", "2", "--output_dir", "out", *SHORT]
     command("robustify.py", *words, processes=2, check=0)
     assert (tmp_path / "out" / "model.safetensors").is_file()
@@ -139,7 +139,7 @@ def test_two_processes(command, flat_folder, model, tmp_path):
         (["--model.name", "start", "--output_dir", "start"], "start is what this run is made from"),
     ],
 )
-def test_mistakes_are_one_sentence(command, flat_folder, model, words, sentence):
+def test_mistakes_in_robustifying_are_one_sentence(command, flat_folder, model, words, sentence):
     model()
     base = ["--data.name", flat_folder, "--output_dir", "out", *SHORT]
     done = command("robustify.py", *base, *words, check=2)

@@ -267,7 +267,7 @@ def test_what_unequal_classes_are_worth():
     assert worth([7]) == 7
 
 
-def test_the_images_that_a_verdict_needs():
+def test_images_needed_is_the_smallest_number_that_a_verdict_needs():
     # the first n at which chance's one-sided 95 % bound, by the score test, is below twice chance (K = 10) or 62.5 % (K = 2)
     for classes, learned in ((2, 0.625), (10, 0.2)):
         n, chance = images_needed(classes), 1 / classes

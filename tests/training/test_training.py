@@ -93,7 +93,7 @@ def test_lars_adapts_every_parameter_and_takes_zeros_as_they_are(weight_decay):
     assert module[1].bias.tolist() == pytest.approx([-1.0] * 3)  # |p| = 0: ratio 1
 
 
-def test_the_papers_learning_rates():
+def test_the_cosine_schedule_with_warm_up_is_the_papers():
     schedule = OptimizerOptions(lr=1.5, warmup_epochs=10, warmup_lr=0.1).over(1000)
     table = {0: 0.24, 1: 0.38, 8: 1.36, 9: 1.5, 10: 1.5, 50: 1.4941, 100: 1.4702, 500: 0.7736, 999: 0.000448}
     for epoch, rate in table.items():
@@ -113,7 +113,7 @@ def test_a_warm_up_never_falls_by_default(name, lr):
     assert rates[0] == pytest.approx(0.1 + 1.4 / 3 if lr == 1.5 else lr if name == "lars" else lr / 3)
 
 
-def test_the_papers_steps():
+def test_the_step_schedule_is_the_papers():
     schedule = OptimizerOptions(lr=0.1, schedule="steps", warmup_epochs=0, milestones=(1 / 5, 1 / 3, 2 / 3)).over(150)
     assert [schedule(epoch) for epoch in (0, 29, 30, 49, 50, 99, 100, 149)] == pytest.approx([0.1, 0.1, 1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
 
