@@ -22,7 +22,10 @@ def record(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_vit", "test_efficientnet", "test_byobnet"])
+@pytest.mark.parametrize(
+    "name",
+    ["test_vit", "test_efficientnet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("test_resnet", "test_convnext", "test_byobnet"))],
+)
 def test_every_family_from_one_path(command, class_folder, tmp_path, name):
     words = ["--model.name", name, "--model.pretrained", "false", "--data.name", class_folder, *SHORT, *QUICK, "--method", "trades"]
     words += ["--epochs", "15"]  # six leave an EfficientNet at chance with every other seed
@@ -51,7 +54,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", ["mart, awp, ema", "lora, average", *(pytest.param(name, marks=pytest.mark.slow) for name in [*OPTIONS][:2])])
 def test_every_option_from_a_pretrained_run_resumes_bit_for_bit(command, pretrained, class_folder, tmp_path, options):
     words = ["--model.name", pretrained, "--data.name", class_folder, *SHORT, *OPTIONS[options], "--head_epochs", "1"]
     command("finetune.py", *words, "--output_dir", "whole", check=0)

@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 import rocl_transfer as rt
 from rocl_transfer.hub import export
 from rocl_transfer.models import create_backbone
-from tests.conftest import TORCHRUN
 
 SHORT = ["--data.image_size", "32", "--epochs", "4", "--batch_size", "4", "--optimizer.lr", "2e-3", "--attack.steps", "2", "--ramp", "[0, 0]"]
 SHORT += ["--pseudo_labels", "2"]
@@ -56,7 +55,7 @@ def test_a_backbone_leaves_and_a_killed_run_resumes_bit_for_bit(command, pretrai
 def test_images_without_labels_and_two_processes(command, pretrained, flat_folder, tmp_path):
     words = ["--model.name", pretrained, "--data.name", flat_folder, *SHORT]
     command("finetune.py", *words, "--output_dir", "one", check=0)
-    command("finetune.py", *words, "--batch_size", "2", "--output_dir", "two", launcher=TORCHRUN, check=0)
+    command("finetune.py", *words, "--batch_size", "2", "--output_dir", "two", processes=2, check=0)
     one, two = clusters(tmp_path / "one"), clusters(tmp_path / "two")
     assert one.keys() == two.keys() == {"train"}
     assert torch.equal(one["train"], two["train"])
