@@ -6,12 +6,12 @@ import logging
 from pathlib import Path
 
 from rocl_transfer.errors import UserError
-from rocl_transfer.hub.export import CONFIG, PROBE, PROJECTOR, WEIGHTS
+from rocl_transfer.hub.export import CONFIG, OUTPUT_CHECK, PROJECTOR, WEIGHTS
 from rocl_transfer.hub.failures import patiently
 from rocl_transfer.training import sha256
 
 log = logging.getLogger("rocl_transfer")
-_WANTED = (CONFIG, WEIGHTS, PROBE, PROJECTOR)
+_WANTED = (CONFIG, WEIGHTS, OUTPUT_CHECK, PROJECTOR)
 
 
 @functools.cache  # a branch may move between two looks at one name

@@ -18,7 +18,7 @@ from rocl_transfer.training import sha256
 from rocl_transfer.version import __version__
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-PROBE = "probe.safetensors"  # images (2, 3, S, S), uint8, and the model's outputs for them: what it must still give wherever it is loaded
+OUTPUT_CHECK = "probe.safetensors"  # images (2, 3, S, S), uint8, and the model's outputs for them: what it must still give wherever it is loaded
 PROJECTOR = "projector.safetensors"
 
 
@@ -42,12 +42,12 @@ def export(model: PixelModel, folder: str | Path, facts: Mapping[str, Any] | Non
     folder = Path(folder)
     net = model.net
     images = torch.randint(256, (2, 3, model.input_size, model.input_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    outputs = probe(model, images)
+    outputs = fingerprint(model, images)
     if not outputs.isfinite().all():
         raise UserError("the model's outputs are not finite, so it is not exported: its training had died")
     _save(net.state_dict(), folder / f".{WEIGHTS}")
     sha = sha256(folder / f".{WEIGHTS}")
-    _save({"images": images, "outputs": outputs}, folder / f".{PROBE}")
+    _save({"images": images, "outputs": outputs}, folder / f".{OUTPUT_CHECK}")
     (folder / f".{PROJECTOR}").unlink(missing_ok=True)  # of an export that was killed
     beside = {}
     if projector is not None:
@@ -77,7 +77,7 @@ def export(model: PixelModel, folder: str | Path, facts: Mapping[str, Any] | Non
     }
     (folder / f".{CONFIG}").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (folder / PROJECTOR).unlink(missing_ok=True)  # an earlier model's
-    for name in (PROJECTOR, PROBE, WEIGHTS, CONFIG):
+    for name in (PROJECTOR, OUTPUT_CHECK, WEIGHTS, CONFIG):
         if (folder / f".{name}").exists():
             (folder / f".{name}").replace(folder / name)
     return sha
@@ -88,7 +88,7 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
 
 
-def probe(model: PixelModel, images: Tensor) -> Tensor:
+def fingerprint(model: PixelModel, images: Tensor) -> Tensor:
     """What the model gives for uint8 images, in eval mode and float32."""
     device = next(model.parameters()).device
     # As whoever loads it will run it: not compiled.

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from rocl_transfer.errors import UserError
-from rocl_transfer.hub.export import PROBE, PROJECTOR, WEIGHTS, probe
+from rocl_transfer.hub.export import OUTPUT_CHECK, PROJECTOR, WEIGHTS, fingerprint
 from rocl_transfer.hub.exported import ExportedModel
 from rocl_transfer.hub.named import NamedModel, look_up
 from rocl_transfer.hub.options import ModelOptions
@@ -201,14 +201,14 @@ def _check_outputs(model: PixelModel, folder: Path) -> None:
     """Whether the model still does what it did when it was exported; other versions of timm may build it differently."""
     import timm
 
-    if not (folder / PROBE).is_file():
+    if not (folder / OUTPUT_CHECK).is_file():
         return
     try:
-        known = load_file(folder / PROBE)
+        known = load_file(folder / OUTPUT_CHECK)
         before, images = known["outputs"], known["images"]
     except Exception as error:
-        raise UserError(f"{folder / PROBE} is damaged ({_first(error)}): {_AGAIN}") from error
-    after = probe(model, images)
+        raise UserError(f"{folder / OUTPUT_CHECK} is damaged ({_first(error)}): {_AGAIN}") from error
+    after = fingerprint(model, images)
     if after.shape != before.shape:
         raise UserError(f"{folder} gives {tuple(after.shape)} where it gave {tuple(before.shape)} when it was exported: {_AGAIN}")
     off = float((after - before).abs().max() / before.abs().max().clamp_min(1e-12))

@@ -15,7 +15,7 @@ from rocl_transfer.errors import UserError, one_line, path_of
 from rocl_transfer.evaluation.privacy import places, revealed, scrub
 from rocl_transfer.evaluation.results import entry_key
 from rocl_transfer.hub.card import CARD, RESULTS, card_text, public_options
-from rocl_transfer.hub.export import CONFIG, PROBE, PROJECTOR, WEIGHTS
+from rocl_transfer.hub.export import CONFIG, OUTPUT_CHECK, PROJECTOR, WEIGHTS
 from rocl_transfer.hub.failures import patiently
 from rocl_transfer.hub.load import load_backbone
 from rocl_transfer.hub.named import look_up
@@ -120,7 +120,7 @@ def prepare(run: str | Path, options: PublishOptions) -> Publication:
     texts |= {CARD: card.encode(), CONFIG: (json.dumps(config, indent=2) + "\n").encode()}
     _refuse_places(folder, texts)
     files: dict[str, Path | bytes] = dict(texts)
-    files |= {name: folder / name for name in (WEIGHTS, PROBE, PROJECTOR) if (folder / name).is_file()}
+    files |= {name: folder / name for name in (WEIGHTS, OUTPUT_CHECK, PROJECTOR) if (folder / name).is_file()}
     files |= {f"figures/{path.name}": path for path in sorted((folder / "figures").glob("*.png"))}
     shown = ["figures/adversarial.png shows a few of the test images"] if "figures/adversarial.png" in files else []
     return Publication(files, card, (*_missing(results, config, license), *shown))
@@ -241,7 +241,7 @@ def _send(api: HfApi, publication: Publication, options: PublishOptions) -> tupl
     ]
     # What another model of ours left there would be taken for this one's.
     there = api.list_repo_files(repo_id, revision=revision)
-    ours = [name for name in there if name in (PROBE, PROJECTOR) or re.fullmatch(r"figures/\w+\.png", name)]
+    ours = [name for name in there if name in (OUTPUT_CHECK, PROJECTOR) or re.fullmatch(r"figures/\w+\.png", name)]
     operations += [CommitOperationDelete(name) for name in ours if name not in publication.files]
     commit = api.create_commit(repo_id, operations, commit_message="Weights, results record and card, by rocl_transfer", revision=revision)
     _compare(api, publication, repo_id, commit.oid)

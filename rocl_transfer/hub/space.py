@@ -16,7 +16,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from rocl_transfer.errors import UserError, path_of
 from rocl_transfer.evaluation.privacy import places, revealed, scrub
 from rocl_transfer.hub.demo import Settings, titles
-from rocl_transfer.hub.export import CONFIG, PROBE, WEIGHTS
+from rocl_transfer.hub.export import CONFIG, OUTPUT_CHECK, WEIGHTS
 from rocl_transfer.hub.exported import find
 from rocl_transfer.hub.failures import patiently
 from rocl_transfer.hub.publish import Published, PublishOptions
@@ -117,7 +117,7 @@ def _model(name: str, number: int, folder: Path) -> str:
         return name
     target = folder / "models" / str(number)
     target.mkdir(parents=True, exist_ok=True)
-    for file in (WEIGHTS, PROBE):
+    for file in (WEIGHTS, OUTPUT_CHECK):
         if (source.folder / file).is_file():
             shutil.copyfile(source.folder / file, target / file)
     content = scrub(source.content, places(source.content))

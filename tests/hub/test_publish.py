@@ -28,7 +28,8 @@ import json, os, shutil, sys, time
 import timm, torch
 import rocl_transfer as rt
 from huggingface_hub import ModelCard, constants
-from rocl_transfer.hub import failures, find
+from rocl_transfer.hub import failures
+from rocl_transfer.hub.download import download
 from rocl_transfer.hub.publish import PublishOptions, prepare, publish
 
 wait = time.sleep
@@ -36,7 +37,7 @@ time.sleep = lambda seconds: wait(seconds / 100)  # the client's pauses, and our
 images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 def load(name="hf-hub:user/digits", keep=False, **more):
-    find._download.cache_clear()
+    download.cache_clear()
     if not keep:
         shutil.rmtree(constants.HF_HUB_CACHE, ignore_errors=True)
     return rt.load_classifier(name, **more)(images).tolist()
