@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rocl_transfer.data.files import open_csv, open_safetensors
 from rocl_transfer.data.folders import open_image_folder
-from rocl_transfer.data.hub import open_dataset
+from rocl_transfer.data.hub_datasets import open_dataset
 from rocl_transfer.data.local import holds_images, holds_shards
 from rocl_transfer.data.shards import open_shards
 from rocl_transfer.data.sources import Source, open_digits

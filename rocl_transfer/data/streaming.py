@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from rocl_transfer.data.batches import Batch, Sampler, derive_seed
 from rocl_transfer.data.decode import Encoded, UnreadableImageError, decode
-from rocl_transfer.data.hub import image_column_of, load_with_datasets
+from rocl_transfer.data.hub_datasets import image_column_of, load_with_datasets
 from rocl_transfer.data.images import ImageData, ImageSet
 from rocl_transfer.data.inventory import files_below
 from rocl_transfer.data.local import group_by_split, holds_shards, parquet_splits

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rocl_transfer.errors import UserError
 from rocl_transfer.hub.export import CONFIG, OUTPUT_CHECK, PROJECTOR, WEIGHTS
-from rocl_transfer.hub.failures import patiently
+from rocl_transfer.hub_failures import patiently
 from rocl_transfer.training import sha256
 
 log = logging.getLogger("rocl_transfer")

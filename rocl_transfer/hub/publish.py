@@ -16,9 +16,9 @@ from rocl_transfer.evaluation.privacy import places, revealed, scrub
 from rocl_transfer.evaluation.results import entry_key
 from rocl_transfer.hub.card import CARD, RESULTS, card_text, public_options
 from rocl_transfer.hub.export import CONFIG, OUTPUT_CHECK, PROJECTOR, WEIGHTS
-from rocl_transfer.hub.failures import patiently
 from rocl_transfer.hub.load import load_backbone
 from rocl_transfer.hub.named import look_up
+from rocl_transfer.hub_failures import patiently
 from rocl_transfer.options import require
 from rocl_transfer.training import sha256
 

@@ -18,8 +18,8 @@ from rocl_transfer.evaluation.privacy import places, revealed, scrub
 from rocl_transfer.hub.demo import Settings, titles
 from rocl_transfer.hub.export import CONFIG, OUTPUT_CHECK, WEIGHTS
 from rocl_transfer.hub.exported import find
-from rocl_transfer.hub.failures import patiently
 from rocl_transfer.hub.publish import Published, PublishOptions
+from rocl_transfer.hub_failures import patiently
 
 APP, REQUIREMENTS, CARD = "app.py", "requirements.txt", "README.md"
 GRADIO = "6.31.0"  # that the page was tried in a browser with

@@ -28,7 +28,6 @@ import json, os, shutil, sys, time
 import timm, torch
 import rocl_transfer as rt
 from huggingface_hub import ModelCard, constants
-from rocl_transfer.hub import failures
 from rocl_transfer.hub.download import download
 from rocl_transfer.hub.publish import PublishOptions, prepare, publish
 

@@ -86,6 +86,9 @@ def load_with_datasets(
         UserError: It cannot be opened.
     """
     import datasets  # 1 s of import that training from other data does without
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from rocl_transfer.hub_failures import explain
 
     datasets.disable_progress_bars()
     local = Path(name).is_dir()
@@ -93,13 +96,18 @@ def load_with_datasets(
         raise UserError(f"--data.revision has no effect with the folder {name}: leave it out")
     if files is not None:  # datasets would look for relative ones below the folder once more
         files = {split: [str(Path(file).absolute()) for file in own] for split, own in files.items()}
-    asked = None if local else _commit(name, revision)  # first: a branch may move while it is read
+    where = f"the folder {name}" if local else f"{name!r}, taken for a Hub dataset since no such folder exists,"
+    what = f"{where} cannot be opened"
+    asked, refusal = (None, None) if local else _commit(name, revision, what)  # first: a branch may move while it is read
     try:
         return datasets.load_dataset(name, config, revision=asked or revision, data_files=files, streaming=streaming), asked
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+        if refusal is not None:
+            raise refusal from error
+        if isinstance(error, HfHubHTTPError):
+            raise explain(error, what) from error
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        where = f"the folder {name}" if local else f"{name!r}, taken for a Hub dataset since no such folder exists,"
-        raise UserError(f"{where} cannot be opened: {reason}") from error
+        raise UserError(f"{what}: {reason}") from error
 
 
 def _is_image(feature: Any) -> bool:
@@ -143,27 +151,31 @@ def _label_column(features: Any, wanted: str | None, image: str) -> str | None:
     return labels[0] if labels else None
 
 
-def _commit(name: str, revision: str | None) -> str | None:
-    """What the Hub has under the revision; None if it cannot be asked."""
+def _commit(name: str, revision: str | None, what: str) -> tuple[str | None, UserError | None]:
+    """What the Hub has under the revision; or nothing, and the sentence that begins with ``what``, which counts if the cache has nothing either."""
     from huggingface_hub import HfApi
 
+    from rocl_transfer.hub_failures import patiently
+
     try:
-        sha: str | None = HfApi().dataset_info(name, revision=revision).sha
-    except Exception:  # HTTP clients of several kinds raise here; what there is to say, load_dataset says
-        return None
-    return sha
+        return patiently(lambda: HfApi().dataset_info(name, revision=revision).sha, what), None
+    except UserError as error:
+        return None, error
 
 
 def _left_out(name: str, commit: str | None, rows: int) -> list[str]:
     """What is said where a repository of image files has more of them than rows came of it: ``datasets`` chooses files by their names."""
     from huggingface_hub import HfApi
 
+    from rocl_transfer.hub_failures import patiently
+
     if commit is None:  # the Hub cannot be asked
         return []
+    what = f"whether {name} holds more images than are used is not known"
     try:
-        files = HfApi().list_repo_files(name, revision=commit, repo_type="dataset")
-    except Exception:  # see _commit
-        return []
+        files = patiently(lambda: HfApi().list_repo_files(name, revision=commit, repo_type="dataset"), what)
+    except UserError as error:
+        return [str(error)]
     suffixes = [PurePosixPath(file).suffix.lower() for file in files]
     images = sum(suffix in image_extensions() for suffix in suffixes)
     if images <= rows or any(suffix in (".parquet", ".arrow", ".tar", ".zip", ".gz") for suffix in suffixes):

@@ -47,12 +47,35 @@ def test_the_revision_that_was_read_is_recorded(hub, tmp_path):
 
     first = load("v1", old, None, "none")
     assert first[:3] == [[old, 20], [old, 20], [new, 30]]
-    assert "cannot be opened" in first[3]
+    assert first[3].endswith("cannot be opened: there is no such revision; check the branch, tag or commit")
     # Without the Hub there is what was prepared last; it is never taken for another revision.
     answers = load(None, new, old, "v1", HF_HUB_OFFLINE="1")
     assert answers[:2] == [[new, 30], [new, 30]]
     for answer, wanted in zip(answers[2:], (old, "v1"), strict=True):
         assert f"revision {wanted} of user/pictures cannot be had, since the Hub cannot be asked, and the cache has {new}" in answer
+
+
+REFUSED = """
+from rocl_transfer import UserError
+from rocl_transfer.data import load_images
+try:
+    load_images("user/nowhere")
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({}, "there is no such repository, or your token does not open it; check the name, or log in with `hf auth login`, or set HF_TOKEN"),
+        ({"HF_HUB_OFFLINE": "1"}, "offline mode is on; unset HF_HUB_OFFLINE"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_with_the_remedy(hub, tmp_path, more, why):
+    environment = {**os.environ, **hub.environment(tmp_path / "home"), **more}
+    done = subprocess.run([sys.executable, "-c", REFUSED], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"'user/nowhere', taken for a Hub dataset since no such folder exists, cannot be opened: {why}\n"
 
 
 SAY = """
