@@ -40,8 +40,8 @@ from rocl_transfer.hub import (
 )
 from rocl_transfer.models import PixelModel, TrainableOptions, family
 from rocl_transfer.objectives import AdversarialTraining
-from rocl_transfer.options import Number, require, require_untouched
-from rocl_transfer.training import AdaptationOptimizerOptions, Guard, HeadFirst, Run, RunOptions
+from rocl_transfer.options import Number, require, require_untouched, spelled
+from rocl_transfer.training import AdaptationOptimizerOptions, Guard, HeadFirst, Run, RunOptions, Trained, poor_radius
 
 log = logging.getLogger("rocl_transfer")
 
@@ -138,6 +138,7 @@ def main(config: FinetuneConfig) -> Path:
         )  # fmt: skip
         if run.is_main:
             facts = {**facts_of(config, model, objective, data), "trained_part": config.train, "start": start}
+            say_radius(config, data, trained, monitor)
             if data.validation is None:
                 trained = dataclasses.replace(trained, best=None, last=None)
             export_best(run, objective, trained, facts, head=not unlabelled)
@@ -242,6 +243,16 @@ def build(
     if objective.attack is not None and objective.ramp[1]:
         log.info("epsilon is 0 for the first %.0f %% of the training and whole after %.0f %%", *(100 * share for share in objective.ramp))
     return objective.to(run.device)
+
+
+def say_radius(config: FinetuneConfig, data: ImageData, trained: Trained, monitor: ClassifierMonitor) -> None:
+    """Say where the last epoch shows that the radius of the attack was chosen badly."""
+    if config.method != "standard" and trained.epochs == config.epochs and trained.last is not None:
+        seen, classes = trained.last, len(data.class_names)
+        clean, robust = seen["validation_recall"], seen["validation_robust_recall"]
+        poor = poor_radius(f"--attack.epsilon {spelled(config.attack.epsilon)}", clean, robust, 1 / classes, monitor.worth, "the answers")
+        if poor:
+            log.warning("%s", poor)
 
 
 def guard(config: FinetuneConfig, objective: AdversarialTraining, data: ImageData, monitor: ClassifierMonitor, watched: str) -> Guard:

@@ -34,8 +34,8 @@ from rocl_transfer.hub import (
     open_unlabelled,
 )
 from rocl_transfer.objectives import PRETRAINING, Objective, ObjectiveOptions
-from rocl_transfer.options import require
-from rocl_transfer.training import OptimizerOptions, Run, RunOptions
+from rocl_transfer.options import require, spelled
+from rocl_transfer.training import OptimizerOptions, Run, RunOptions, Trained, last_epoch, poor_radius
 
 log = logging.getLogger("rocl_transfer")
 
@@ -94,6 +94,7 @@ def main(config: PretrainConfig) -> Path:
             measured = [monitor.measure()] if monitor else []
             results = Results(measured, [], run.device.type, config.seed, doubts=monitor.doubts(measured[0]) if monitor else [])
             results.say()
+            say_radius(config, run, trained)
             facts = {"method": config.objective.method, **objective.facts(), **continued_from(model, data, model.is_trained)}
             making = Making(config, f"{config.objective.method}_{data.short_name}", facts, trained)
             dataset = data.facts(*measured_on(data, monitor))
@@ -134,6 +135,16 @@ def prepare(
     if data.validation is None or data.train.labels is None or data.validation.labels is None:
         return data, batches, None
     return data, batches, NeighbourMonitor(objective.exported, stores["train"], data.train.labels, stores["validation"], data.validation.labels)
+
+
+def say_radius(config: PretrainConfig, run: Run, trained: Trained) -> None:
+    """Say where the last epoch shows that the radius of the attack was chosen badly."""
+    seen, attack = last_epoch(run.folder / "metrics.jsonl"), getattr(config.objective, "attack", None)
+    if trained.epochs == config.epochs and attack is not None and "robust_agreement" in seen:
+        radius, n = f"--objective.attack.epsilon {spelled(attack.epsilon)}", trained.steps // config.epochs * config.batch_size
+        poor = poor_radius(radius, seen["agreement"], seen["robust_agreement"], 1 / config.group, n, "the matches of an image's views")
+        if poor:
+            log.warning("%s", poor)
 
 
 def measured_on(data: ImageData, monitor: NeighbourMonitor | None) -> tuple[ImageSet, str]:

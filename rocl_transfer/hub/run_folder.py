@@ -23,7 +23,7 @@ from rocl_transfer.hub.export import export
 from rocl_transfer.models import PixelModel, drop_head, merge_lora
 from rocl_transfer.objectives import Objective
 from rocl_transfer.options import spelled
-from rocl_transfer.training import Run, Trained
+from rocl_transfer.training import Run, Trained, poor_radius
 
 log = logging.getLogger("rocl_transfer")
 
@@ -181,6 +181,7 @@ def complete_twin(
         }
         report = {"before_after": found}
         _say_twin(found, results)
+        _say_radius(found, attack, len(teacher.class_names))
     facts = {**data.facts(*split), **({"n": len(measured.positions)} if measured is not None else {})}
     complete_run(run.folder, student, results, making, dataset=facts, report=report, pictures=shown)
 
@@ -192,6 +193,17 @@ def _say_twin(found: Mapping[str, Any], results: Results) -> None:
         words = "clean" if before["name"] == "clean" else f"under {before['name']}, epsilon {spelled(before['epsilon'])}"
         log.info("images with the teacher's answer, %s: %.2f %% before, %.2f %% after", words, 100 * before["accuracy"], 100 * after["accuracy"])
     log.info("features move by %s of their spread under attack (before, after)", " and ".join(f"{value:.3f}" for value in found["displacement"]))
+
+
+def _say_radius(found: Mapping[str, Any], attack: AttackOptions, classes: int) -> None:
+    """Say where the radius was chosen badly, by how often the teacher's answers stand its attack before and after."""
+    attacked = [entries[-1]["accuracy"] for entries in found["agreement"] if entries]
+    if attacked:
+        clean, n = found["agreement"][1][0]["accuracy"], found["n"]
+        radius, changed = f"--attack.epsilon {spelled(attack.epsilon)}", 1 - attacked[0]
+        poor = poor_radius(radius, clean, attacked[1], 1 / classes, n, "the teacher's answers", changed=changed)
+        if poor:
+            log.warning("%s", poor)
 
 
 def export_best(run: Run, objective: Objective, trained: Trained, facts: Mapping[str, Any], head: bool = True) -> None:

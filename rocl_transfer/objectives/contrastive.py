@@ -10,6 +10,15 @@ from torch.utils.checkpoint import checkpoint
 _ENTRIES = 2**24
 
 
+@torch.no_grad()
+def recognised(anchors: Tensor, keys: Tensor, groups: int) -> Tensor:
+    """Share of ``anchors`` (N, D) nearer to their own of ``keys`` (N, D) than to any other of their group; guessing gives ``groups`` / N."""
+    per_group = (groups, len(anchors) // groups, -1)
+    similarity = anchors.reshape(per_group) @ keys.reshape(per_group).mT
+    own = torch.arange(similarity.shape[-1], device=similarity.device)
+    return (similarity.argmax(-1) == own).float().mean()
+
+
 def gather_keys(keys: Tensor) -> tuple[Tensor, int]:
     """The keys of all processes, without autograd.
 

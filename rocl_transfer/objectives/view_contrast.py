@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rocl_transfer.attacks import AttackOptions
 from rocl_transfer.models import Folded, PixelModel
-from rocl_transfer.objectives.contrastive import gather_keys, nt_xent
+from rocl_transfer.objectives.contrastive import gather_keys, nt_xent, recognised
 from rocl_transfer.objectives.invariance import invariance
 from rocl_transfer.objectives.objective import Objective, ObjectiveOptions, Views
 from rocl_transfer.options import Number, require
@@ -139,6 +139,11 @@ class AttackedContrast(ViewContrast):
         """The weight of AIR's regulariser, if it has one, and whose function that is."""
         air = {"air_weight": float(self.options.air_weight), "air": "the paper's KL, ours: AIR's code computes another function"}
         return {**super().facts(), **(air if self.options.air_weight else {})}
+
+    @staticmethod
+    def agreements(clean: Tensor, adversarial: Tensor, groups: int) -> dict[str, Tensor]:
+        """How often a view is recognised by the other one: ``agreement`` of clean views (2, N, D), ``robust_agreement`` with attacked ones."""
+        return {"agreement": recognised(clean[0], clean[1], groups), "robust_agreement": recognised(adversarial[0], adversarial[1], groups)}
 
     def regularized(self, values: dict[str, Tensor], original: Tensor, clean: Tensor, adversarial: Tensor, groups: int) -> dict[str, Tensor]:
         """The losses with AIR's regulariser added.

@@ -126,6 +126,13 @@ class MetricsFile:
                 file.write(json.dumps(line) + "\n")
 
 
+def last_epoch(path: Path) -> dict[str, float]:
+    """The means over the last whole epoch in a ``metrics.jsonl``, by the names of what an objective logs; empty if there is none."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    means = [{name.removeprefix("epoch_"): value for name, value in line.items() if name.startswith("epoch_")} for line in lines]
+    return next((values for values in reversed(means) if values), {})
+
+
 def peak_memory(device: torch.device) -> int:
     """Largest memory so far in bytes of what computes on ``device``: the GPU's, or this process's where that is the CPU."""
     if device.type == "cuda":
