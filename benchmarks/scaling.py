@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import rocl_transfer  # noqa: F401 - registers the small-image ResNets
 
-PASSES = {"exact": 30, "fast": 24}  # network passes an image; see benchmarks/rocl_step.py
+FAST = 24  # network passes an image of RoCL with the shared regulariser; see benchmarks/rocl_step.py
 GPUS = (1, 8, 256)
 VIEWS, DIMENSIONS, SIMILARITIES = 3, 128, 2**24  # of the main loss; at once
 
@@ -31,12 +31,18 @@ class Plan:
     epochs: int
     batch: int  # a GPU
     streamed: bool
+    passes: int = FAST
+    views: int = VIEWS  # that training keeps for its backward pass
 
 
 PLANS = (
     Plan("CIFAR-10, the paper's", "resnet18_cifar", 32, 5e4, 1000, 512, False),
     Plan("ImageNet", "resnet50", 224, 1.281e6, 200, 128, True),
     Plan("100 M images", "vit_base_patch16_224", 224, 1e8, 10, 128, True),
+    Plan("rocl_64px.yaml, Tiny-ImageNet", "resnet18_cifar", 64, 1e5, 400, 512, False, 26),
+    Plan("rocl_96px.yaml, STL-10", "resnet34", 96, 1.05e5, 400, 512, False, 26),
+    Plan("imagenet_rocl_resnet50.yaml", "resnet50", 224, 1.281e6, 200, 128, True, 16),
+    Plan("imagenet_fare_clip_vit_b32.yaml", "vit_base_patch32_clip_quickgelu_224", 224, 1.281e6, 2, 128, True, 24, 1),
 )
 
 
@@ -74,7 +80,7 @@ def main() -> None:
     parser.add_argument("--network", type=float, default=50.0, help="GB/s between GPUs of different nodes, each way")
     words = parser.parse_args()
     counted = {plan: count(plan.model, plan.pixels) for plan in PLANS}
-    speed = {plan: words.rate * 1e12 / (PASSES["fast"] * flops) for plan, (flops, *_) in counted.items()}
+    speed = {plan: words.rate * 1e12 / (plan.passes * flops) for plan, (flops, *_) in counted.items()}
 
     print("| run | GFLOP a pass | M parameters | kept for backward, a view, bf16 | images/s a GPU | 1 GPU | 8 GPUs | 256 GPUs |")
     print("| --- |" + " --- |" * 7)
@@ -89,6 +95,8 @@ def main() -> None:
         for n in GPUS:
             world, mebi = plan.batch * n, 2**20
             keys, matrix = VIEWS * world * DIMENSIONS * 4, VIEWS * plan.batch * VIEWS * world * 4
+            if plan.views < VIEWS:  # without negatives there are no keys
+                keys = matrix = 0
             # An all-gather of the keys, an all-reduce of the gradients; within a node both are hidden.
             traffic = (keys * (n - 1) / n + 2 * 4 * parameters) / (words.network * 1e9) if n > 8 else 0.0
             cores = f"{speed[plan] * n / words.decode:,.0f}" if plan.streamed else "none"
@@ -97,8 +105,9 @@ def main() -> None:
 
     print()
     for plan, (_, kept, parameters) in counted.items():
-        views, state = VIEWS * plan.batch * kept / 2 / 2**30, 12 * parameters / 2**30
-        print(f"{plan.name}: three views of {plan.batch} images keep {views:.1f} GiB a GPU in bf16; weights, gradients, momentum {state:.2f} GiB")
+        views, state = plan.views * plan.batch * kept / 2 / 2**30, 12 * parameters / 2**30
+        what = f"{plan.views} views" if plan.views > 1 else "one view"
+        print(f"{plan.name}: {what} of {plan.batch} images: {views:.1f} GiB kept a GPU in bf16; weights, gradients, momentum {state:.2f} GiB")
 
 
 if __name__ == "__main__":

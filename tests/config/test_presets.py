@@ -1,6 +1,7 @@
 """What nobody gave follows the images' size."""
 
 import logging
+import re
 from fractions import Fraction
 
 import pytest
@@ -150,6 +151,35 @@ def test_an_evaluation_says_that_its_radius_is_for_small_images(words, caplog, s
     caplog.set_level(logging.INFO, "rocl_transfer")
     note_radius(parse(EvaluateConfig, [*words, *more]), size)
     assert ("epsilon 8/255 is usual at 32 px, 4/255 for photographs of 224 px: --epsilon sets it" in caplog.text) == said
+
+
+CONFIGS = ROOT / "recipes" / "configs"
+OF_PHOTOGRAPHS = {
+    "rocl_64px.yaml": (PretrainConfig, 64, ["--data.name", "x"], 8 / 255),
+    "rocl_96px.yaml": (PretrainConfig, 96, ["--data.name", "x"], 4 / 255),
+    "imagenet_rocl_resnet50.yaml": (PretrainConfig, 224, [], 4 / 255),
+    "imagenet_fare_clip_vit_b32.yaml": (RobustifyConfig, 224, [], 4 / 255),
+}
+
+
+@pytest.mark.parametrize("name", OF_PHOTOGRAPHS)
+def test_a_configuration_for_photographs_is_read_and_leaves_no_size_dependent_option_open(tmp_path, caplog, name):
+    kind, size, more, epsilon = OF_PHOTOGRAPHS[name]
+    config = parse(kind, ["--config", str(CONFIGS / name), *more, "--output_dir", str(tmp_path / "run")])
+    assert config.data.image_size == size
+    attack = getattr(config, "objective", config).attack
+    assert (attack.norm, attack.epsilon) == ("linf", pytest.approx(epsilon))
+    assert config.data.streaming == (size == 224)
+    if kind is PretrainConfig:
+        assert sized(config, size) == config
+    assert {"Command", "Hardware", "Cost"} <= set(re.findall(r"^# (\w+)[:,]", (CONFIGS / name).read_text(), re.M))
+
+
+def test_a_few_steps_of_a_configuration_take_a_small_batch(tmp_path):
+    for name in ("rocl_64px.yaml", "rocl_96px.yaml", "imagenet_rocl_resnet50.yaml"):
+        words = ["--config", str(CONFIGS / name), "--data.name", "x", "--batch_size", "8", "--objective.group_size", "8"]
+        config = parse(PretrainConfig, [*words, "--max_steps", "3", "--output_dir", str(tmp_path / "run")])
+        assert (config.part_size, config.group) == (8, 8)
 
 
 def test_a_configuration_made_in_python_is_left_as_it_is(words):
