@@ -80,12 +80,14 @@ def views(options: argparse.Namespace, group: str) -> list[object]:
     return [word for name, value in given.items() for word in (f"--{group}.{name}", value)]
 
 
-def learn(options: argparse.Namespace, row: str, seed: int, size: int) -> Path:
-    """The row's backbone, and before it the teacher, where it has one."""
-    shared = ["--data.name", options.output_dir / "data" / "all.csv", "--data.image_size", size, *seeded(seed), "--batch_size", options.batch_size]
-    start: Path | None = None
+def learn(options: argparse.Namespace, row: str, seed: int, size: int, start: Path | None = None, images: Path | None = None) -> Path:
+    """The row's backbone, and before it the teacher, where it has one and ``start`` gives none."""
+    images = images or options.output_dir / "data" / "all.csv"
+    shared = ["--data.name", images, "--data.image_size", size, *seeded(seed), "--batch_size", options.batch_size]
     for name, number in epochs(options, row).items():
         is_teacher = name != row
+        if is_teacher and start is not None:
+            continue
         folder = options.output_dir / (f"teacher-{seed}" if is_teacher else f"{row}-{seed}") / "trained"
         if start is None:
             attack = PRETRAINING[name].Options().__dict__.get("attack")
@@ -112,7 +114,7 @@ def learn(options: argparse.Namespace, row: str, seed: int, size: int) -> Path:
 
 
 def seeded(seed: int) -> list[object]:
-    return ["--seed", seed, "--log_every", 1000, "--checkpoint_every", 100_000, "--monitor_every", 1000]
+    return ["--seed", seed, "--log_every", 1000, "--checkpoint_every", 100_000, "--monitor_every", 100_000]
 
 
 def adapt(options: argparse.Namespace, row: str, seed: int, size: int) -> None:

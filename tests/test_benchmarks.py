@@ -94,6 +94,10 @@ SCRIPTS = {
         "--seeds 1 --methods at robustify --attacks nfgsm 10 --epochs 1 --pretrain_epochs 2 --robustify_epochs 2 --head_epochs 1",
         ["| at | nfgsm | 5 | 25 |", "| robustify | nfgsm | 2 | 18 |"],
     ),
+    "few_images.py": (
+        "--images 40 80 --budget 3 --seeds 1 --steps 1 --head_epochs 1",
+        ["| 40 | ", "| 80 | ", "robustify, its start saw all images: PGD-20"],
+    ),
     "step_size.py": (
         "--methods robustify --seeds 1 --epsilons 0.1 --steps 1 --grid auto 2 --epochs 2 --pretrain_epochs 3 --head_epochs 1",
         ["| robustify | 1 | 0.1 |"],
