@@ -53,7 +53,7 @@ def test_a_backbone_leaves_and_a_killed_run_resumes_bit_for_bit(command, pretrai
 
 
 def test_images_without_labels_and_two_processes(command, pretrained, flat_folder, tmp_path):
-    words = ["--model.name", pretrained, "--data.name", flat_folder, *SHORT]
+    words = ["--model.name", pretrained, "--data.name", flat_folder, *SHORT, "--max_steps", "2"]
     command("finetune.py", *words, "--output_dir", "one", check=0)
     command("finetune.py", *words, "--batch_size", "2", "--output_dir", "two", processes=2, check=0)
     one, two = clusters(tmp_path / "one"), clusters(tmp_path / "two")

@@ -40,12 +40,7 @@ def model(tmp_path):
     return make
 
 
-slow = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    "name", ["test_vit", "resnet20_cifar", *(pytest.param(f"test_{name}", marks=slow) for name in ("resnet", "efficientnet", "convnext", "byobnet"))]
-)
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "test_vit", "test_byobnet", "resnet20_cifar"])
 def test_every_family_goes_through_one_path(command, flat_folder, model, tmp_path, name):
     words = ["--model.name", model(name), "--data.name", flat_folder, "--max_steps", "3", "--output_dir", "out", *SHORT]
     command("robustify.py", *words, check=0)
@@ -90,10 +85,10 @@ def test_a_classifier_is_exported_with_its_head_bit_for_bit_and_works_in_every_r
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param(["--method", "lore"], marks=slow),
+        ["--method", "lore"],
         ["--method", "deacl", "--ema_decay", "0.9", "--ramp", "[0, 0.5]"],
         ["--train", "lora", "--lora_rank", "2", "--clean_weight", "0.3"],
-        pytest.param(["--train", "first-1", "--match", "tokens"], marks=slow),
+        ["--train", "first-1", "--match", "tokens"],
     ],
 )
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(command, flat_folder, model, tmp_path, options):
