@@ -234,16 +234,19 @@ slow = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("norm", "epsilon", "every"),
-    [("linf", 0.1, 3), pytest.param("linf", 0.1, 1, marks=slow), pytest.param("l2", 1.0, 1, marks=slow), pytest.param("l1", 12.0, 1, marks=slow)],
+    ("norm", "epsilon", "parts"),
+    [
+        ("linf", 0.1, PARTS[:2]),
+        *(pytest.param(*case, PARTS[:3], marks=slow) for case in (("linf", 0.1), ("l2", 1.0), ("l1", 12.0))),
+    ],
 )
-def test_each_part_of_autoattack_is_close_to_the_reference(robust_digits, norm, epsilon, every):
+def test_each_part_of_autoattack_is_close_to_the_reference(robust_digits, norm, epsilon, parts):
     """Part by part on all samples, not only on those that stood the part before."""
-    model, images, labels = robust_digits[0], *(part[::every] for part in robust_digits[1:])
+    model, images, labels = robust_digits
     seeds, runs = torch.arange(len(images)), torch.zeros(len(images), dtype=torch.long)
     restarts, targets = (5, 5) if norm == "l1" else (1, 9)
     native = {"apgd-ce": APGD(epsilon, norm, restarts=restarts), "apgd-t": APGD(epsilon, norm, targets=targets), "fab-t": FAB(epsilon, norm)}
-    for part in PARTS[:3]:
+    for part in parts:
         theirs = Reference(part, epsilon, norm).search(model, images, labels, runs, seeds).broken
         ours = torch.zeros_like(theirs)
         for run in range(native[part].runs):
