@@ -159,7 +159,7 @@ def test_a_space_says_nothing_of_this_machine(tmp_path):
         (source / name).write_bytes((MODEL / name).read_bytes())
     content = json.loads((MODEL / "config.json").read_text())
     (source / "config.json").write_text(
-        json.dumps({**content, "rocl_transfer": {**content.get("rocl_transfer", {}), "trained_on": "/home/ann/cats"}})
+        json.dumps({**content, "rocl_transfer": {**content.get("rocl_transfer", {}), "trained_on": {"data": "/home/ann/cats", "cut": None}}})
     )
     space = export_space(tmp_path / "space", [str(source)], [], SETTINGS)
     assert "/home/ann" not in (space / "models/0/config.json").read_text()

@@ -225,6 +225,7 @@ def test_the_configuration_of_the_digits_is_read():
     assert (config.epochs, config.attack.epsilon, config.optimizer.schedule) == (10, 0.1, "cosine_per_step")
 
 
+@pytest.mark.slow  # 93 s: a classifier, its twin and two heads
 def test_the_quick_starts_second_part_needs_the_first_and_prints_its_table(command, tmp_path):
     pytest.importorskip("sklearn")
     done = command("quickstart_robustify.py", check=2)
