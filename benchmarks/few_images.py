@@ -13,26 +13,19 @@ kept in rows.jsonl, so an interrupted benchmark is resumed. Prints the table; ``
 import argparse
 import csv
 import itertools
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
-from objectives import TEACHER, epochs, learn, radius, seeded
+from objectives import TEACHER, add_task, epochs, learn, radius, seeded, written
 from rows import CONFIGS, accuracies, begin, kept, linear_probe, run, seconds, spread
-from transfer import Task, write_images
-
-from rocl_transfer.data import load_images
 
 ROWS = {"rocl": "RoCL from scratch", "fare": "robustify, its start saw the same images", "fare_all": "robustify, its start saw all images"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--model", default="resnet8_cifar")
-    parser.add_argument("--epsilon", default="0.1", help="that is trained against and measured at")
-    parser.add_argument("--steps", type=int, default=5)
+    add_task(parser)
     parser.add_argument("--images", nargs="+", type=int, default=[50, 150, 450, 1293])
     parser.add_argument("--budget", type=int, default=728, help="network passes an image with all images")
     parser.add_argument("--seeds", type=int, default=3)
@@ -43,13 +36,9 @@ def main() -> None:
     parser.add_argument("--draw", type=Path, help="picture of the table")
     options = parser.parse_args()
     begin()
-    options.size = 16 if options.data == "digits" else 32
+    options.size, sizes = written(options, None)
+    options.all = sizes["train"]
     folder = options.output_dir / "data"
-    if not (folder / "sizes.json").exists():
-        task = Task(options.size, options.model, None, options.epsilon, None, 0, 0)
-        sizes = write_images(load_images(options.data, image_size=options.size), task, folder)
-        (folder / "sizes.json").write_text(json.dumps(sizes))
-    options.all = json.loads((folder / "sizes.json").read_text())["train"]
     for number in options.images:
         write_few(folder, number)
     # The seed first: one whole table is there before another begins.

@@ -116,7 +116,8 @@ def main() -> None:
     for name, times in seconds.items():
         ratios = sorted(mine / reference for mine, reference in zip(times, seconds["trades"], strict=True))
         middle = statistics.median(times)
-        number = passes("at" if name == "nfgsm" else name, 1 if name == "nfgsm" else words.steps)
+        batchnorm = getattr(made[name], "normalizes", True)
+        number = passes("at" if name == "nfgsm" else name, 1 if name == "nfgsm" else words.steps, batchnorm=batchnorm)
         cells = [f"{number}", f"{middle:.2f}", f"{statistics.median(ratios):.2f}", f"{ratios[0]:.2f} to {ratios[-1]:.2f}"]
         print("| " + " | ".join([name, *cells, f"{words.batch_size / middle:.0f}", f"{100 * number * one_pass / middle:.0f} %"]) + " |")
 

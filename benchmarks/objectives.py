@@ -27,10 +27,7 @@ TEACHER = 0.25  # of the budget
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--model", default="resnet8_cifar")
-    parser.add_argument("--epsilon", default="0.1", help="that is trained against and measured at")
-    parser.add_argument("--steps", type=int, default=5)
+    add_task(parser)
     parser.add_argument("--images", type=int, help="training images (default: all)")
     parser.add_argument("--budget", type=int, default=728, help="network passes an image")
     parser.add_argument("--seeds", type=int, default=3)
@@ -42,19 +39,32 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/objectives"))
     options = parser.parse_args()
     begin()
-    size = 16 if options.data == "digits" else 32
-    folder = options.output_dir / "data"
-    if not (folder / "sizes.json").exists():
-        task = Task(size, options.model, options.images, options.epsilon, None, 0, 0)
-        sizes = write_images(load_images(options.data, image_size=size), task, folder)
-        (folder / "sizes.json").write_text(json.dumps(sizes))
+    size, sizes = written(options, options.images)
     # The seed first, so that every row has one before any has two.
     for seed in range(options.seeds):
         for row in options.rows:
             adapt(options, row, seed, size)
     for row in options.rows:
         attack_best(options, row)
-    print(table(options, json.loads((folder / "sizes.json").read_text())))
+    print(table(options, sizes))
+
+
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """The data, the network and what it is trained against."""
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--model", default="resnet8_cifar")
+    parser.add_argument("--epsilon", default="0.1", help="that is trained against and measured at")
+    parser.add_argument("--steps", type=int, default=5)
+
+
+def written(options: argparse.Namespace, images: int | None) -> tuple[int, dict[str, int]]:
+    """Side in pixels, and sizes of the splits, of the images that are written as files into ``data``, once."""
+    size, folder = 16 if options.data == "digits" else 32, options.output_dir / "data"
+    if not (folder / "sizes.json").exists():
+        task = Task(size, options.model, images, options.epsilon, None, 0, 0)
+        sizes = write_images(load_images(options.data, image_size=size), task, folder)
+        (folder / "sizes.json").write_text(json.dumps(sizes))
+    return size, json.loads((folder / "sizes.json").read_text())
 
 
 def epochs(options: argparse.Namespace, row: str) -> dict[str, int]:
