@@ -222,6 +222,22 @@ def hub():
         yield hub
 
 
+def export_untrained(folder, size):
+    """A backbone for images of ``size`` px that was never trained, exported into ``folder``."""
+    from rocl_transfer.hub import export
+    from rocl_transfer.models import create_backbone
+
+    torch.manual_seed(0)
+    export(create_backbone("resnet8_cifar", size), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory):
+    """An exported backbone that tells red from blue no better than chance would."""
+    return export_untrained(tmp_path_factory.mktemp("pre"), 32)
+
+
 def _noise_image(seed, size=(20, 20), mode="RGB"):
     """An image whose colour tells its seed modulo 2, so that a class can be learned."""
     rng = np.random.default_rng(seed)

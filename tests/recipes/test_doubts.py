@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.conftest import export_untrained
+
 
 @pytest.fixture
 def noise(tmp_path):
@@ -20,13 +22,7 @@ def noise(tmp_path):
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory):
     """An exported backbone that was never trained."""
-    from rocl_transfer.hub import export
-    from rocl_transfer.models import create_backbone
-
-    folder = tmp_path_factory.mktemp("pre")
-    torch.manual_seed(0)
-    export(create_backbone("resnet8_cifar", 16), folder)
-    return folder
+    return export_untrained(tmp_path_factory.mktemp("pre"), 16)
 
 
 PROBE = ("--epochs", 3, "--batch_size", 64, "--optimizer.lr", "0.01", "--monitor_every", 1, "--rollbacks", 1, "--evaluation.steps", 1)

@@ -68,18 +68,6 @@ def test_every_option_from_a_pretrained_run_resumes_bit_for_bit(command, pretrai
     assert record(tmp_path / "whole")["evaluations"][0]["accuracy"] >= 0.7
 
 
-@pytest.fixture(scope="session")
-def pretrained(tmp_path_factory):
-    """An exported backbone that tells red from blue no better than chance would."""
-    from rocl_transfer.hub import export
-    from rocl_transfer.models import create_backbone
-
-    folder = tmp_path_factory.mktemp("pre")
-    torch.manual_seed(0)
-    export(create_backbone("resnet8_cifar", 32), folder)
-    return folder
-
-
 def test_the_head_first_then_the_best_and_the_last(command, pretrained, class_folder, tmp_path):
     words = ["--model.name", pretrained, "--data.name", class_folder, *SHORT, *QUICK, "--method", "at"]
     done = command("finetune.py", *words, "--output_dir", "ft", check=0)

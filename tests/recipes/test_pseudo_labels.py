@@ -7,19 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 import rocl_transfer as rt
-from rocl_transfer.hub import export
-from rocl_transfer.models import create_backbone
 
 SHORT = ["--data.image_size", "32", "--epochs", "4", "--batch_size", "4", "--optimizer.lr", "2e-3", "--attack.steps", "2", "--ramp", "[0, 0]"]
 SHORT += ["--pseudo_labels", "2"]
-
-
-@pytest.fixture(scope="session")
-def pretrained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pre")
-    torch.manual_seed(0)
-    export(create_backbone("resnet8_cifar", 32), folder)
-    return folder
 
 
 def clusters(folder):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rocl_transfer.attacks import PGD, frozen
-from rocl_transfer.data import ImageData, Store, derive_seed, generators, stratified_sample
+from rocl_transfer.data import ImageData, Store, derive_seed, generators, labels_of, stratified_sample
 from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.monitors.features import compute_features
 from rocl_transfer.evaluation.precision import full_precision
@@ -112,15 +112,13 @@ class HeadMonitor:
     """
 
     def __init__(self, classifier: PixelModel, data: ImageData, stores: dict[str, Store]) -> None:
-        self.head, self.watched = classifier.head, "training" if data.validation is None else "validation"
-        images, store = (data.train, stores["train"]) if data.validation is None else (data.validation, stores.pop("validation"))
-        positions = torch.arange(len(images))
-        if data.validation is None:
-            positions = torch.linspace(0, len(images) - 1, min(_WATCHED, len(images))).long()
-            log.info("there are no validation images: %d training images are watched", len(positions))
-        assert images.labels is not None
+        split, positions = choose_watched(data, None if data.validation is None else len(data.validation), seed=0)
+        images = data.train if split == "train" else data.validation
+        store = stores["train"] if split == "train" else stores.pop("validation")
+        self.head, self.watched = classifier.head, "training" if split == "train" else "validation"
+        assert images is not None
         self.features = compute_features(classifier, store, positions)
-        self.labels = images.labels[positions].to(self.features.device)
+        self.labels = labels_of(images)[positions].to(self.features.device)
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
