@@ -215,10 +215,9 @@ def resolved(config: FinetuneConfig, classifier: PixelModel, trained: bool) -> F
 def watch(config: FinetuneConfig, classifier: PixelModel, data: ImageData, stores: dict[str, Store]) -> ClassifierMonitor:
     """Validates on a sample of the validation images; if there are none, of the training images."""
     split, positions = choose_watched(data, config.monitor_images, config.seed)
-    images = data.train if split == "train" else data.validation
-    assert images is not None
+    labels = labels_of(data.train if split == "train" else data.validation)
     attack = None if config.method == "standard" else config.attack.measuring().pgd()
-    return ClassifierMonitor(lambda: classifier, stores[split], labels_of(images), attack, config.seed, positions)
+    return ClassifierMonitor(lambda: classifier, stores[split], labels, attack, config.seed, positions)
 
 
 def head_first(config: FinetuneConfig, model: NamedModel, kept: bool, data: ImageData) -> HeadFirst:

@@ -113,12 +113,10 @@ class HeadMonitor:
 
     def __init__(self, classifier: PixelModel, data: ImageData, stores: dict[str, Store]) -> None:
         split, positions = choose_watched(data, None if data.validation is None else len(data.validation), seed=0)
-        images = data.train if split == "train" else data.validation
         store = stores["train"] if split == "train" else stores.pop("validation")
         self.head, self.watched = classifier.head, "training" if split == "train" else "validation"
-        assert images is not None
         self.features = compute_features(classifier, store, positions)
-        self.labels = labels_of(images)[positions].to(self.features.device)
+        self.labels = labels_of(data.train if split == "train" else data.validation)[positions].to(self.features.device)
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
