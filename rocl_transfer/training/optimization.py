@@ -44,14 +44,20 @@ class OptimizerOptions:
 
     def __post_init__(self) -> None:
         _check_optimizer(self)
-        if self.warmup_lr is None:  # filled in here, so that runs from before, which record the 0.1, can be resumed
-            start = min(_PAPER_WARMUP_LR, self.lr) if self.name == "lars" else 0
-            object.__setattr__(self, "warmup_lr", Number(start if self.warmup_epochs > 0 else _PAPER_WARMUP_LR))
         for name in ("weight_decay", "warmup_epochs", "warmup_lr"):
-            require(getattr(self, name) >= 0, f"--optimizer.{name} is {getattr(self, name)}: give 0 or more")
+            require((getattr(self, name) or 0) >= 0, f"--optimizer.{name} is {getattr(self, name)}: give 0 or more")
         if self.warmup_epochs == 0:
-            untouched = self.warmup_lr in (0, _PAPER_WARMUP_LR)
+            untouched = self.warmup_lr in (None, 0, _PAPER_WARMUP_LR)
             require(untouched, "--optimizer.warmup_lr has no effect without a warm-up (--optimizer.warmup_epochs 0): leave it out")
+
+    @property
+    def first_lr(self) -> float:
+        """Where the warm-up starts; not filled in in place, so that an override of the optimiser also moves it."""
+        if self.warmup_lr is not None:
+            return float(self.warmup_lr)
+        if self.warmup_epochs == 0:  # what runs from before record, without effect
+            return _PAPER_WARMUP_LR
+        return min(_PAPER_WARMUP_LR, self.lr) if self.name == "lars" else 0.0
 
     def create(self, objective: nn.Module, groups: Sequence[dict[str, Any]] = ()) -> Optimizer:
         """Timm's optimiser on every trained parameter alike; parts of an :class:`Objective` with a rate of their own learn at that.
@@ -171,8 +177,7 @@ class Schedule:
         if own.schedule == "cosine_per_step":
             done, warmup, whole = epoch * per_epoch + step, round(own.warmup_epochs * per_epoch), self.epochs * per_epoch
         if done < warmup:
-            assert own.warmup_lr is not None
-            return own.warmup_lr + (own.lr - own.warmup_lr) * (done + 1) / warmup
+            return own.first_lr + (own.lr - own.first_lr) * (done + 1) / warmup
         if own.schedule == "steps":
             passed = sum(epoch >= share * self.epochs - 1e-9 for share in own.milestones)
             return float(own.lr * 0.1**passed)

@@ -18,7 +18,7 @@ from rocl_transfer.options import default_of, require, write_options
 from rocl_transfer.training.checkpoints import Checkpoints
 from rocl_transfer.training.guard import Judge, Recovery
 from rocl_transfer.training.loop import train
-from rocl_transfer.training.optimization import Schedule
+from rocl_transfer.training.optimization import OptimizerOptions, Schedule
 from rocl_transfer.training.progress import Trained
 from rocl_transfer.training.runtime import finish, start
 from rocl_transfer.training.settings import Cadence, Computing, Monitor, Span, Watch
@@ -100,6 +100,8 @@ class RunOptions:
         The batch counts as a whole, so that a run may be resumed with another number of processes.
         """
         options = _dotted(dataclasses.asdict(self))
+        if isinstance(optimizer := getattr(self, "optimizer", None), OptimizerOptions):
+            options["optimizer.warmup_lr"] = optimizer.first_lr  # what it stands for: runs from before record that
         del options["batch_size"]
         options["batch_size over all processes"] = self.batch_size * processes
         return {name: value for name, value in options.items() if not name.startswith(_FREE)}

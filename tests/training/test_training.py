@@ -105,12 +105,20 @@ def test_the_cosine_schedule_with_warm_up_is_the_papers():
 
 
 @pytest.mark.parametrize(("name", "lr"), [("lars", 1.5), ("lars", 0.05), ("adamw", 2e-3), ("momentum", 0.01)])
-def test_a_warm_up_never_falls_by_default(name, lr):
-    schedule = OptimizerOptions(name=name, lr=lr, warmup_epochs=3).over(10)
-    rates = [schedule(epoch) for epoch in range(4)]
-    assert rates == sorted(rates)
-    assert rates[2] == pytest.approx(lr)
-    assert rates[0] == pytest.approx(0.1 + 1.4 / 3 if lr == 1.5 else lr if name == "lars" else lr / 3)
+def test_a_warm_up_never_falls_by_default(name, lr, tmp_path):
+    from pretrain import PretrainConfig
+    from rocl_transfer.config import parse
+    from rocl_transfer.options import write_options
+
+    words = ["--data.name", "digits", "--model.name", "resnet8_cifar", "--output_dir", "runs/pre", "--optimizer.warmup_epochs", "3"]
+    chosen = ["--optimizer.name", name, "--optimizer.lr", str(lr)]
+    write_options(parse(PretrainConfig, words), tmp_path / "config.yaml")
+    for config in (parse(PretrainConfig, [*words, *chosen]), parse(PretrainConfig, ["--config", str(tmp_path / "config.yaml"), *chosen])):
+        rates = [config.optimizer.over(10)(epoch) for epoch in range(4)]
+        assert rates == sorted(rates)
+        assert rates[2] == pytest.approx(lr)
+        assert rates[0] == pytest.approx(0.1 + 1.4 / 3 if lr == 1.5 else lr if name == "lars" else lr / 3)
+        assert config.identity(1)["optimizer.warmup_lr"] == {"lars": min(0.1, lr)}.get(name, 0)
 
 
 def test_the_step_schedule_is_the_papers():
