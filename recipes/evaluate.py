@@ -20,17 +20,7 @@ from torch import Tensor, nn
 
 from rocl_transfer.attacks import untouched
 from rocl_transfer.config import command_line, note_radius
-from rocl_transfer.data import (
-    Augmentation,
-    ImageData,
-    ImageOptions,
-    Store,
-    labels_of,
-    load_images,
-    match_labels,
-    store_splits,
-    stratified_sample,
-)
+from rocl_transfer.data import Augmentation, ImageData, ImageOptions, Store, labels_of, load_images, match_labels, store_splits, stratified_sample
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import (
     Context,
@@ -53,15 +43,7 @@ from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.checks import Inspection
 from rocl_transfer.evaluation.evaluate import LOOKED_AT
 from rocl_transfer.evaluation.samples import evenly, pixels_of
-from rocl_transfer.hub import (
-    NamedModel,
-    add_to_card,
-    code_digest,
-    import_model,
-    load_classifier,
-    look_up,
-    weights_digest,
-)
+from rocl_transfer.hub import NamedModel, add_to_card, code_digest, import_model, load_classifier, look_up, weights_digest
 from rocl_transfer.options import Number, require, require_sha256, require_untouched, write_options
 from rocl_transfer.training import finish, start
 from rocl_transfer.version import __version__
