@@ -1,6 +1,7 @@
 """The script of the reference models runs through on next to nothing, and makes nothing twice."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -24,6 +25,8 @@ def test_the_reference_models_are_made_measured_and_kept(tmp_path):
         "twin",
         *(f"twin-{attacks}-{radius}" for attacks in ("paper", "standard") for radius in (4, 8)),
     }
+    shutil.rmtree(tmp_path / "standard")  # the twin is there, so what it was made from need not be
+    written = {path: time for path, time in written.items() if path.exists()}
     again = subprocess.run(command, cwd=ROOT, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, check=True)
     assert again.stdout.splitlines()[-4:] == first.stdout.splitlines()[-4:]
-    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("results.json")} == written
