@@ -4,8 +4,8 @@
 
 Rows: ``nfgsm`` (N-FGSM from random weights, the control), ``twin`` (an ordinary ResNet-20, robustified without labels, its head untouched),
 ``twin-r-le`` (a robust linear head on the twin), ``rocl-r-le`` and ``rocl-ft`` (RoCL from random weights, then r-LE or N-FGSM fine-tuning). Every
-part is a recipe's command line, as the header of its YAML file has it. What is there is not made again (so ``cp -r model_cards/... runs/cifar10/twin``
-stands for the twin and its teacher, with 0 minutes), and a part that was cut short is resumed.
+part is a recipe's command line, as the header of its YAML file has it. What is there is not made again (so
+``cp -r model_cards/... runs/cifar10/twin`` stands for the twin and its teacher, with 0 minutes), and a part that was cut short is resumed.
 Prints the table of benchmarks/RESULTS.md: clean, PGD-20 and AutoAttack of the same test images, with 95 % intervals, and the minutes.
 """
 

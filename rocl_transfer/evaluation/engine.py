@@ -54,11 +54,13 @@ class Verdicts(Standing):
     Attributes:
         refuted: Successes of a search that the judge did not share.
         seconds: Spent on each attack, earlier parts of the run counted in.
+        passes: Of an image through the network, forward and back, for each attack; nan where an earlier part of the run did not write them down.
         found: For a few samples that the pictured attack broke, the image that did and the answer to it.
     """
 
     refuted: int
     seconds: dict[str, float]
+    passes: dict[str, float]
     found: dict[int, tuple[Tensor, int]]
 
 
@@ -192,7 +194,7 @@ def run_attacks(
         samples=samples, answers=torch.cat([part.answers for part in found]), classes=found[0].classes,
         standing={name: torch.cat([part.standing[name] for part in found]) for name in found[0].standing},
         margin=torch.cat([part.margin for part in found]), broken_by=[name for part in found for name in part.broken_by],
-        refuted=judge.refuted, seconds={CLEAN: judge.seconds, **searcher.seconds}, found=judge.found,
+        refuted=judge.refuted, seconds={CLEAN: judge.seconds, **searcher.seconds}, passes={CLEAN: len(samples), **searcher.passes}, found=judge.found,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Accuracy under attack: float32, eval mode, frozen parameters, random draws seeded for each sample."""
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -138,24 +139,29 @@ def _results(
         by = broken_by[int(order[row])]
         verdicts.append({**line, **({"broken_by": by} if by else {}), "margin": round(margins[row], 6)})
     seconds = {name: max(share.seconds[name] for share in shares) for name in shares[0].seconds}
-    evaluations = [_evaluation("clean", standing[CLEAN], seconds[CLEAN])]
+    passes = {name: sum(share.passes[name] for share in shares) for name in shares[0].passes}
+    evaluations = [_evaluation("clean", standing[CLEAN], seconds[CLEAN], passes[CLEAN])]
     rough = {} if precision == "fp32" else {"search_precision": precision}
     for attack in attacks:
         for part in parts_of(attack):
             conditions = {"norm": part.norm, "epsilon": float(part.epsilon), **part.conditions(), **rough}
-            evaluations.append(_evaluation(part.name, standing[attack_key(part)], seconds[attack_key(part)], **conditions))
+            key = attack_key(part)
+            evaluations.append(_evaluation(part.name, standing[key], seconds[key], passes[key], **conditions))
         if isinstance(attack, Ensemble):
-            spent = sum(seconds[attack_key(part)] for part in attack.attacks)
+            spent, made = (sum(each[attack_key(part)] for part in attack.attacks) for each in (seconds, passes))
             version = f"{attack.version}, searched in {precision}" if rough else attack.version
             conditions = {"norm": attack.norm, "epsilon": attack.epsilon, "version": version}
-            evaluations.append(_evaluation(attack.name, standing[attack_key(attack)], spent, **conditions))
+            evaluations.append(_evaluation(attack.name, standing[attack_key(attack)], spent, made, **conditions))
     said = Answers(truth.numpy(), {name: rows.numpy() for name, rows in standing.items()}, shares[0].classes, answers.numpy(), names)
     return Results(evaluations, verdicts, device, seed, refuted=sum(share.refuted for share in shares), doubts=doubts(said))
 
 
-def _evaluation(name: str, standing: Tensor, seconds: float, **conditions: Any) -> Evaluation:
+def _evaluation(name: str, standing: Tensor, seconds: float, passes: float, **conditions: Any) -> Evaluation:
     right, n = int(standing.sum()), len(standing)
-    return Evaluation(name=name, **conditions, accuracy=right / n, interval=wilson_interval(right, n), n=n, seconds=round(seconds, 3))
+    return Evaluation(
+        name=name, **conditions, accuracy=right / n, interval=wilson_interval(right, n), n=n, seconds=round(seconds, 3),
+        passes=None if math.isnan(passes) else round(passes / n, 1),
+    )  # fmt: skip
 
 
 def borderline(results: Results) -> dict[str, Any]:

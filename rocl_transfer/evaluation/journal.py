@@ -29,13 +29,14 @@ class Journal:
     def __init__(self, folder: Path | None = None, identity: Mapping[str, Any] | None = None, rank: int = 0) -> None:
         self._margins: dict[tuple[str, int], dict[int, float]] = defaultdict(dict)
         self.seconds: dict[str, float] = defaultdict(float)
+        self.passes: dict[str, float] = defaultdict(float)
         self._file, self._folder = None, folder
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
         plain = json.loads(json.dumps(dict(identity or {})))
         for path in sorted(folder.glob("*.jsonl")):
-            self._read(path, plain)
+            self._read(path, plain, counted=rank == 0)
         path = folder / f"{rank}.jsonl"
         whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
         if path.exists() and path.stat().st_size > whole:
@@ -50,7 +51,7 @@ class Journal:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def _read(self, path: Path, identity: Mapping[str, Any]) -> None:
+    def _read(self, path: Path, identity: Mapping[str, Any], counted: bool) -> None:
         head, *lines = path.read_bytes().split(b"\n")[:-1] or [b"{}"]
         there = json.loads(head).get("identity", identity)
         # What an earlier version did not write down is not held against it.
@@ -59,6 +60,8 @@ class Journal:
         spent: dict[str, float] = defaultdict(float)
         for line in map(json.loads, lines):
             spent[line["attack"]] += line["seconds"]
+            if counted:  # by one process: passes of all are added up in the end
+                self.passes[line["attack"]] += line.get("passes", math.nan)
             for run, index, margin in zip(line["runs"], line["samples"], line["margins"], strict=True):
                 self._margins[line["attack"], run][index] = math.inf if margin is None else margin
         for attack, seconds in spent.items():  # processes worked side by side
@@ -68,12 +71,14 @@ class Journal:
         """The lowest margin this run found for the sample; None if it was not made."""
         return self._margins[attack, run].get(sample)
 
-    def write(self, attack: str, runs: Sequence[int], samples: Sequence[int], margins: Sequence[float], seconds: float) -> None:
+    def write(self, attack: str, runs: Sequence[int], samples: Sequence[int], margins: Sequence[float], seconds: float, passes: int) -> None:
         """Append what was found."""
         self.seconds[attack] += seconds
+        self.passes[attack] += passes
         if self._file is not None:
             finite = [None if math.isinf(margin) else margin for margin in margins]
-            self._append({"attack": attack, "runs": list(runs), "samples": list(samples), "margins": finite, "seconds": round(seconds, 4)})
+            line = {"attack": attack, "runs": list(runs), "samples": list(samples), "margins": finite, "seconds": round(seconds, 4), "passes": passes}
+            self._append(line)
 
     def keep(self, attack: str, sample: int, image: Tensor, answer: int) -> None:
         """Put aside an image (C, H, W) with which an attack broke a sample, and the answer to it, whole or not at all."""

@@ -95,7 +95,7 @@ class Judge:
                 "otherwise; choose another --output_dir, or --resume none"
             )
         if before.isnan().any():
-            self.journal.write(CLEAN, [0] * len(samples), samples.tolist(), seen.margins.tolist(), 0.0)
+            self.journal.write(CLEAN, [0] * len(samples), samples.tolist(), seen.margins.tolist(), 0.0, len(samples))
 
     def margins(self, attack: Attack, samples: Tensor, clean: Tensor, outcome: Outcome, keep: str | None) -> Tensor:
         """(n,): lowest margins of what ``attack`` found around the images ``clean`` (n, 3, H, W), its successes as the model sees them.

@@ -60,7 +60,7 @@ def distinct(attacks: Sequence[PGD]) -> list[PGD]:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One accuracy and what it was measured under; lengths in [0, 1] pixel units."""
+    """One accuracy and what it was measured under; lengths in [0, 1] pixel units, passes (forward and back) per sample."""
 
     name: str
     norm: str | None = None
@@ -78,6 +78,7 @@ class Evaluation:
     interval: tuple[float, float]
     n: int
     seconds: float
+    passes: float | None = None
 
     def __str__(self) -> str:
         """A line for the log."""

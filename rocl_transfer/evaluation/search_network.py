@@ -174,15 +174,20 @@ class ProgressNetwork:
     Args:
         network: What is called.
         spent: Told of them.
-        backward: What a pass with gradient counts, in passes without.
+        backward: How long a pass with gradient takes, in passes without.
+
+    Attributes:
+        passes: Of an image, forward and back, so far.
     """
 
     def __init__(self, network: nn.Module, spent: Callable[[float], None], backward: float) -> None:
         self.network, self.spent, self.backward = network, spent, backward
+        self.passes = 0
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K)."""
         self.spent(len(images) * (self.backward if images.requires_grad else 1.0))
+        self.passes += len(images) * (2 if images.requires_grad else 1)
         # The weights say which layout convolutions compute in; images that came channels-last out of an index would overrule them.
         logits: Tensor = self.network(images.contiguous()).float()
         return logits

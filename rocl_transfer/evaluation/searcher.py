@@ -8,12 +8,12 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from rocl_transfer.attacks import Attack, Network
+from rocl_transfer.attacks import Attack
 from rocl_transfer.data import derive_seed
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation.judge import Judge
 from rocl_transfer.evaluation.results import attack_key
-from rocl_transfer.evaluation.search_network import Rates
+from rocl_transfer.evaluation.search_network import ProgressNetwork, Rates
 
 log = logging.getLogger("rocl_transfer")
 
@@ -22,7 +22,7 @@ class Searcher:
     """Has attacks search on a network.
 
     Args:
-        network: Images (N, 3, H, W) -> logits (N, K).
+        network: Images (N, 3, H, W) -> logits (N, K), its passes counted.
         rates: What it was measured to take.
         judge: Says which of the findings are successes; its journal has what was found before.
         seed: Each sample's own seed follows from it and the position.
@@ -30,12 +30,14 @@ class Searcher:
     Attributes:
         batch_size: Images at once.
         seconds: Spent on each attack, earlier parts of the run counted in.
+        passes: The same of passes of an image; nan if an earlier part did not write them down.
     """
 
-    def __init__(self, network: Network, rates: Rates, judge: Judge, seed: int) -> None:
+    def __init__(self, network: ProgressNetwork, rates: Rates, judge: Judge, seed: int) -> None:
         self.network, self.judge, self.seed = network, judge, seed
         self.batch_size, self.enough = rates.size, rates.enough
         self.seconds: dict[str, float] = {}
+        self.passes: dict[str, float] = {}
 
     def run(self, attack: Attack, samples: Tensor, images: Tensor, standing: Tensor, keep: str | None = None) -> Tensor:
         """(N,): lowest margins found; inf if there was no search. Runs of one sample wait for each other only as far as batches go.
@@ -59,7 +61,7 @@ class Searcher:
             lowest[row] = min(float(lowest[row]), torch.inf if value is None else value)
         pending = pending[:, [value is None for value in known]]
         while (pending := pending[:, lowest[pending[1]] >= 0]).shape[1]:
-            began = time.perf_counter()
+            began, before = time.perf_counter(), self.network.passes
             runs, rows = pending[:, : self.batch_size]
             margins: Tensor | None = None
             with suppress(torch.OutOfMemoryError):
@@ -69,8 +71,9 @@ class Searcher:
                 continue
             pending = pending[:, len(runs) :]
             lowest.scatter_reduce_(0, rows, margins, "amin")
-            journal.write(name, runs.tolist(), samples[rows].tolist(), margins.tolist(), time.perf_counter() - began)
-        self.seconds[attack_key(attack)] = journal.seconds[name]
+            seconds, passes = time.perf_counter() - began, self.network.passes - before
+            journal.write(name, runs.tolist(), samples[rows].tolist(), margins.tolist(), seconds, passes)
+        self.seconds[attack_key(attack)], self.passes[attack_key(attack)] = journal.seconds[name], journal.passes[name]
         return lowest
 
     def _shrink(self) -> None:

@@ -129,7 +129,7 @@ def _metadata(results: dict[str, Any], entry: dict[str, Any]) -> "EvalResult":
     from huggingface_hub import EvalResult
 
     dataset = results["dataset"]
-    conditions = {key: value for key, value in entry.items() if key not in ("accuracy", "seconds")}
+    conditions = {key: value for key, value in entry.items() if key not in ("accuracy", "seconds", "passes")}
     return EvalResult(
         task_type="image-classification",
         # The Hub takes this for one of its datasets.

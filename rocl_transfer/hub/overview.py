@@ -33,7 +33,7 @@ class Measured:
         accuracy: In [0, 1].
         interval: 95 %; None if it was not recorded.
         n: Images.
-        passes: Passes forward and backward that were recorded; None if they were not.
+        passes: Passes forward and back per sample that were recorded; None if they were not.
         seconds: That it took.
     """
 

@@ -1,6 +1,7 @@
 """The engine: any number of classes, the same verdicts however they are computed, every success judged, nothing lost."""
 
 import json
+import math
 import weakref
 from itertools import pairwise
 from pathlib import Path
@@ -130,6 +131,7 @@ def test_a_run_that_died_is_resumed_where_it_was(tmp_path, monkeypatch):
         break
     assert deaths > 2
     assert found.verdicts == wanted.verdicts
+    assert [one.passes for one in found.evaluations] == [one.passes for one in wanted.evaluations]
     # Cut in the middle of a line, as by a kill while it was written: that line alone is done again.
     journal = tmp_path / "j" / "0.jsonl"
     journal.write_bytes(journal.read_bytes()[:-7])
@@ -180,13 +182,28 @@ def test_out_of_memory_is_answered_with_smaller_batches(monkeypatch, caplog):
 
 def test_a_run_is_resumed_with_another_number_of_processes(tmp_path):
     first, second = Journal(tmp_path, {"a": 1}, 0), Journal(tmp_path, {"a": 1}, 1)
-    first.write("x", [0], [0], [0.5], 1.0)
-    second.write("x", [3], [1], [float("inf")], 2.0)
+    first.write("x", [0], [0], [0.5], 1.0, 10)
+    second.write("x", [3], [1], [float("inf")], 2.0, 30)
     first.close()
     second.close()
     alone = Journal(tmp_path, {"a": 1}, 0)
     assert [alone.margin("x", 0, 0), alone.margin("x", 3, 1), alone.margin("x", 0, 1)] == [0.5, float("inf"), None]
     assert alone.seconds["x"] == 2.0  # they searched side by side
+    assert [alone.passes["x"], Journal(tmp_path, {"a": 1}, 1).passes["x"]] == [40, 0]  # counted by one, as those of all are added up
+    older = (tmp_path / "0.jsonl").read_text().replace(', "passes": 10', "")
+    (tmp_path / "0.jsonl").write_text(older)
+    assert math.isnan(Journal(tmp_path, {"a": 1}, 0).passes["x"])
+
+
+def test_passes_per_sample_are_those_that_were_made():
+    model = small_net(4)
+    images, labels = sample(model, 8)
+    labels[0] = (labels[0] + 1) % 4  # wrong from the start: not attacked
+    pgd, parts = PGD(1e-6, steps=5, restarts=2), (APGD(1e-6, steps=3), FAB(1e-6, steps=3, targets=3), Square(1e-6, queries=10))
+    results = evaluate(model, images, labels, attacks=[pgd, Ensemble("autoattack", parts, "short")])
+    assert results["autoattack"].accuracy == 7 / 8
+    whole = [(forward + 2 * gradient) * attack.runs for attack in (pgd, *parts) for forward, gradient in [attack.passes]]
+    assert [one.passes for one in results.evaluations] == [1, *(round(passes * 7 / 8, 1) for passes in (*whole, sum(whole[1:])))]
 
 
 def test_the_model_judges_what_the_search_finds(monkeypatch):

@@ -116,7 +116,7 @@ def test_the_record_of_an_evaluation_holds_its_conditions(tmp_path):
     record = json.loads((tmp_path / "results.json").read_text())
     assert set(record) == {"model", "dataset", "evaluations", "doubts", "environment", "date", "training", "seed", "config"}
     clean, pgd = record["evaluations"]
-    assert set(clean) == {"name", "accuracy", "interval", "n", "seconds"}
+    assert set(clean) == {"name", "accuracy", "interval", "n", "seconds", "passes"}
     assert {k: pgd[k] for k in ("name", "norm", "epsilon", "steps", "restarts", "n")} == {
         "name": "pgd-20", "norm": "linf", "epsilon": 0.07, "steps": 20, "restarts": 1, "n": 6,
     }  # fmt: skip

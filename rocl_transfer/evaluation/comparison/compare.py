@@ -208,7 +208,7 @@ def _same_weights(lettered: Mapping[str, EvaluatedRun]) -> Iterator[str]:
 
 def _unlike(key: str, entries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Where the runs were not measured alike under one evaluation."""
-    measured = {"accuracy", "interval", "n", "seconds"}
+    measured = {"accuracy", "interval", "n", "seconds", "passes"}
     for name in dict.fromkeys(name for entry in entries.values() for name in entry if name not in measured):
         values = {letter: entry.get(name) for letter, entry in entries.items()}
         said = {letter: f"{value:.6g}" if isinstance(value, float) else str(value) for letter, value in values.items()}
