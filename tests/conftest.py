@@ -78,6 +78,8 @@ os.dup2(os.open(f"{output}/stdout", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
 os.dup2(os.open(f"{output}/stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
 sys.path[0] = os.path.dirname(words[0])
 sys.argv = words
+if "datasets" in sys.modules:  # sleeps five seconds for arrow's threads where a pass over parquet ends, which are those of 40 images here
+    sys.modules["datasets"].config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.2
 runpy.run_path(words[0], run_name="__main__")
 """
 
@@ -85,7 +87,7 @@ runpy.run_path(words[0], run_name="__main__")
 IMPORTED = ["rocl_transfer.config", "rocl_transfer.hub", "rocl_transfer.models.resnet_cifar", "datasets", "matplotlib.figure"]
 # The same for an environment that is read while modules are imported: what to run comes as lines, and each one's status is the answer.
 SERVER = f"""
-import json, os, sys, {", ".join(IMPORTED[:3])}
+import json, os, sys, {", ".join(IMPORTED)}
 for line in sys.stdin:
     names = json.loads(line)
     if not (pid := os.fork()):
@@ -190,6 +192,7 @@ def server(tmp_path, tmp_path_factory):
 
     yield run
     for process in servers.values():
+        process.kill()  # its runs are over, and taking the imports down takes seconds
         process.communicate(timeout=60)
 
 

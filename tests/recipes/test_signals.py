@@ -112,6 +112,7 @@ def test_a_recipe_ends_with_its_launcher_and_saves(command, begin, class_folder,
     assert not (tmp_path / "parts" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_process_whose_neighbour_is_killed_ends_with_a_sentence(command, begin, class_folder, tmp_path):
     words = [*SLOW, "--batch_size", "4", "--data.name", class_folder]
     command("pretrain.py", *words, "--output_dir", "whole", processes=2, check=0)
