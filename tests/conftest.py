@@ -20,11 +20,19 @@ from torch.distributed import TCPStore
 from tests.support.stand_in_hub import StandInHub
 
 ROOT = Path(__file__).parents[1]
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # tests that run side by side have a core each
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2  # tests that run side by side have a core each
+torch.set_num_threads(THREADS)
 # A shell's `&` and `nohup` leave these ignored, which recipes respect and tests of signals cannot have.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """As many for every test: a recipe that one runs in this process takes all cores for those after it, which wait for each other then (7x)."""
+    yield
+    torch.set_num_threads(THREADS)
 
 
 def pytest_addoption(parser):

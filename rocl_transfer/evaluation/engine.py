@@ -54,7 +54,7 @@ class Verdicts(Standing):
     Attributes:
         refuted: Successes of a search that the judge did not share.
         seconds: Spent on each attack, earlier parts of the run counted in.
-        passes: Of an image through the network, forward and back, for each attack; nan where an earlier part of the run did not write them down.
+        passes: Passes of an image, forward and back, made by each attack; nan where an earlier part of the run did not write them down.
         found: For a few samples that the pictured attack broke, the image that did and the answer to it.
     """
 

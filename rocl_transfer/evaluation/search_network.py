@@ -177,7 +177,7 @@ class ProgressNetwork:
         backward: How long a pass with gradient takes, in passes without.
 
     Attributes:
-        passes: Of an image, forward and back, so far.
+        passes: Passes of an image so far, forward and back.
     """
 
     def __init__(self, network: nn.Module, spent: Callable[[float], None], backward: float) -> None:

@@ -102,6 +102,7 @@ def test_a_signal_to_the_whole_group_saves_although_workers_read(command, begin,
     assert newest(tmp_path / "parts") >= 5
 
 
+@pytest.mark.slow
 def test_a_recipe_ends_with_its_launcher_and_saves(command, begin, class_folder, tmp_path):
     words = [*SLOW, "--epochs", "400", "--data.name", class_folder, "--checkpoint_every", "10000", "--keep_checkpoints", "9"]
     launcher = begin("parts", *words, launcher=(str(BIN / "accelerate"), "launch", "--cpu"))
