@@ -4,10 +4,11 @@
     python benchmarks/objectives.py --data path/to/cifar10 --model resnet20_cifar --epsilon 8/255
 
 A pass forward counts 1, back to the pixels 1, a full one back 2 (``rows.passes``). ``simclr``, ``rocl``, ``acl`` and ``dynacl`` begin with random
-weights and spend the budget on epochs; ``fare``, ``deacl`` and ``lore`` spend a quarter of it on the SimCLR that they start from. The budget of 728
-is the quick start's 28 epochs of RoCL. Each backbone is then adapted by LE, r-LE and TRADES on a tenth of the labels, and measured clean and by
-PGD-20; the best of a row's seeds (r-LE) by AutoAttack as well. Images are written once as PNG files and CSVs, as benchmarks/transfer.py does. Every
-run that is there is kept, so an interrupted benchmark is resumed. Prints the table of RESULTS.md: seconds of the pre-training beside its passes.
+weights and spend the budget on epochs, with ``+air`` on AIR's regulariser (weight 0.25) as well; ``fare``, ``deacl`` and ``lore`` spend a quarter of
+it on the SimCLR that they start from. The budget of 728 is the quick start's 28 epochs of RoCL. Each backbone is then adapted by LE, r-LE and TRADES
+on a tenth of the labels, and measured clean and by PGD-20; the best of a row's seeds (r-LE) by AutoAttack as well. Images are written once as PNG
+files and CSVs, as benchmarks/transfer.py does. Every run that is there is kept, so an interrupted benchmark is resumed. Prints the table of
+RESULTS.md: seconds of the pre-training beside its passes.
 """
 
 import argparse
@@ -21,7 +22,8 @@ from rocl_transfer.data import load_images
 from rocl_transfer.models import create_backbone
 from rocl_transfer.objectives import PRETRAINING
 
-SCRATCH, TWINS, WAYS = ("simclr", "rocl", "acl", "dynacl"), ("fare", "deacl", "lore"), ("le", "r_le", "trades")
+SCRATCH, TWINS = ("simclr", "rocl", "rocl+air", "acl", "acl+air", "dynacl", "dynacl+air"), ("fare", "deacl", "lore")
+WAYS, AIR = ("le", "r_le", "trades"), "+air"
 TEACHER = 0.25  # of the budget
 
 
@@ -67,18 +69,21 @@ def written(options: argparse.Namespace, images: int | None) -> tuple[int, dict[
     return size, json.loads((folder / "sizes.json").read_text())
 
 
+def cost(options: argparse.Namespace, name: str) -> float:
+    """Passes an image and epoch."""
+    norms = any("BatchNorm" in type(part).__name__ for part in create_backbone(options.model, 32).modules())
+    return passes(name.removesuffix(AIR), options.steps, batchnorm=norms, air=name.endswith(AIR))
+
+
 def epochs(options: argparse.Namespace, row: str) -> dict[str, int]:
     """The epochs of a row's trainings, in their order, within the budget."""
-    norms = any("BatchNorm" in type(part).__name__ for part in create_backbone(options.model, 32).modules())
-    share = {"simclr": TEACHER * options.budget} if row in TWINS else {}
-    planned = {name: max(1, round(spent / passes(name, options.steps))) for name, spent in share.items()}
-    left = options.budget - sum(number * passes(name, options.steps) for name, number in planned.items())
-    return {**planned, row: max(2, round(left / passes(row, options.steps, batchnorm=norms)))}
+    planned = {"simclr": max(1, round(TEACHER * options.budget / cost(options, "simclr")))} if row in TWINS else {}
+    left = options.budget - sum(number * cost(options, name) for name, number in planned.items())
+    return {**planned, row: max(2, round(left / cost(options, row)))}
 
 
-def spent(options: argparse.Namespace, row: str) -> int:
-    norms = any("BatchNorm" in type(part).__name__ for part in create_backbone(options.model, 32).modules())
-    return sum(number * passes(name, options.steps, batchnorm=norms) for name, number in epochs(options, row).items())
+def spent(options: argparse.Namespace, row: str) -> float:
+    return sum(number * cost(options, name) for name, number in epochs(options, row).items())
 
 
 def views(options: argparse.Namespace, group: str) -> list[object]:
@@ -100,8 +105,10 @@ def learn(options: argparse.Namespace, row: str, seed: int, size: int, start: Pa
             continue
         folder = options.output_dir / (f"teacher-{seed}" if is_teacher else f"{row}-{seed}") / "trained"
         if start is None:
-            attack = PRETRAINING[name].Options().__dict__.get("attack")
+            method = name.removesuffix(AIR)
+            attack = PRETRAINING[method].Options().__dict__.get("attack")
             given = ["--objective.attack.epsilon", options.epsilon, "--objective.attack.steps", options.steps] if attack is not None else []
+            given += ["--objective.air_weight", 0.25] if name.endswith(AIR) else []
             optimizer = {
                 "name": "adamw",
                 "lr": "4e-3",
@@ -111,7 +118,7 @@ def learn(options: argparse.Namespace, row: str, seed: int, size: int, start: Pa
                 "warmup_lr": 0,
             }
             rates = [word for option, value in optimizer.items() for word in (f"--optimizer.{option}", value)]
-            words = ["--model.name", options.model, "--objective.method", name, *given, *rates, *views(options, "views")]
+            words = ["--model.name", options.model, "--objective.method", method, *given, *rates, *views(options, "views")]
             run(pretrain, folder, *shared, *words, "--epochs", number)
         else:
             weight = ["--clean_weight", 0.5] if name == "fare" else []
@@ -176,7 +183,7 @@ def table(options: argparse.Namespace, sizes: dict[str, int]) -> str:
     for row in options.rows:
         parts = ["teacher"] if row in TWINS else []
         took = [sum(seconds(options.output_dir / f"{part}-{seed}" / "trained") for part in (*parts, row)) for seed in range(options.seeds)]
-        cells = [" + ".join(map(str, epochs(options, row).values())), str(spent(options, row)), f"{sum(took) / len(took):.0f}"]
+        cells = [" + ".join(map(str, epochs(options, row).values())), f"{spent(options, row):g}", f"{sum(took) / len(took):.0f}"]
         for way in options.ways:
             found = measured(options, row, way)
             cells += [spread([None if part is None else part[place] for part in found]) for place in ("0", radius(options))]

@@ -87,8 +87,8 @@ def test_a_spread_says_how_many_ended():
 
 SCRIPTS = {
     "objectives.py": (
-        "--budget 30 --seeds 1 --rows acl fare --ways r_le trades --head_epochs 1 --steps 1 --images 300 --batch_size 32 --autoattack 10",
-        ["| acl | 2 | 32 |", "| fare | 1 + 3 | 33 |"],
+        "--budget 30 --seeds 1 --rows acl rocl+air fare --ways r_le trades --head_epochs 1 --steps 1 --images 300 --batch_size 32 --autoattack 10",
+        ["| acl | 2 | 32 |", "| rocl+air | 2 | 42 |", "| fare | 1 + 3 | 33 |"],
     ),
     "cheap_adversaries.py": (
         "--seeds 1 --methods at robustify --attacks nfgsm 10 --epochs 1 --pretrain_epochs 2 --robustify_epochs 2 --head_epochs 1",

@@ -43,6 +43,6 @@ def test_the_gpu_script_checks_and_trains_to_the_end(tmp_path):
     done = on_a_gpu(tmp_path, "train", "900", KILL_AFTER="300")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert "le: status 0" in done.stdout
-    for name, kind in (("pre", "knn"), ("le", "clean"), ("aa", "apgd-ce")):
+    for name, kind in (("pre", "kNN"), ("le", "clean"), ("aa", "apgd-ce")):
         record = json.loads((tmp_path / "run" / name / "results.json").read_text())
         assert any(kind in one["name"] for one in record["evaluations"]), (name, record["evaluations"])
