@@ -76,8 +76,9 @@ def run(recipe: Any, folder: Path, *words: object) -> None:
             raise
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "ended").write_text(str(error))
-    clock = folder.with_suffix(".seconds")
-    clock.write_text(f"{seconds(folder) + time.perf_counter() - began:.1f}")
+    finally:  # of a run that a signal ends as well
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.with_suffix(".seconds").write_text(f"{seconds(folder) + time.perf_counter() - began:.1f}")
 
 
 def seconds(folder: Path) -> float:

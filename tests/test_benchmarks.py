@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from rocl_transfer.attacks import AttackOptions
 from rocl_transfer.data import Augmentation, Batch, light_views
+from rocl_transfer.errors import Interrupted
 from rocl_transfer.models import add_head, create_backbone
 from rocl_transfer.objectives import PRETRAINING, AdversarialTraining, Distillation
 from tests.conftest import ENVIRONMENT, ROOT
@@ -83,6 +85,19 @@ def test_a_spread_says_how_many_ended():
     assert rows.spread([50.0, 52.0]) == "51.0 (50.0-52.0)"
     assert rows.spread([50.0, None]) == "50.0 (50.0-50.0), 1 ended by the guard"
     assert rows.spread([None]) == "-, 1 ended by the guard"
+
+
+def test_the_clock_counts_what_a_signal_ended(tmp_path, monkeypatch):
+    def interrupted(config):
+        raise Interrupted(15)
+
+    ticks = iter([0, 5, 10, 20])
+    monkeypatch.setattr(rows, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    monkeypatch.setattr(rows.pretrain, "main", interrupted)
+    for spent in (5, 15):
+        with pytest.raises(Interrupted):
+            rows.run(rows.pretrain, tmp_path / "rows" / "rocl", "--model.name", "resnet8_cifar", "--data.name", "digits")
+        assert rows.seconds(tmp_path / "rows" / "rocl") == spent
 
 
 SCRIPTS = {
