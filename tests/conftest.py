@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,10 @@ from tests.support.stand_in_hub import StandInHub
 ROOT = Path(__file__).parents[1]
 THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2  # tests that run side by side have a core each
 torch.set_num_threads(THREADS)
+with suppress(ImportError):  # datasets sleeps five seconds for arrow's threads where a pass over parquet ends, which is one over 40 images here
+    import datasets
+
+    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.2
 # A shell's `&` and `nohup` leave these ignored, which recipes respect and tests of signals cannot have.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
@@ -86,7 +91,7 @@ os.dup2(os.open(f"{output}/stdout", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
 os.dup2(os.open(f"{output}/stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
 sys.path[0] = os.path.dirname(words[0])
 sys.argv = words
-if "datasets" in sys.modules:  # sleeps five seconds for arrow's threads where a pass over parquet ends, which are those of 40 images here
+if "datasets" in sys.modules:
     sys.modules["datasets"].config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.2
 runpy.run_path(words[0], run_name="__main__")
 """

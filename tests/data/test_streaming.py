@@ -203,7 +203,8 @@ def test_local_parquet_of_no_split_streams_whole(folder, tmp_path, monkeypatch):
 
 
 HUB = """
-import json, torch
+import json, torch, datasets
+datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.2
 from rocl_transfer.data import Sampler, StreamedBatches, open_stream
 data, stream = open_stream("user/pictures", image_size=8)
 found = StreamedBatches(stream, Sampler(len(data.train), 12, 0), 8, torch.device("cpu"), 2, 16).epoch(0)
