@@ -96,6 +96,7 @@ def test_a_group_depends_on_its_seed_alone():
     torch.testing.assert_close(whole[4:], augmentation(images[4:], generators([4], "views")), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_moments_over_10_000_draws_are_the_per_image_pipelines():
     # What is compared: mean and standard deviation over draws of each of 3 x 32 x 32 values, of one picture.
     # 10,000 draws put the standard error of a mean of spread 0.25 at 0.0025; 3,072 of them are looked at.

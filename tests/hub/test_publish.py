@@ -194,6 +194,7 @@ def test_a_faulty_download_is_right_or_refused(hub, user):
     assert {(True, True), (True, False)} <= set(ends)
 
 
+@pytest.mark.slow
 def test_a_broken_upload_is_repeated_without_harm(hub, user):
     faults = [
         *(Fault("status", path, status=status, times=times) for path in ("/preupload/", "/commit/", "/xet-write-token/")

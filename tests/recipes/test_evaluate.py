@@ -137,6 +137,7 @@ def test_mistakes_in_evaluating_are_one_sentence(command, words, sentence):
     assert sentence in done.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_sigkill_at_any_moment_loses_nothing(command, fork, tmp_path):
     words = ("--model.name", CARD, *DIGITS, "--attacks", "fast", "--epsilon", 0.1, "--samples", 8, "--batch_size", 4, "--update_card", "false")
     command("evaluate.py", *words, "--output_dir", "whole", check=0)
