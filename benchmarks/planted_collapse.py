@@ -1,6 +1,6 @@
 """A planted catastrophic overfitting: FGSM from the image itself, without noise, on CIFAR-10. The guard has to see it.
 
-    python benchmarks/planted_collapse.py --data path/to/cifar10 [--epsilon 8/255] [--images 10000] [--epochs 20] [--output_dir runs/planted]
+    python benchmarks/planted_collapse.py --data path/to/cifar10 [--epsilon 8/255] [--images 10000] [--epochs 20] [--words optimizer.weight_decay=0]
 
 No option of the recipes attacks like this; here the random start is taken away from PGD of one step. Prints validation epoch by epoch, and the
 guard's sentence; the status is 1 if there is none.
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000, help="training images; the rest of the 50,000 is held out")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/planted"))
+    parser.add_argument("--words", nargs="*", default=[], help="more options of the training, such as augmentation.shift=0")
     options = parser.parse_args()
     begin()
     with_noise = AttackOptions.ascent
@@ -32,6 +33,7 @@ def main() -> None:
     attack = ["--attack.kind", "pgd", "--attack.steps", 1, "--attack.epsilon", options.epsilon, "--attack.step_size", options.epsilon]
     data = ["--data.name", options.data, "--data.validation_fraction", 1 - options.images / 50_000]
     words = ["--epochs", options.epochs, "--ramp", "[0, 0]", "--rollbacks", 0, "--evaluation.steps", 1]
+    words += [f"--{word}" for word in options.words]
     run(finetune, options.output_dir, "--config", CONFIGS / "cifar10_nfgsm_resnet20.yaml", *data, *attack, *words)
     for line in (options.output_dir / "metrics.jsonl").read_text().splitlines():
         seen = json.loads(line)
