@@ -12,6 +12,7 @@ from rocl_transfer.attacks import Attack
 from rocl_transfer.bars import Bar
 from rocl_transfer.data import Store
 from rocl_transfer.evaluation.batch_sizes import images_at_once
+from rocl_transfer.evaluation.journal import Cost
 from rocl_transfer.evaluation.judge import CLEAN, Judge
 from rocl_transfer.evaluation.options import SearchOptions
 from rocl_transfer.evaluation.protocols import Ensemble, parts_of
@@ -53,14 +54,12 @@ class Verdicts(Standing):
 
     Attributes:
         refuted: Successes of a search that the judge did not share.
-        seconds: Spent on each attack, earlier parts of the run counted in.
-        passes: Passes of an image, forward and back, made by each attack; nan where an earlier part of the run did not write them down.
+        costs: What each attack took, earlier parts of the run counted in.
         found: For a few samples that the pictured attack broke, the image that did and the answer to it.
     """
 
     refuted: int
-    seconds: dict[str, float]
-    passes: dict[str, float]
+    costs: dict[str, Cost]
     found: dict[int, tuple[Tensor, int]]
 
 
@@ -194,7 +193,7 @@ def run_attacks(
         samples=samples, answers=torch.cat([part.answers for part in found]), classes=found[0].classes,
         standing={name: torch.cat([part.standing[name] for part in found]) for name in found[0].standing},
         margin=torch.cat([part.margin for part in found]), broken_by=[name for part in found for name in part.broken_by],
-        refuted=judge.refuted, seconds={CLEAN: judge.seconds, **searcher.seconds}, passes={CLEAN: len(samples), **searcher.passes}, found=judge.found,
+        refuted=judge.refuted, costs={CLEAN: Cost(judge.seconds, len(samples)), **searcher.costs}, found=judge.found,
     )  # fmt: skip
 
 

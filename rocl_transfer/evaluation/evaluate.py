@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation.checks import Inspection, inspect_model
 from rocl_transfer.evaluation.doubts import Answers, doubts
 from rocl_transfer.evaluation.engine import Verdicts, run_attacks
-from rocl_transfer.evaluation.journal import Journal
+from rocl_transfer.evaluation.journal import Cost, Journal
 from rocl_transfer.evaluation.judge import CLEAN, Judge
 from rocl_transfer.evaluation.options import Context, SearchOptions
 from rocl_transfer.evaluation.precision import full_precision
@@ -138,29 +139,27 @@ def _results(
         }
         by = broken_by[int(order[row])]
         verdicts.append({**line, **({"broken_by": by} if by else {}), "margin": round(margins[row], 6)})
-    seconds = {name: max(share.seconds[name] for share in shares) for name in shares[0].seconds}
-    passes = {name: sum(share.passes[name] for share in shares) for name in shares[0].passes}
-    evaluations = [_evaluation("clean", standing[CLEAN], seconds[CLEAN], passes[CLEAN])]
+    costs = {name: reduce(Cost.beside, (share.costs[name] for share in shares)) for name in shares[0].costs}
+    evaluations = [_evaluation("clean", standing[CLEAN], costs[CLEAN])]
     rough = {} if precision == "fp32" else {"search_precision": precision}
     for attack in attacks:
         for part in parts_of(attack):
             conditions = {"norm": part.norm, "epsilon": float(part.epsilon), **part.conditions(), **rough}
-            key = attack_key(part)
-            evaluations.append(_evaluation(part.name, standing[key], seconds[key], passes[key], **conditions))
+            evaluations.append(_evaluation(part.name, standing[attack_key(part)], costs[attack_key(part)], **conditions))
         if isinstance(attack, Ensemble):
-            spent, made = (sum(each[attack_key(part)] for part in attack.attacks) for each in (seconds, passes))
+            whole = sum((costs[attack_key(part)] for part in attack.attacks), Cost())
             version = f"{attack.version}, searched in {precision}" if rough else attack.version
             conditions = {"norm": attack.norm, "epsilon": attack.epsilon, "version": version}
-            evaluations.append(_evaluation(attack.name, standing[attack_key(attack)], spent, made, **conditions))
+            evaluations.append(_evaluation(attack.name, standing[attack_key(attack)], whole, **conditions))
     said = Answers(truth.numpy(), {name: rows.numpy() for name, rows in standing.items()}, shares[0].classes, answers.numpy(), names)
     return Results(evaluations, verdicts, device, seed, refuted=sum(share.refuted for share in shares), doubts=doubts(said))
 
 
-def _evaluation(name: str, standing: Tensor, seconds: float, passes: float, **conditions: Any) -> Evaluation:
+def _evaluation(name: str, standing: Tensor, cost: Cost, **conditions: Any) -> Evaluation:
     right, n = int(standing.sum()), len(standing)
     return Evaluation(
-        name=name, **conditions, accuracy=right / n, interval=wilson_interval(right, n), n=n, seconds=round(seconds, 3),
-        passes=None if math.isnan(passes) else round(passes / n, 1),
+        name=name, **conditions, accuracy=right / n, interval=wilson_interval(right, n), n=n, seconds=round(cost.seconds, 3),
+        passes=None if math.isnan(cost.passes) else round(cost.passes / n, 1),
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rocl_transfer.errors import UserError
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an attack took.
+
+    Attributes:
+        seconds: By the clock.
+        passes: Passes of an image, forward and back; nan if an earlier version did not write them down.
+    """
+
+    seconds: float = 0.0
+    passes: float = 0.0
+
+    def __add__(self, later: "Cost") -> "Cost":
+        """One after the other."""
+        return Cost(self.seconds + later.seconds, self.passes + later.passes)
+
+    def beside(self, other: "Cost") -> "Cost":
+        """Side by side, in two processes."""
+        return Cost(max(self.seconds, other.seconds), self.passes + other.passes)
 
 
 class Journal:
@@ -28,15 +50,14 @@ class Journal:
 
     def __init__(self, folder: Path | None = None, identity: Mapping[str, Any] | None = None, rank: int = 0) -> None:
         self._margins: dict[tuple[str, int], dict[int, float]] = defaultdict(dict)
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.passes: dict[str, float] = defaultdict(float)
-        self._file, self._folder = None, folder
+        self.costs: dict[str, Cost] = defaultdict(Cost)
+        self._file, self._folder, self._rank = None, folder, rank
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
         plain = json.loads(json.dumps(dict(identity or {})))
         for path in sorted(folder.glob("*.jsonl")):
-            self._read(path, plain, counted=rank == 0)
+            self._read(path, plain)
         path = folder / f"{rank}.jsonl"
         whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
         if path.exists() and path.stat().st_size > whole:
@@ -51,34 +72,32 @@ class Journal:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def _read(self, path: Path, identity: Mapping[str, Any], counted: bool) -> None:
+    def _read(self, path: Path, identity: Mapping[str, Any]) -> None:
         head, *lines = path.read_bytes().split(b"\n")[:-1] or [b"{}"]
         there = json.loads(head).get("identity", identity)
         # What an earlier version did not write down is not held against it.
         if differs := [name for name in there if there[name] != identity.get(name)]:
             raise UserError(f"{path.parent} holds another evaluation ({', '.join(differs)} differ): choose another --output_dir, or --resume none")
-        spent: dict[str, float] = defaultdict(float)
+        spent: dict[str, Cost] = defaultdict(Cost)
         for line in map(json.loads, lines):
-            spent[line["attack"]] += line["seconds"]
-            if counted:  # by one process: passes of all are added up in the end
-                self.passes[line["attack"]] += line.get("passes", math.nan)
+            # Every process reads all files, and their passes are added up in the end: one counts them.
+            spent[line["attack"]] += Cost(line["seconds"], 0 if self._rank else line.get("passes", math.nan))
             for run, index, margin in zip(line["runs"], line["samples"], line["margins"], strict=True):
                 self._margins[line["attack"], run][index] = math.inf if margin is None else margin
-        for attack, seconds in spent.items():  # processes worked side by side
-            self.seconds[attack] = max(self.seconds[attack], seconds)
+        for attack, cost in spent.items():
+            self.costs[attack] = self.costs[attack].beside(cost)
 
     def margin(self, attack: str, run: int, sample: int) -> float | None:
         """The lowest margin this run found for the sample; None if it was not made."""
         return self._margins[attack, run].get(sample)
 
-    def write(self, attack: str, runs: Sequence[int], samples: Sequence[int], margins: Sequence[float], seconds: float, passes: int) -> None:
+    def write(self, attack: str, runs: Sequence[int], samples: Sequence[int], margins: Sequence[float], cost: Cost) -> None:
         """Append what was found."""
-        self.seconds[attack] += seconds
-        self.passes[attack] += passes
+        self.costs[attack] += cost
         if self._file is not None:
             finite = [None if math.isinf(margin) else margin for margin in margins]
-            line = {"attack": attack, "runs": list(runs), "samples": list(samples), "margins": finite, "seconds": round(seconds, 4), "passes": passes}
-            self._append(line)
+            took = {"seconds": round(cost.seconds, 4), "passes": cost.passes}
+            self._append({"attack": attack, "runs": list(runs), "samples": list(samples), "margins": finite, **took})
 
     def keep(self, attack: str, sample: int, image: Tensor, answer: int) -> None:
         """Put aside an image (C, H, W) with which an attack broke a sample, and the answer to it, whole or not at all."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rocl_transfer.attacks import Attack, margin, threat_model
 from rocl_transfer.attacks.search import Outcome
 from rocl_transfer.errors import UserError
-from rocl_transfer.evaluation.journal import Journal
+from rocl_transfer.evaluation.journal import Cost, Journal
 
 CLEAN = "clean"
 _PICTURES = 128  # adversarial images kept to be shown, of all classes
@@ -95,7 +95,7 @@ class Judge:
                 "otherwise; choose another --output_dir, or --resume none"
             )
         if before.isnan().any():
-            self.journal.write(CLEAN, [0] * len(samples), samples.tolist(), seen.margins.tolist(), 0.0, len(samples))
+            self.journal.write(CLEAN, [0] * len(samples), samples.tolist(), seen.margins.tolist(), Cost(passes=len(samples)))
 
     def margins(self, attack: Attack, samples: Tensor, clean: Tensor, outcome: Outcome, keep: str | None) -> Tensor:
         """(n,): lowest margins of what ``attack`` found around the images ``clean`` (n, 3, H, W), its successes as the model sees them.

@@ -11,6 +11,7 @@ from torch import Tensor
 from rocl_transfer.attacks import Attack
 from rocl_transfer.data import derive_seed
 from rocl_transfer.errors import UserError
+from rocl_transfer.evaluation.journal import Cost
 from rocl_transfer.evaluation.judge import Judge
 from rocl_transfer.evaluation.results import attack_key
 from rocl_transfer.evaluation.search_network import ProgressNetwork, Rates
@@ -29,15 +30,13 @@ class Searcher:
 
     Attributes:
         batch_size: Images at once.
-        seconds: Spent on each attack, earlier parts of the run counted in.
-        passes: The same of passes of an image; nan if an earlier part did not write them down.
+        costs: What each attack took, earlier parts of the run counted in.
     """
 
     def __init__(self, network: ProgressNetwork, rates: Rates, judge: Judge, seed: int) -> None:
         self.network, self.judge, self.seed = network, judge, seed
         self.batch_size, self.enough = rates.size, rates.enough
-        self.seconds: dict[str, float] = {}
-        self.passes: dict[str, float] = {}
+        self.costs: dict[str, Cost] = {}
 
     def run(self, attack: Attack, samples: Tensor, images: Tensor, standing: Tensor, keep: str | None = None) -> Tensor:
         """(N,): lowest margins found; inf if there was no search. Runs of one sample wait for each other only as far as batches go.
@@ -71,9 +70,9 @@ class Searcher:
                 continue
             pending = pending[:, len(runs) :]
             lowest.scatter_reduce_(0, rows, margins, "amin")
-            seconds, passes = time.perf_counter() - began, self.network.passes - before
-            journal.write(name, runs.tolist(), samples[rows].tolist(), margins.tolist(), seconds, passes)
-        self.seconds[attack_key(attack)], self.passes[attack_key(attack)] = journal.seconds[name], journal.passes[name]
+            cost = Cost(time.perf_counter() - began, self.network.passes - before)
+            journal.write(name, runs.tolist(), samples[rows].tolist(), margins.tolist(), cost)
+        self.costs[attack_key(attack)] = journal.costs[name]
         return lowest
 
     def _shrink(self) -> None:

@@ -17,7 +17,7 @@ from rocl_transfer.data import load_images, store_images
 from rocl_transfer.evaluation import Context, Ensemble, FlipOptions, SearchOptions, borderline, named_attacks, smallest_epsilon
 from rocl_transfer.evaluation import engine as engine_module
 from rocl_transfer.evaluation import search_network as network_module
-from rocl_transfer.evaluation.journal import Journal
+from rocl_transfer.evaluation.journal import Cost, Journal
 from rocl_transfer.evaluation.search_network import Rates, measure, search_network
 from rocl_transfer.models import add_head, create_backbone
 
@@ -182,17 +182,17 @@ def test_out_of_memory_is_answered_with_smaller_batches(monkeypatch, caplog):
 
 def test_a_run_is_resumed_with_another_number_of_processes(tmp_path):
     first, second = Journal(tmp_path, {"a": 1}, 0), Journal(tmp_path, {"a": 1}, 1)
-    first.write("x", [0], [0], [0.5], 1.0, 10)
-    second.write("x", [3], [1], [float("inf")], 2.0, 30)
+    first.write("x", [0], [0], [0.5], Cost(1.0, 10))
+    second.write("x", [3], [1], [float("inf")], Cost(2.0, 30))
     first.close()
     second.close()
     alone = Journal(tmp_path, {"a": 1}, 0)
     assert [alone.margin("x", 0, 0), alone.margin("x", 3, 1), alone.margin("x", 0, 1)] == [0.5, float("inf"), None]
-    assert alone.seconds["x"] == 2.0  # they searched side by side
-    assert [alone.passes["x"], Journal(tmp_path, {"a": 1}, 1).passes["x"]] == [40, 0]  # counted by one, as those of all are added up
+    assert alone.costs["x"] == Cost(2.0, 40)  # they searched side by side
+    assert Journal(tmp_path, {"a": 1}, 1).costs["x"] == Cost(2.0, 0)  # one counts the passes, as those of all are added up
     older = (tmp_path / "0.jsonl").read_text().replace(', "passes": 10', "")
     (tmp_path / "0.jsonl").write_text(older)
-    assert math.isnan(Journal(tmp_path, {"a": 1}, 0).passes["x"])
+    assert math.isnan(Journal(tmp_path, {"a": 1}, 0).costs["x"].passes)
 
 
 def test_passes_per_sample_are_those_that_were_made():

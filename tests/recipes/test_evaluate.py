@@ -162,7 +162,10 @@ def test_two_processes_evaluate_as_one(command, tmp_path):
     command("evaluate.py", *words, "--output_dir", "one", check=0)
     command("evaluate.py", *words, "--output_dir", "two", processes=2, check=0)
     one, two = (booleans(tmp_path / name) for name in ("one", "two"))
-    unsure = json.loads((tmp_path / "one" / "results.json").read_text())["report"]["borderline"]["indices"]
+    first, second = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    # Those of both processes; a sample whose verdict hangs on rounding may cost a few more or fewer.
+    assert [one["passes"] for one in second["evaluations"]] == pytest.approx([one["passes"] for one in first["evaluations"]], rel=0.1)
+    unsure = first["report"]["borderline"]["indices"]
     assert [line["index"] for line in two] == [line["index"] for line in one]
     assert [line for line in two if line["index"] not in unsure] == [line for line in one if line["index"] not in unsure]
 
