@@ -168,8 +168,10 @@ class Guard:
             if other["step"] < result["step"] and other["epoch"] >= self.grace and other["validation_recall"] >= chance + margin
         ]
         peak = max((other["validation_robust_accuracy"] for other in before), default=0.0)
+        # From twice what guessing gives to less than guessing is as dead: one answer for all images would stand more.
+        lost = max(peak / 4, chance if peak >= 2 * chance else 0.0)
         # Three standard errors of the difference, so that small validation sets do not cry wolf.
-        if robust < peak / 4 and (peak - robust) > 3 * math.sqrt(2 * peak * (1 - peak) / self.images):
+        if robust < lost and (peak - robust) > 3 * math.sqrt(2 * peak * (1 - peak) / self.images):
             return (
                 f"robust accuracy fell from {100 * peak:.1f} to {100 * robust:.1f} % while clean accuracy is {100 * clean:.1f} % (catastrophic "
                 "overfitting): attack in more steps (--attack.kind pgd with more --attack.steps) or smaller ones (--attack.step_size), "

@@ -141,6 +141,21 @@ def test_two_bad_epochs_or_a_slow_start_are_no_death(tmp_path):
     assert not run(tmp_path / "slow", [dead, dead, *GOOD], grace=3)[1].rollbacks
 
 
+@pytest.mark.parametrize(("last", "dies"), [(0.09, True), (0.11, False)])
+def test_robust_accuracy_below_guessing_is_a_death_although_it_is_more_than_a_quarter_of_the_best(tmp_path, last, dies):
+    looks, judged = [look(0.5, 0.22), look(0.6, 0.15), look(0.6, last)], {"classes": 10, "images": 1000}
+    if dies:
+        with pytest.raises(UserError, match="fell from 22.0 to 9.0 %"):
+            run(tmp_path, looks, judged=judged, rollbacks=0)
+    else:
+        assert "robust overfitting" in run(tmp_path, looks, judged=judged)[1].overfitting
+
+
+def test_robust_accuracy_below_guessing_is_no_death_where_it_was_never_twice_as_much(tmp_path):
+    looks = [look(0.5, 0.18), look(0.6, 0.12), look(0.6, 0.06)]
+    assert not run(tmp_path, looks, judged={"classes": 10, "images": 1000})[1].rollbacks
+
+
 def test_robust_accuracy_that_never_rises_is_told(tmp_path):
     with pytest.raises(UserError, match="without success at step 18, epoch 3: not one of 400 .* robustly, with a clean accuracy of 80.0 %"):
         run(tmp_path, [look(0.8, 0.0)] * 3, rollbacks=0)
@@ -195,8 +210,8 @@ def test_the_gradient_is_clipped_and_its_norm_logged(tmp_path):
 
 def test_a_run_that_was_cut_short_keeps_what_will_be_its_best(tmp_path):
     # cut in the middle of the fourth epoch, where it looks better than ever
-    run(tmp_path, [look(0.5, 0.4), look(0.5, 0.1), look(0.5, 0.1), look(0.9, 0.9)], epochs=5, max_steps=21)
-    _, trained = run(tmp_path, [look(0.5, 0.1), look(0.5, 0.1)], epochs=5)
+    run(tmp_path, [look(0.5, 0.4), look(0.5, 0.2), look(0.5, 0.2), look(0.9, 0.9)], epochs=5, max_steps=21)
+    _, trained = run(tmp_path, [look(0.5, 0.2), look(0.5, 0.2)], epochs=5)
     assert trained.best["step"] == 6
     assert (tmp_path / "checkpoints" / "step-6").is_dir()
 
