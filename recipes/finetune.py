@@ -13,6 +13,7 @@ second stage).
 import copy
 import dataclasses
 import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -258,8 +259,8 @@ def guard(config: FinetuneConfig, objective: AdversarialTraining, data: ImageDat
     """Judges what the monitor sees once warm-up and ramp are over."""
     warmup, ramp = config.optimizer.warmup_epochs or 0, 0 if objective.attack is None else objective.ramp[1]
     quiet = int(max(warmup, config.epochs * max(1 / 4, ramp)))
-    grace = min(quiet + 1, config.epochs)
-    return Guard(len(data.class_names), len(monitor.labels), objective.attack is not None, watched, grace, monitor.worth)
+    grace, whole = min(quiet + 1, config.epochs), math.ceil(config.epochs * ramp) + 1
+    return Guard(len(data.class_names), len(monitor.labels), objective.attack is not None, watched, grace, whole, monitor.worth)
 
 
 if __name__ == "__main__":

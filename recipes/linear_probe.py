@@ -99,7 +99,8 @@ def build(config: ProbeConfig, run: Run, classifier: PixelModel, data: ImageData
 def guard(config: ProbeConfig, data: ImageData, monitor: HeadMonitor) -> Guard:
     """Judges what the monitor sees after a quarter of the epochs."""
     remedy = "lower --optimizer.lr, train longer (--epochs), or take another backbone" + (" or a smaller --attack.epsilon" if config.robust else "")
-    return Guard(len(data.class_names), len(monitor.labels), False, monitor.watched, config.epochs // 4 + 1, monitor.worth, remedy)
+    grace = config.epochs // 4 + 1
+    return Guard(len(data.class_names), len(monitor.labels), False, monitor.watched, grace, worth=monitor.worth, remedy=remedy)
 
 
 if __name__ == "__main__":

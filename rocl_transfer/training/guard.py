@@ -69,6 +69,7 @@ class Guard:
         robust: Whether robustness is trained for.
         watched: What the images are: validation, or training images if there are none.
         grace: Epochs before a run can be dead: warm-up, ramp, a slow start.
+        whole: The first epoch that is trained against the whole epsilon; robust accuracy that a start had before it may be lost.
         worth: How many images of equally large classes tell as much (default: ``images``); see :func:`~rocl_transfer.training.chance.worth`.
         remedy: What to change where accuracy is at chance (default: what helps fine-tuning).
     """
@@ -78,6 +79,7 @@ class Guard:
     robust: bool
     watched: str = "validation"
     grace: int = 0
+    whole: int = 0
     worth: float | None = None
     remedy: str | None = None
 
@@ -165,7 +167,7 @@ class Guard:
         before = [
             other
             for other in results
-            if other["step"] < result["step"] and other["epoch"] >= self.grace and other["validation_recall"] >= chance + margin
+            if other["step"] < result["step"] and other["epoch"] >= self.whole and other["validation_recall"] >= chance + margin
         ]
         peak = max((other["validation_robust_accuracy"] for other in before), default=0.0)
         # From twice what guessing gives to less than guessing is as dead: one answer for all images would stand more.

@@ -156,6 +156,13 @@ def test_robust_accuracy_below_guessing_is_no_death_where_it_was_never_twice_as_
     assert not run(tmp_path, looks, judged={"classes": 10, "images": 1000})[1].rollbacks
 
 
+def test_a_collapse_during_the_grace_is_seen_after_it_unless_epsilon_was_not_whole(tmp_path):
+    looks = [look(0.5, 0.4), *[look(0.6, 0.02)] * 4]
+    with pytest.raises(UserError, match="fell from 40.0 to 2.0 %"):
+        run(tmp_path / "whole", looks, grace=3, rollbacks=0)
+    assert not run(tmp_path / "growing", looks, grace=3, judged={"whole": 3})[1].rollbacks
+
+
 def test_robust_accuracy_that_never_rises_is_told(tmp_path):
     with pytest.raises(UserError, match="without success at step 18, epoch 3: not one of 400 .* robustly, with a clean accuracy of 80.0 %"):
         run(tmp_path, [look(0.8, 0.0)] * 3, rollbacks=0)
