@@ -43,7 +43,7 @@ from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.checks import Inspection
 from rocl_transfer.evaluation.evaluate import LOOKED_AT
 from rocl_transfer.evaluation.samples import evenly, pixels_of
-from rocl_transfer.hub import NamedModel, add_to_card, code_digest, import_model, load_classifier, look_up, weights_digest
+from rocl_transfer.hub import NamedModel, add_to_card, code_digest, import_model, load_classifier, look_up, require_no_run, weights_digest
 from rocl_transfer.options import Number, require, require_sha256, require_untouched, write_options
 from rocl_transfer.training import finish, start
 from rocl_transfer.version import __version__
@@ -154,6 +154,7 @@ class EvaluateConfig(SearchOptions):
 
 def main(config: EvaluateConfig) -> Path:
     folder = Path(config.output_dir)
+    require_no_run(folder)
     accelerator = start(folder, config.seed, config.log_with)
     asked = None if config.model.name is None else look_up(config.model.name, sha256=config.model.sha256)
     model, name, sha = open_model(config, asked)
@@ -172,14 +173,14 @@ def main(config: EvaluateConfig) -> Path:
     if config.resume == "none" and accelerator.is_main_process:
         shutil.rmtree(journal, ignore_errors=True)
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_options(config, folder / "config.yaml")
     code = code_digest(model.model, config.model.callable)
     identity = {"model": sha, "code": code, **samples.identity}
     context = Context(journal=journal / "attacks", identity=identity, state=accelerator.state, seen=seen, progress=True, say_doubts=False)
     results = evaluate(
         model, samples.store, samples.labels, attacks=attacks, samples=samples.chosen, seed=config.seed, search=config, context=context
     )  # fmt: skip
+    if accelerator.is_main_process:  # only now: the journal refuses a folder that holds another evaluation
+        write_options(config, folder / "config.yaml")
     report: dict[str, Any] = {"warnings": [*samples.notes, *seen.warnings], "borderline": borderline(results), "refuted": results.refuted}
     if isinstance(headline, Ensemble) and config.report == "full":
         report |= assemble(results, headline, size, samples.facts["class_names"], seen, surrogates)

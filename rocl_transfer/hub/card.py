@@ -36,8 +36,8 @@ def render_card(folder: str | Path) -> Path:
 def add_to_card(run: Path, record: Path) -> bool:
     """Put an evaluation's record into the run it was made of, and render the run's card again.
 
-    Nothing is done, and False given, where the record is of other weights, or says less than what the card has: no AutoAttack where that has
-    one, or fewer samples of the same split.
+    It takes the place of those that asked the same (data, split, ball) and say no more in anything: AutoAttack, number of samples, full report.
+    Others stay beside it. Nothing is done, and False given, where the record is of other weights, or one that is there says as much and more.
 
     Args:
         run: A run folder with ``results.json`` and a card.
@@ -45,17 +45,37 @@ def add_to_card(run: Path, record: Path) -> bool:
     """
     results: dict[str, Any] = json.loads((run / "results.json").read_text(encoding="utf-8"))
     found: Mapping[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-    if results["model"].get("sha256") != found["model"].get("sha256"):
+    kept = [known for known in later_evaluations(results) if not _covers(found, known)]
+    if results["model"].get("sha256") != found["model"].get("sha256") or any(_covers(known, found) for known in kept):
         return False
-    if (known := results.get("robustness")) and _says_less(found, known):
-        return False
-    results["robustness"] = {
-        name: found[name] for name in ("dataset", "evaluations", "doubts", "report", "environment", "date", "seed") if name in found
-    }
+    parts = ("dataset", "evaluations", "doubts", "report", "environment", "date", "seed")
+    results["robustness"] = [*kept, {name: found[name] for name in parts if name in found}]
     (run / ".results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (run / ".results.json").replace(run / "results.json")
     render_card(run)
     return True
+
+
+def later_evaluations(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What ``recipes/evaluate.py`` found of a run, from its record; records from before there could be several have one."""
+    found = results.get("robustness") or []
+    return [found] if isinstance(found, Mapping) else list(found)
+
+
+def _covers(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether an evaluation asked what another did, and says as much in everything."""
+    return _question(one) == _question(other) and all(a >= b for a, b in zip(_strength(one), _strength(other), strict=True))
+
+
+def _question(part: Mapping[str, Any]) -> tuple[object, ...]:
+    data = part["dataset"]
+    ball = next(((entry["norm"], entry["epsilon"]) for entry in part["evaluations"] if "epsilon" in entry), None)
+    return shorten(data["name"]), data.get("revision"), data.get("split"), ball
+
+
+def _strength(part: Mapping[str, Any]) -> tuple[int, ...]:
+    whole = any(entry["name"] == "autoattack" for entry in part["evaluations"])
+    return whole, part["dataset"]["n"], "masking" in part.get("report", {})
 
 
 def card_text(
@@ -80,6 +100,7 @@ def card_text(
     model: dict[str, Any] = json.loads(read["config.json"])
     options = public_options(read["config.yaml"].decode())
     license = license or model["pretrained_cfg"].get("license")
+    later = later_evaluations(results)
     backbone = str((results["model"].get("backbone") or {}).get("name") or "")
     data = ModelCardData(
         library_name="timm",
@@ -89,11 +110,11 @@ def card_text(
         datasets=[results["dataset"]["name"]] if on_hub(results["dataset"]) else None,
         metrics=["accuracy"],
         model_name=results["model"]["name"],
-        eval_results=[_metadata(part, entry) for part in (results, results.get("robustness")) if part for entry in part["evaluations"]] or None,
+        eval_results=[_metadata(part, entry) for part in (results, *later) for entry in part["evaluations"]] or None,
     )
     figures = {name: title for name, title in _FIGURES.items() if (folder / "figures" / name).is_file()}
     card = ModelCard.from_template(
-        data, template_path=str(template("template.md")), results=results, model=model, options=options, figures=figures,
+        data, template_path=str(template("template.md")), results=results, later=later, model=model, options=options, figures=figures,
         measured_on=results["dataset"]["name"] if on_hub(results["dataset"]) or results["dataset"]["name"] == "digits" else "DATA",
         record=hashlib.sha256(record).hexdigest(), license=license, place=place, title=_title(results), percent=lambda share: f"{100 * share:.2f}",
         radius=spelled,
@@ -142,10 +163,3 @@ def _metadata(results: dict[str, Any], entry: dict[str, Any]) -> "EvalResult":
         metric_value=entry["accuracy"],
         metric_args=conditions,
     )
-
-
-def _says_less(found: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
-    whole, had = ([entry for entry in part["evaluations"] if entry["name"] == "autoattack"] for part in (found, known))
-    same = all(found["dataset"].get(name) == known["dataset"].get(name) for name in ("revision", "split"))
-    same = same and shorten(found["dataset"]["name"]) == shorten(known["dataset"]["name"])
-    return bool(had and not whole) or (same and found["dataset"]["n"] < known["dataset"]["n"])

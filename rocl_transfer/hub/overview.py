@@ -12,7 +12,7 @@ from jinja2 import Environment
 
 from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation.privacy import shorten
-from rocl_transfer.hub.card import _title
+from rocl_transfer.hub.card import _title, later_evaluations
 from rocl_transfer.options import spelled
 from rocl_transfer.templates import template
 
@@ -126,7 +126,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def _measured(record: Mapping[str, Any]) -> Iterator[Measured]:
     """The training recipe's numbers, then those of a later evaluation, which stand in for them where both measured the same."""
-    for part in (record, record.get("robustness") or {}):
+    for part in (record, *later_evaluations(record)):
         dataset = part.get("dataset") or {}
         data = ", ".join(shorten(str(dataset[key])) if key == "name" else str(dataset[key]) for key in ("name", "split") if dataset.get(key))
         for one in part.get("evaluations") or []:

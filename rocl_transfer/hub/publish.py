@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from rocl_transfer.errors import UserError, one_line, path_of
 from rocl_transfer.evaluation.privacy import places, revealed, scrub
 from rocl_transfer.evaluation.results import entry_key
-from rocl_transfer.hub.card import CARD, RESULTS, card_text, public_options
+from rocl_transfer.hub.card import CARD, RESULTS, card_text, later_evaluations, public_options
 from rocl_transfer.hub.export import CONFIG, OUTPUT_CHECK, PROJECTOR, WEIGHTS
 from rocl_transfer.hub.load import load_backbone
 from rocl_transfer.hub.named import look_up
@@ -189,14 +189,14 @@ def _missing(results: Mapping[str, Any], config: Mapping[str, Any], license: str
     missing = []
     if license is None:
         missing.append("no licence was given, so nobody may use the weights: give --license, such as apache-2.0")
-    robustness = results.get("robustness") or {}
-    doubts = [doubt for part in (results, robustness) for doubt in part.get("doubts") or []]
+    later = later_evaluations(results)
+    doubts = [doubt for part in (results, *later) for doubt in part.get("doubts") or []]
     missing += [f"the card doubts its accuracy: {doubt}" for doubt in dict.fromkeys(doubts)]
-    names = {entry["name"] for entry in robustness.get("evaluations", [])}
+    names = {entry["name"] for part in later for entry in part["evaluations"]}
     if config.get("num_classes") and "autoattack" not in names:
         says = "has AutoAttack's first two parts alone (autoattack-fast)" if "autoattack-fast" in names else "says that AutoAttack was not evaluated"
         missing.append(f"the card {says}: recipes/evaluate.py --model.name RUN --attacks standard adds it")
-    if config.get("num_classes") and "masking" not in robustness.get("report", {}):
+    if config.get("num_classes") and not any("masking" in part.get("report", {}) for part in later):
         missing.append("the card has no verdict on gradient masking: recipes/evaluate.py --report full adds it")
     return missing
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from rocl_transfer.attacks import PGD, Attack, AttackOptions
 from rocl_transfer.data import ImageData, ImageSet, Store
+from rocl_transfer.errors import UserError
 from rocl_transfer.evaluation import BeforeAfter, Context, Results, SearchOptions, Watched, choose_pictures, evaluate
 from rocl_transfer.evaluation.batch_sizes import images_at_once
 from rocl_transfer.evaluation.doubts import against_the_start
@@ -48,6 +49,17 @@ class Making:
     def cost(self) -> dict[str, Any]:
         """What the training cost, as the record has it."""
         return {} if self.trained is None else asdict(self.trained)
+
+
+def require_no_run(folder: Path) -> None:
+    """An evaluation must not write its record over that of a training.
+
+    Raises:
+        UserError: The folder holds one.
+    """
+    held = next((name for name in ("model.safetensors", "checkpoints", "metrics.jsonl") if (folder / name).exists()), None)
+    if held is not None:
+        raise UserError(f"--output_dir {folder} holds a run ({held}), whose record an evaluation would replace: name a folder of its own")
 
 
 def complete_run(

@@ -129,6 +129,10 @@ class Checkpoints:
         self._check_sources()
         if self.overwrite:
             return None
+        left = next((name for name in ("model.safetensors", "results.json") if (self.folder.parent / name).exists()), None)
+        if left and not self._steps():
+            remedy = "choose another --output_dir, or --overwrite true to begin again"
+            raise UserError(f"{self.folder.parent} holds {left} and no checkpoint of this run, which a training would replace: {remedy}")
         if resume == "none":
             if self._steps():
                 remedy = "choose another --output_dir, --resume auto to resume it, or --overwrite true to begin again"

@@ -53,6 +53,15 @@ def test_a_run_is_evaluated_and_its_card_says_so(command, run_folder, tmp_path):
     done = command("evaluate.py", "--model.name", "run", *DIGITS, "--epsilon", 0.1, "--samples", 49, "--output_dir", "out")
     assert done.returncode == 2
     assert "holds another evaluation (labels differ)" in done.stderr.splitlines()[-1]
+    assert "samples: 50" in (out / "config.yaml").read_text()  # what is refused has written nothing
+
+
+def test_an_evaluation_is_not_written_over_a_run(command, run_folder):
+    before = {path.name: path.read_bytes() for path in run_folder.iterdir() if path.is_file()}
+    done = command("evaluate.py", "--model.name", "run", *DIGITS, "--samples", 5, "--attacks", "paper", "--epsilon", 0.1, "--output_dir", "run")
+    assert done.returncode == 2
+    assert "--output_dir run holds a run (model.safetensors)" in done.stderr.splitlines()[-1]
+    assert {path.name: path.read_bytes() for path in run_folder.iterdir() if path.is_file()} == before
 
 
 def test_all_images_are_evaluated_with_split_all(command, tmp_path):

@@ -166,6 +166,15 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path, kind, caplog):
     assert_same(whole, parts, tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.parametrize("left", ["model.safetensors", "results.json"])
+def test_a_training_does_not_begin_where_a_run_without_checkpoints_or_an_evaluation_is(tmp_path, left):
+    (tmp_path / left).write_text("kept")
+    with pytest.raises(UserError, match=f"holds {left} and no checkpoint .* --overwrite true to begin again"):
+        run(tmp_path)
+    assert (tmp_path / left).read_text() == "kept"
+    run(tmp_path, overwrite=True)
+
+
 def test_where_no_checkpoint_is_whole_nothing_is_begun_in_silence(tmp_path):
     run(tmp_path, max_steps=12)
     for checkpoint in (tmp_path / "checkpoints").iterdir():
