@@ -6,12 +6,10 @@ from pathlib import Path
 
 from rocl_transfer.data.inventory import counted, files_below, image_extensions, kind_by_content
 from rocl_transfer.data.metadata import is_metadata
+from rocl_transfer.data.splits import only_split, split_called, splits_in
 from rocl_transfer.errors import UserError, one_line
 
 _TABLES = (".parquet", ".arrow", ".csv", ".json", ".jsonl", ".tar")
-_KNOWN = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-          "test": "test", "testing": "test", "eval": "test"}  # fmt: skip
-_NUMBERED = re.compile(r"(?P<name>.+?)(?P<number>[-_. ]?\d+([-_]of[-_]\d+(-[0-9a-f]+)?)?)?", re.DOTALL)
 _SHARDED = re.compile(r"(?P<name>\w[\w.]*?)-\d{5}-of-\d{5}.*")
 
 
@@ -64,11 +62,11 @@ def holds_shards(folder: Path) -> bool:
 def parquet_splits(folder: Path) -> tuple[dict[str, list[str]] | None, list[str]]:
     """Which parquet files of ``folder`` are which split, so that every one of them is used; None if the folder says so itself, or has none.
 
-    A split is a folder of its name, or files called as it is, numbered or not; files with other names are all train. What is no
-    parquet, and what holds no image, is left out and said.
+    The words of their names and folders say it, as in ``my-train_01``; files without such words are all train. What is no parquet, and
+    what holds no image, is left out and said.
 
     Raises:
-        UserError: Some files are called as splits are, and another one of images is not.
+        UserError: See :func:`group_by_split`.
     """
     files = files_below(folder)
     parquet = [path for path in files if path.suffix.lower() == ".parquet"]
@@ -90,16 +88,16 @@ def group_by_split(folder: Path, files: Sequence[Path]) -> dict[str, list[str]]:
     """The files of each split; all are of train where none is called as a split is.
 
     Raises:
-        UserError: Some files are called as splits are, and another one is not.
+        UserError: Some files are called as splits are, and another one is not; or one is called as two are.
     """
-    splits = {path: split_of(path.relative_to(folder)) for path in files}
+    splits = {path: _split_of(folder, path) for path in files}
     known = [path for path, split in splits.items() if split is not None]
     odd = [path for path, split in splits.items() if split is None]
     if known and odd:
         first = one_line(str(odd[0].relative_to(folder)))
         raise UserError(
             f"{first} of {folder} is of no split, beside {one_line(str(known[0].relative_to(folder)))}: name it as the split that it belongs to, "
-            f"such as {splits[known[0]]}-1{odd[0].suffix}, or move it away"
+            f"such as {splits[known[0]]}-1{odd[0].suffix}, move it away, or rename the other"
         )
     found: dict[str, list[str]] = {}
     for path in files:
@@ -107,11 +105,10 @@ def group_by_split(folder: Path, files: Sequence[Path]) -> dict[str, list[str]]:
     return found
 
 
-def split_of(path: Path) -> str | None:
-    """The split that a table or shard is called as, by its folders or by its own name; None if it has another name."""
-    for folder in path.parts[:-1]:
-        if folder.lower() in _KNOWN:
-            return _KNOWN[folder.lower()]
-    numbered, sharded = _NUMBERED.fullmatch(path.stem), _SHARDED.fullmatch(path.stem)
-    name = sharded["name"] if sharded else numbered["name"] if numbered else path.stem
-    return _KNOWN.get(name.lower(), name if sharded else None)
+def _split_of(folder: Path, path: Path) -> str | None:
+    """The split that words of its folders and its name mean; None if there are none. Where ``datasets`` wrote SPLIT-00000-of-00001 that is it."""
+    relative = path.relative_to(folder)
+    sharded, above = _SHARDED.fullmatch(path.stem), splits_in(str(relative.parent))
+    if sharded and not above:
+        return split_called(sharded["name"]) or sharded["name"]
+    return only_split(above | splits_in(path.stem), f"{one_line(str(relative))} of {folder}")

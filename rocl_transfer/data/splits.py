@@ -1,5 +1,7 @@
 """Which split is which; images chosen in proportion to their classes: held out of a training split, or evaluated out of a large one."""
 
+import re
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,35 @@ from torch import Tensor
 from rocl_transfer.data.sources import FileRows, RawSplit, Source
 from rocl_transfer.errors import UserError, did_you_mean
 
-_VALIDATION = ("validation", "valid", "val", "dev")
+# Those that datasets takes; where data has several of a kind, the first one counts.
+_WORDS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test", "testing", "eval", "evaluation")}
+_CALLED = {word: split for split, words in _WORDS.items() for word in words}
+
+
+def split_called(name: str) -> str | None:
+    """The split (train, validation or test) that is called ``name``, whatever its capitals; None if none is."""
+    return _CALLED.get(name.casefold())
+
+
+def splits_in(name: str) -> set[str]:
+    """The splits that words of ``name`` mean, as in ``my-train_01``, ``val2017``, ``testImages`` and ``trainset``."""
+    words = re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
+    return {split for word in words if (split := split_called(word.casefold().removesuffix("set")))}
+
+
+def only_split(found: Collection[str], named: str) -> str | None:
+    """The split that :func:`splits_in` found; None if it found none.
+
+    Args:
+        found: What it found.
+        named: How the error names what is called so.
+
+    Raises:
+        UserError: It found more than one.
+    """
+    if len(found) > 1:
+        raise UserError(f"{named} is called as more than one split ({' and '.join(sorted(found))}): rename it, so that one of these words is left")
+    return next(iter(found), None)
 
 
 def stratified_cut(labels: np.ndarray | None, count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,26 +100,41 @@ def choose_splits(
     Raises:
         UserError: There is no such split, or the one to train on is the one to test on.
     """
-    spelled = {split.casefold(): split for split in source.splits}
-    train, test = (wanted if wanted is None or wanted in source.splits else spelled.get(wanted.casefold(), wanted) for wanted in (train, test))
-    if not train_needed and train is None and test is None and not set(spelled) - {"test", *_VALIDATION}:
+    if not train_needed and train is None and test is None and all(split_called(split) in ("validation", "test") for split in source.splits):
         source = replace(source, splits={"train": RawSplit(FileRows([]), []), **source.splits})
-        spelled["train"] = "train"
-    train = _train_split(source, train or spelled.get("train"))
-    validation = next((spelled[s] for s in _VALIDATION if s in spelled and spelled[s] not in (train, test)), None)
-    test = test or (spelled["test"] if "test" in spelled and train != spelled["test"] else None)
+    train, test = train_split(source.splits, train), None if test is None else _named(source.splits, test)
+    validation = _meant(source.splits, "validation", but=(train, test))
+    test = test or _meant(source.splits, "test", but=(train,))
     if test == train:
         raise UserError(f"split {train!r} is to be trained and tested on: name another one with --data.test_split or --data.train_split")
-    if test is not None and test not in source.splits:
-        raise UserError(f"there is no split {test!r}{did_you_mean(test, source.splits)}: the splits are {', '.join(source.splits)}")
     return source, (train, validation, test)
 
 
-def _train_split(source: Source, wanted: str | None) -> str:
-    if wanted is not None and wanted not in source.splits:
-        raise UserError(f"there is no split {wanted!r}{did_you_mean(wanted, source.splits)}: the splits are {', '.join(source.splits)}")
-    if wanted is None and "train" not in source.splits:
-        if len(source.splits) > 1:
-            raise UserError(f"there is no split 'train': name one of {', '.join(source.splits)} with --data.train_split")
-        return next(iter(source.splits))
-    return wanted or "train"
+def train_split(splits: Collection[str], wanted: str | None) -> str:
+    """The one of ``splits`` to train on.
+
+    Args:
+        splits: Names of what there is.
+        wanted: Name that was given, if one was.
+
+    Raises:
+        UserError: There is no such split, or it could be one of several.
+    """
+    if wanted is not None:
+        return _named(splits, wanted)
+    found = _meant(splits, "train") or (next(iter(splits)) if len(splits) == 1 else None)
+    if found is None:
+        raise UserError(f"there is no split 'train': name one of {', '.join(splits)} with --data.train_split")
+    return found
+
+
+def _named(splits: Collection[str], wanted: str) -> str:
+    found = wanted if wanted in splits else {split.casefold(): split for split in splits}.get(wanted.casefold())
+    if found is None:
+        raise UserError(f"there is no split {wanted!r}{did_you_mean(wanted, splits)}: the splits are {', '.join(splits)}")
+    return found
+
+
+def _meant(splits: Collection[str], split: str, but: Collection[str | None] = ()) -> str | None:
+    """The one that a word for ``split`` names, the usual word first; None if there is none."""
+    return next((name for word in _WORDS[split] for name in splits if name.casefold() == word and name not in but), None)

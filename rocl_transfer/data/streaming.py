@@ -24,9 +24,10 @@ from rocl_transfer.data.inventory import files_below
 from rocl_transfer.data.local import group_by_split, holds_shards, parquet_splits
 from rocl_transfer.data.options import PretrainImageOptions
 from rocl_transfer.data.shards import IMAGE, images_of
+from rocl_transfer.data.splits import train_split
 from rocl_transfer.data.stores import from_worker, outlive_signals
 from rocl_transfer.data.value_range import ValueRange
-from rocl_transfer.errors import UserError, did_you_mean, one_line
+from rocl_transfer.errors import UserError, one_line
 
 log = logging.getLogger("rocl_transfer")
 
@@ -64,11 +65,10 @@ def open_stream(options: PretrainImageOptions | str, **more: Any) -> tuple[Image
         UserError: It cannot be opened, or a column, the split or the number of images is not known.
     """
     asked = PretrainImageOptions(name=options, streaming=True, **more) if isinstance(options, str) else replace(options, **more)
-    name, train_split = asked.name, asked.train_split
+    name = asked.name
     splits, commit, notes = _splits(name, asked.config, asked.revision, asked.image_column)
-    split = train_split or ("train" if "train" in splits or len(splits) > 1 else next(iter(splits)))
-    if split not in splits:
-        raise UserError(f"there is no split {split!r}{did_you_mean(split, splits)}: name one of {', '.join(splits)} with --data.train_split")
+    split = train_split(splits, asked.train_split)
+    notes += [f"split {other!r} is not used" for other in splits if other != split]
     opened = splits[split]
     known = (opened.info.splits or {}).get(split)
     number = asked.images or (known.num_examples if known is not None else None)

@@ -360,7 +360,7 @@ def write_parquet(path, count, start=0, names=("a", "b")):
 @pytest.mark.parametrize(
     ("names", "splits"),
     [
-        (["part_0.parquet", "my_test_run.parquet", "latest.parquet"], {"train": 30}),
+        (["part_0.parquet", "contest_run.parquet", "latest.parquet"], {"train": 30}),
         (["train.parquet", "test.parquet"], {"train": 10, "test": 10}),
         (["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet", "data/test-00000-of-00001-0123456789abcdef.parquet"],
          {"train": 20, "test": 10}),

@@ -78,7 +78,7 @@ def test_shards_are_of_the_split_they_are_called_as(tmp_path, samples):
 
 
 def test_names_that_are_no_splits_are_all_trained_on(tmp_path, samples):
-    for number, name in enumerate(["a.tar", "latest.tar", "my_test_b.tar"]):
+    for number, name in enumerate(["a.tar", "latest.tar", "contest_b.tar"]):
         write(tmp_path / "s" / name, samples(20 * number))
     (tmp_path / "s" / "index.json").write_text("{}")
     data = opened(tmp_path / "s")

@@ -172,7 +172,7 @@ def test_local_shards_of_any_kind_and_name_stream_whole(tmp_path):
     import tarfile
 
     (tmp_path / "tar").mkdir()
-    for number, name in enumerate(("a.tar", "my_test_b.tar")):
+    for number, name in enumerate(("a.tar", "contest_b.tar")):
         values = range(number * 12, number * 12 + 12)
         members = [(f"{value:03}.{('jpg', 'PNG')[value % 2]}", encoded(value)) for value in values] + [(f"{value:03}.cls", b"1") for value in values]
         with tarfile.open(tmp_path / "tar" / name, "w") as file:
@@ -184,9 +184,9 @@ def test_local_shards_of_any_kind_and_name_stream_whole(tmp_path):
     batches = StreamedBatches(stream, Sampler(24, 4, 0), 8, CPU, 2, 16)
     assert sorted(together(batches.epoch(0))) == list(range(24))
     assert together(batches.epoch(1)) == together(batches.epoch(1)) != together(batches.epoch(0))
-    path = tmp_path / "tar" / "my_test_b.tar"
+    path = tmp_path / "tar" / "contest_b.tar"
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(UserError, match=r"^the shard \S*my_test_b.tar is cut or damaged after sample 0\d\d .*: write or download it anew$"):
+    with pytest.raises(UserError, match=r"^the shard \S*contest_b.tar is cut or damaged after sample 0\d\d .*: write or download it anew$"):
         list(batches.epoch(0))
 
 
@@ -196,7 +196,7 @@ def test_local_parquet_of_no_split_streams_whole(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "odd").mkdir()
     for number, path in enumerate(sorted(folder.rglob("*.parquet"))):
-        shutil.copy(path, tmp_path / "odd" / f"{'my_test_' if number == 0 else 'part_'}{number}.parquet")
+        shutil.copy(path, tmp_path / "odd" / f"{'contest_' if number == 0 else 'part_'}{number}.parquet")
     _, stream = open_stream(str(tmp_path / "odd"), image_size=8, images=SHARDS * ROWS)
     found = StreamedBatches(stream, Sampler(SHARDS * ROWS, 4, 0), 8, CPU, 1, 16).epoch(0)
     assert sorted(together(found)) == list(range(SHARDS * ROWS))
