@@ -1,7 +1,7 @@
 """Folders of images: split folders if there are any, a folder a class, or no labels. Names of files decide nothing."""
 
-from collections import Counter
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,17 @@ from typing import Any
 from rocl_transfer.data.inventory import Inventory, counted, image_extensions, is_hidden, take_inventory
 from rocl_transfer.data.metadata import is_metadata, label_by_metadata
 from rocl_transfer.data.sources import FileRows, RawSplit, Source
+from rocl_transfer.data.splits import only_split, split_called, splits_in
 from rocl_transfer.errors import UserError, is_pickle, one_line
 
-_SPLIT_FOLDERS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
-                  "dev": "validation", "test": "test", "testing": "test"}  # fmt: skip
 _ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".rar", ".7z")
 _STRAYS = 0.05  # largest share of images beside the class folders that is left out; one always may be
 
 
 def open_image_folder(folder: Path, image_column: str | None = None, label_column: str | None = None, train_needed: bool = True) -> Source:
     """Images below ``folder``: split folders (train, validation, test) if there are any, then one folder a class, or none for no labels.
+
+    Folders such as ``training_set`` and ``test_set`` are split folders, too, where every folder of images is called so and class folders lie below.
 
     Where there are ``metadata.csv``, ``.jsonl`` or ``.parquet`` with a column of labels, these are the labels.
 
@@ -31,11 +32,12 @@ def open_image_folder(folder: Path, image_column: str | None = None, label_colum
     Raises:
         UserError: There is no image, or the folders could mean more than one thing.
     """
-    roots, notes = _roots(folder)
+    look = functools.cache(take_inventory)  # each folder is walked once, whoever asks
+    roots, notes = _roots(folder, look)
     if train_needed and "train" not in roots:
         there = ", ".join(sorted(roots))
         raise UserError(f"{folder} holds no train folder beside {there}: add one to train on (evaluation needs none)")
-    found = {split: _Root(split, root, take_inventory(root)) for split, root in roots.items()}
+    found = {split: _Root(split, root, look(root)) for split, root in roots.items()}
     if not any(root.inventory.images for root in found.values()):
         raise UserError(_nothing(folder, [root.inventory for root in found.values()]))
     for split, root in found.items():
@@ -66,27 +68,27 @@ def _by_folders(found: dict[str, "_Root"], notes: list[str]) -> Source:
             hint = hint or root.wrapper()
     notes += [f"class folder {name!r} has no image" for name in empty]
     names = sorted({label for split in splits.values() for label in split.labels or () if label is not None} | set(empty))
+    if len(found) == 1 and _are_splits([splits_in(name) for name in names]):
+        listed = " and ".join(map(one_line, names))
+        notes.append(f"{listed} are taken for classes: if they are splits, put class folders into them, or call them train and test")
     return Source(splits, names or None, notes=tuple(notes), hint=hint)
 
 
-def _roots(folder: Path) -> tuple[dict[str, Path], list[str]]:
+def _roots(folder: Path, look: Callable[[Path], Inventory]) -> tuple[dict[str, Path], list[str]]:
     """The folder of each split, or of all images as ``train``; and what is said of everything beside them."""
     folders = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not is_hidden(entry)]
-    roots, beside = dict[str, Path](), list[Path]()
-    for entry in folders:
-        split = _SPLIT_FOLDERS.get(entry.name.lower())
-        if split is None:
-            beside.append(entry)
-        elif split in roots:
+    called, notes = _called(folder, folders, look)
+    roots = dict[str, Path]()
+    for entry, split in called.items():
+        if split in roots:
             raise UserError(f"{roots[split].name} and {entry.name} of {folder} are both the {split} split: merge them or rename one")
-        else:
-            roots[split] = entry
+        roots[split] = entry
     if not roots:
-        return {"train": folder}, []
+        return {"train": folder}, notes
+    beside = [entry for entry in folders if entry not in called]
     named = ", ".join(sorted(root.name for root in roots.values()))
-    notes = []
     for entry in beside:
-        images = len(take_inventory(entry).images)
+        images = len(look(entry).images)
         if images:
             raise UserError(
                 f"the folders of {folder} are neither splits (train; validation and test if wanted) nor classes: beside {named} lies "
@@ -99,6 +101,36 @@ def _roots(folder: Path) -> tuple[dict[str, Path], list[str]]:
     if others := [entry for entry in files if entry not in loose]:
         notes.append(counted(others, "file", f"beside {named} is left out", f"beside {named} are left out", folder))
     return roots, notes
+
+
+def _called(folder: Path, folders: Sequence[Path], look: Callable[[Path], Inventory]) -> tuple[dict[Path, str], list[str]]:
+    """The folders that are splits; and what is said where only words of their names say so, which names of classes may hold as well."""
+    called = {entry: split for entry in folders if (split := split_called(entry.name)) is not None}
+    words = {entry: splits_in(entry.name) for entry in folders}
+    # In this order one of a thousand classes is looked into, and none if no name has such a word.
+    if not any("train" in found for found in words.values()) or any(look(entry).images for entry in folders if not words[entry]):
+        return called, []
+    alike = {entry: found for entry, found in words.items() if found and (entry in called or look(entry).images)}
+    train = [entry for entry, found in alike.items() if "train" in found]
+    if alike.keys() <= called.keys() or not _are_splits(alike.values()) or not all(_holds_classes(entry, look(entry).images) for entry in train):
+        return called, []
+    splits = {entry: str(only_split(found, f"the folder {one_line(entry.name)} of {folder}")) for entry, found in alike.items()}
+    names = " and ".join(one_line(entry.name) for entry in alike)
+    return splits, [f"the folders {names} are taken for the splits {' and '.join(splits.values())}, by words of their names"]
+
+
+def _are_splits(words: Collection[set[str]]) -> bool:
+    """Whether what :func:`splits_in` found in each of several names could be the splits of one dataset."""
+    return all(words) and "train" in set().union(*words) and len(set().union(*words)) > 1
+
+
+def _holds_classes(folder: Path, images: Sequence[Path]) -> bool:
+    strays = sum(path.parent == folder for path in images)
+    return strays < len(images) and _few(strays, images)
+
+
+def _few(strays: int, images: Sequence[Path]) -> bool:
+    return strays <= max(1, _STRAYS * len(images))
 
 
 def _nothing(folder: Path, found: Sequence[Inventory]) -> str:
@@ -131,12 +163,12 @@ class _Root:
         images, parts = self.inventory.images, self.parts
         strays = [path for path, part in zip(images, parts, strict=True) if len(part) == 1]
         if len(strays) == len(images):
-            beside = sorted(self.folder.parent.iterdir()) if self.folder.name.lower() in _SPLIT_FOLDERS else []
+            beside = sorted(self.folder.parent.iterdir()) if split_called(self.folder.name) else []
             tables = [path for path in (*self.inventory.others, *beside) if path.suffix.lower() in (".csv", ".tsv")]
             usual = RawSplit(FileRows(images), None)
             return replace(usual, remedy=f"{usual.remedy}; if {tables[0]} has them, give it as --data.name") if tables else usual
         self._refuse_splits_below(parts)
-        if strays and len(strays) > max(1, _STRAYS * len(images)):
+        if not _few(len(strays), images):
             labels: list[Any] = [part[0] if len(part) > 1 else None for part in parts]
             return RawSplit(FileRows(images), labels, "it lies in no class folder: put each image into the folder of its class")
         if strays:
@@ -150,9 +182,8 @@ class _Root:
         return RawSplit(FileRows(path for path, _ in kept), [label for _, label in kept])
 
     def _refuse_splits_below(self, parts: Sequence[tuple[str, ...]]) -> None:
-        below = Counter(part[1].lower() if len(part) > 2 else "" for part in parts if len(part) > 1)
-        splits = {_SPLIT_FOLDERS.get(name) for name in below}
-        if None not in splits and len(splits) > 1:
+        found = [splits_in(name) for name in {part[1] if len(part) > 2 else "" for part in parts if len(part) > 1}]
+        if all(found) and len(set().union(*found)) > 1:
             first = next(part for part in parts if len(part) > 2)
             there, above = one_line("/".join(first[:2])), one_line(f"{first[1]}/{first[0]}")
             raise UserError(f"the splits of {self.folder} lie below its classes, such as {there}: put them above, as {above}")

@@ -9,6 +9,23 @@ from rocl_transfer.data.splits import splits_in
 from tests.data.test_folders import write_parquet
 
 
+def put(folder, noise_image, start, count):
+    """As many images, red and blue in turn, in folders of their classes."""
+    for seed in range(start, start + count):
+        path = folder / "br"[seed % 2] / f"{seed}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise_image(seed).save(path)
+
+
+def numbers(images):
+    """The seeds of the images of a split."""
+    return sorted(int(images.where(at).rsplit("/", 1)[1].removesuffix(".png")) for at in range(len(images)))
+
+
+def sizes(data):
+    return tuple(0 if split is None else len(split) for split in (data.train, data.validation, data.test))
+
+
 @pytest.mark.parametrize(
     ("name", "found"),
     [
@@ -67,7 +84,78 @@ def test_parquet_files_of_other_splits_are_neither_trained_on_nor_streamed(tmp_p
     write_parquet(tmp_path / "p" / "my-train.parquet", 20)
     write_parquet(tmp_path / "p" / "my-test.parquet", 10, 20)
     data = load_images(str(tmp_path / "p"), validation_fraction=0)
-    assert (len(data.train), len(data.test), data.test_split) == (20, 10, "test")
+    assert (sizes(data), data.test_split) == ((20, 0, 10), "test")
     streamed, stream = open_stream(str(tmp_path / "p"), image_size=8, images=20)
     assert sum(1 for _ in stream.rows) == 20
     assert "split 'test' is not used" in streamed.notes
+
+
+@pytest.mark.parametrize(
+    ("train", "held", "split"),
+    [("training_set", "test_set", "test"), ("train_images", "val_images", "validation"), ("train2017", "val2017", "validation"),
+     ("seg_train", "seg_test", "test"), ("train", "test_set", "test"), ("trainData", "evalData", "test")],
+)  # fmt: skip
+def test_folders_with_a_splits_word_in_their_names_are_splits(tmp_path, noise_image, train, held, split):
+    put(tmp_path / "d" / train, noise_image, 0, 40)
+    put(tmp_path / "d" / held, noise_image, 40, 20)
+    noise_image(99).save(tmp_path / "d" / train / "cover.png")
+    (tmp_path / "d" / "dev_kit").mkdir()  # no images: no split
+    data = load_images(str(tmp_path / "d"), validation_fraction=0)
+    assert data.class_names == ("b", "r")
+    assert numbers(getattr(data, split)) == list(range(40, 60))
+    first, second = sorted([(train, "train"), (held, split)])
+    assert f"the folders {first[0]} and {second[0]} are taken for the splits {first[1]} and {second[1]}, by words of their names" in data.notes
+    assert any("dev_kit" in note and "has no image and is left out" in note for note in data.notes)
+
+
+def test_a_test_folder_without_classes_does_not_make_classes_of_splits(tmp_path, noise_image):
+    put(tmp_path / "d" / "train_images", noise_image, 0, 40)
+    (tmp_path / "d" / "test_images").mkdir()
+    for seed in range(40, 50):
+        noise_image(seed).save(tmp_path / "d" / "test_images" / f"{seed}.png")
+    with pytest.raises(UserError, match=r"labels are needed, and images of split 'test' have none \(none of 10 has\)"):
+        load_images(str(tmp_path / "d"))
+    data = load_images(str(tmp_path / "d"), labels_needed=False, validation_fraction=0)
+    assert numbers(data.train) == list(range(40))
+
+
+@pytest.mark.parametrize("names", [("training_shoes", "sandals"), ("train_a", "train_b"), ("test_tubes", "dev_boards"), ("contest", "trainers")])
+def test_classes_whose_names_have_a_splits_word_stay_classes(tmp_path, noise_image, names):
+    for number, name in enumerate(names):
+        put(tmp_path / "d" / name, noise_image, 20 * number, 20)
+    data = load_images(str(tmp_path / "d"))
+    assert data.class_names == tuple(sorted(names))
+    assert not any("are taken for" in note for note in data.notes)
+
+
+def test_folders_that_could_be_splits_or_classes_are_said(tmp_path, noise_image):
+    for number, name in enumerate(("training_shoes", "test_tubes")):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for seed in range(20 * number, 20 * number + 20):
+            noise_image(seed).save(tmp_path / "d" / name / f"{seed}.png")
+    data = load_images(str(tmp_path / "d"))
+    assert data.class_names == ("test_tubes", "training_shoes")
+    note = "test_tubes and training_shoes are taken for classes: if they are splits, put class folders into them, or call them train and test"
+    assert note in data.notes
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (("train_val_set", "test_set"), r"the folder train_val_set of \S* is called as more than one split \(train and validation\): rename it"),
+        (("train_1", "train_2", "test_1"), r"train_1 and train_2 of \S* are both the train split: merge them or rename one"),
+        (("train", "test", "extra"), "neither splits .* nor classes: beside test, train lies extra"),
+    ],
+)
+def test_folders_that_could_be_of_more_than_one_split_are_refused(tmp_path, noise_image, names, sentence):
+    for number, name in enumerate(names):
+        put(tmp_path / "d" / name, noise_image, 20 * number, 20)
+    with pytest.raises(UserError, match=sentence):
+        load_images(str(tmp_path / "d"))
+
+
+def test_split_folders_of_any_name_below_classes_are_not_merged(tmp_path, noise_image):
+    for name in ("cats/train_set", "cats/test_set", "dogs/train_set"):
+        put(tmp_path / "d" / name, noise_image, 0, 4)
+    with pytest.raises(UserError, match=r"the splits of \S*d lie below its classes, such as cats/test_set: put them above, as test_set/cats"):
+        load_images(str(tmp_path / "d"))
