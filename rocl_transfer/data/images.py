@@ -18,7 +18,7 @@ from rocl_transfer.data.labels import encode_labels, missing_names, near_names, 
 from rocl_transfer.data.opening import open_source
 from rocl_transfer.data.options import ImageOptions
 from rocl_transfer.data.quiet import listening
-from rocl_transfer.data.sources import Rows, Source
+from rocl_transfer.data.sources import Rows, Source, join
 from rocl_transfer.data.splits import choose_splits, stratified_cut
 from rocl_transfer.data.value_range import Seen, ValueRange, choose_range
 from rocl_transfer.errors import UserError, one_line
@@ -79,6 +79,7 @@ class ImageData:
         notes: What was decided automatically, one sentence each, for the log and the card.
         unreadable: Images that were left out because they cannot be read, with the reason.
         title: What records and cards call data of this machine; None: the last part of its name.
+        unused: Splits that there are beside these.
     """
 
     name: str
@@ -93,6 +94,7 @@ class ImageData:
     notes: tuple[str, ...]
     unreadable: tuple[str, ...] = ()
     title: str | None = None
+    unused: tuple[str, ...] = ()
 
     @property
     def known_as(self) -> str:
@@ -112,20 +114,19 @@ class ImageData:
         return self.train.values.record
 
     def whole(self) -> "ImageData":
-        """With all images of a split that the others were cut from as the test split: for data that is there to be measured on.
+        """With all images of all splits, each once, as the test split: for data that is there to be measured on.
 
         Raises:
             UserError: There is a test split already.
         """
-        if self.cut is None:
+        if self.cut is None and len(self.test):
             raise UserError(f"{self.name} has a test split ({self.test_split}): --split all is for data without one; leave it out")
-        parts = [part for part in (self.train, self.validation, self.test) if part is not None and part.rows is self.train.rows]
-        order = np.argsort(np.concatenate([part.indices for part in parts]))
-        labels = torch.cat([part.labels for part in parts if part.labels is not None])
-        indices = np.concatenate([part.indices for part in parts])[order]
-        images = replace(self.train, indices=indices, labels=labels[torch.from_numpy(order)])
-        notes = (*self.notes, "all images are measured on, whichever of these splits they would be in")
-        return replace(self, test=images, test_split="all images", cut=None, notes=notes)
+        parts = [part for part in (self.train, self.validation, self.test) if part is not None and len(part)]
+        rows, indices, order = join([(part.rows, part.indices) for part in parts])
+        joined = ImageSet(rows, indices, torch.cat([labels_of(part) for part in parts]), self.train.values)
+        words = f"all images but those of split {' and '.join(map(repr, self.unused))}" if self.unused else "all images"
+        notes = (*self.notes, f"{words} are measured on, whichever of the other splits they would be in")
+        return replace(self, test=joined.subset(order), test_split=words, cut=None, notes=notes)
 
     def facts(self, images: ImageSet, split: str) -> dict[str, Any]:
         """What a results record says of the data that ``images``, its split ``split``, were measured on."""
@@ -168,7 +169,8 @@ def load_images(
     source = _open(asked, train_needed)
     notes = list(source.notes)
     source, names = choose_splits(source, asked.train_split, asked.test_split, train_needed)
-    notes += [f"split {split!r} ({len(raw.rows):,} images) is not used" for split, raw in source.splits.items() if split not in names]
+    unused = {split: len(raw.rows) for split, raw in source.splits.items() if split not in names}
+    notes += [f"split {split!r} ({count:,} images) is not used" for split, count in unused.items()]
     used = [split for split in names if split is not None]
     class_names, labels = encode_labels(source, used, labels_needed)
     gaps = [] if labels_needed else [unlabelled(split, source.splits[split], source.class_names) for split in used]
@@ -195,7 +197,7 @@ def load_images(
     )
     return ImageData(
         asked.name, source.revision, tuple(class_names), size, parts.train, parts.validation, parts.test, parts.test_split, parts.cut, tuple(notes),
-        title=asked.title,
+        title=asked.title, unused=tuple(unused),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rocl_transfer.data.decode import Encoded
+from rocl_transfer.data.inventory import same_place
 from rocl_transfer.errors import UserError, one_line
 
 
@@ -67,6 +68,52 @@ class ArrayRows:
     def where(self, index: int) -> str:
         """See :class:`Rows`."""
         return f"image {index}"
+
+
+@dataclass(frozen=True)
+class JoinedRows:
+    """The images of several splits, one split after another."""
+
+    parts: Sequence[Rows]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def encoded(self, index: int) -> Encoded:
+        """See :class:`Rows`."""
+        rows, own = self._find(index)
+        return rows.encoded(own)
+
+    def where(self, index: int) -> str:
+        """See :class:`Rows`."""
+        rows, own = self._find(index)
+        return rows.where(own)
+
+    def _find(self, index: int) -> tuple[Rows, int]:
+        for rows in self.parts[:-1]:
+            if index < len(rows):
+                return rows, index
+            index -= len(rows)
+        return self.parts[-1], index
+
+
+def join(sets: Sequence[tuple[Rows, np.ndarray]]) -> tuple[JoinedRows, np.ndarray, np.ndarray]:
+    """Several sets of images as one.
+
+    Args:
+        sets: Rows and indices (N,) of the images of each; sets that were cut from one split share their rows.
+
+    Returns:
+        All rows; the indices of all sets among them, (M,); and the positions of these that take each image once, in the order of the rows.
+    """
+    rows = list({id(own): own for own, _ in sets}.values())
+    begin = dict(zip(map(id, rows), np.cumsum([0, *map(len, rows)]), strict=False))
+    joined, indices = JoinedRows(rows), np.concatenate([chosen + begin[id(own)] for own, chosen in sets])
+    order = np.argsort(indices)
+    if len(rows) > 1 and all(isinstance(own, FileRows) for own in rows):  # a table may list a file in two splits
+        _, first = np.unique([same_place(str(joined.encoded(int(index)))) for index in indices[order]], return_index=True)
+        order = order[np.sort(first)]
+    return joined, indices, order
 
 
 @dataclass(frozen=True)

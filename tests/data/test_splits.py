@@ -1,9 +1,12 @@
 """Which image is of which split, by names of files and folders: none is trained on that is there to be tested on."""
 
+import shutil
+
 import pytest
+import torch
 
 from rocl_transfer import UserError
-from rocl_transfer.data import load_images
+from rocl_transfer.data import load_images, store_splits
 from rocl_transfer.data.local import group_by_split
 from rocl_transfer.data.splits import splits_in
 from tests.data.test_folders import write_parquet
@@ -159,3 +162,20 @@ def test_split_folders_of_any_name_below_classes_are_not_merged(tmp_path, noise_
         put(tmp_path / "d" / name, noise_image, 0, 4)
     with pytest.raises(UserError, match=r"the splits of \S*d lie below its classes, such as cats/test_set: put them above, as test_set/cats"):
         load_images(str(tmp_path / "d"))
+
+
+@pytest.mark.parametrize("fraction", [0, 0.1])
+def test_all_images_are_those_of_every_split(tmp_path, noise_image, fraction):
+    put(tmp_path / "d" / "train", noise_image, 0, 30)
+    put(tmp_path / "d" / "val", noise_image, 30, 20)
+    data = load_images(str(tmp_path / "d"), train_needed=False, validation_fraction=fraction).whole()
+    assert numbers(data.test) == list(range(50))
+    assert (data.test_split, data.cut) == ("all images", None)
+    _, stores = store_splits(data, ("test",), torch.device("cpu"))
+    pixels = next(iter(stores["test"].batches([torch.arange(50)]))).float().mean((2, 3))
+    assert ((pixels[:, 0] > pixels[:, 2]) == data.test.labels.bool()).all()  # labels follow their images
+    shutil.rmtree(tmp_path / "d" / "train")
+    assert numbers(load_images(str(tmp_path / "d"), train_needed=False).whole().test) == list(range(30, 50))
+    put(tmp_path / "d" / "test", noise_image, 60, 10)
+    with pytest.raises(UserError, match=r"has a test split \(test\): --split all is for data without one"):
+        load_images(str(tmp_path / "d"), train_needed=False).whole()
