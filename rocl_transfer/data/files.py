@@ -33,15 +33,10 @@ def open_csv(path: Path, image_column: str | None = None, label_column: str | No
     label = label or (others[0] if len(others) == 1 else None)
     listing = list_files(table, image, label, split)
     notes = [*listing.notes, *_unlisted(table, listing.files)]
-    blank = sum(row[split] is None for row in table.rows) if split else 0
-    if blank:
-        notes.append(f"{blank:,} rows of {path.name} name no split and count as train")
-    spelled: dict[str, str] = {}
-    words = {name: spelled.setdefault(name.casefold(), name) for name in dict.fromkeys(listing.splits)}
     remedy = f"{path.name} has {_which(others)}: name one with --data.label_column" if label is None else "complete its cell, or remove the line"
     splits = {}
-    for part in dict.fromkeys(words.values()):
-        chosen = [at for at, name in enumerate(listing.splits) if words[name] == part]
+    for part in dict.fromkeys(listing.splits):
+        chosen = [at for at, name in enumerate(listing.splits) if name == part]
         labels = None if listing.labels is None else [listing.labels[at] for at in chosen]
         lines = [table.lines[listing.rows[at]] for at in chosen]
         splits[part] = RawSplit(ListedRows([listing.files[at] for at in chosen], lines), labels, remedy)

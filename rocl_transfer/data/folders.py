@@ -53,6 +53,9 @@ def open_image_folder(folder: Path, image_column: str | None = None, label_colum
         notes += listed.notes
         if listed.splits is not None:
             return Source(listed.splits, notes=tuple(notes))
+        if listed.images is not None:
+            root = found["train"]
+            found = {split: replace(root, split=split, inventory=replace(root.inventory, images=own)) for split, own in listed.images.items()}
     elif image_column or label_column:
         option = "image_column" if image_column else "label_column"
         raise UserError(f"--data.{option} has no effect with the image folder {folder}, which has no metadata.csv: leave it out")
@@ -60,14 +63,14 @@ def open_image_folder(folder: Path, image_column: str | None = None, label_colum
 
 
 def _by_folders(found: dict[str, "_Root"], notes: list[str]) -> Source:
-    splits, empty, hint = {}, list[str](), ""
+    splits, hint, empty = {}, "", dict[Path, set[str]]()
     for split, root in found.items():
         splits[split] = root.labelled(notes)
         if splits[split].labels is not None:
-            empty += sorted(root.classes - set(splits[split].labels or ()))
+            empty[root.folder] = empty.get(root.folder, root.classes) - set(splits[split].labels or ())
             hint = hint or root.wrapper()
-    notes += [f"class folder {name!r} has no image" for name in empty]
-    names = sorted({label for split in splits.values() for label in split.labels or () if label is not None} | set(empty))
+    notes += [f"class folder {name!r} has no image" for names in empty.values() for name in sorted(names)]
+    names = sorted({label for split in splits.values() for label in split.labels or () if label is not None}.union(*empty.values()))
     if len(found) == 1 and _are_splits([splits_in(name) for name in names]):
         listed = " and ".join(map(one_line, names))
         notes.append(f"{listed} are taken for classes: if they are splits, put class folders into them, or call them train and test")

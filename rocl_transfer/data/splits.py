@@ -1,7 +1,7 @@
 """Which split is which; images chosen in proportion to their classes: held out of a training split, or evaluated out of a large one."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +40,12 @@ def only_split(found: Collection[str], named: str) -> str | None:
     if len(found) > 1:
         raise UserError(f"{named} is called as more than one split ({' and '.join(sorted(found))}): rename it, so that one of these words is left")
     return next(iter(found), None)
+
+
+def one_spelling(names: Iterable[str]) -> dict[str, str]:
+    """Each of ``names`` as it is spelled first: capitals do not make another split."""
+    first: dict[str, str] = {}
+    return {name: first.setdefault(name.casefold(), name) for name in names}
 
 
 def stratified_cut(labels: np.ndarray | None, count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
