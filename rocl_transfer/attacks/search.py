@@ -83,6 +83,10 @@ class Attack(ABC):
     def conditions(self) -> dict[str, Any]:
         """What the record says of it beside name, norm and epsilon."""
 
+    def alike(self, other: "Attack") -> bool:
+        """Whether ``other``, of the same name and ball, searches in the same way."""
+        return type(self) is type(other) and self.conditions() == other.conditions()
+
     @abstractmethod
     def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor, at_once: int = 0) -> Outcome:
         """One run for each sample; what it finds does not depend on the samples beside it.

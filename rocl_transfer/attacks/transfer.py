@@ -45,6 +45,12 @@ class Transfer(Attack):
         """See :class:`Attack`."""
         return {**self.attack.conditions(), **({"surrogate": self.sha256} if self.sha256 else {})}
 
+    def alike(self, other: Attack) -> bool:
+        """See :class:`Attack`; surrogates without a SHA-256 are told apart by what they are."""
+        if not isinstance(other, Transfer) or not self.attack.alike(other.attack):
+            return False
+        return super().alike(other) and (self.sha256 is not None or self.surrogate.model is other.surrogate.model)
+
     def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor, at_once: int = 0) -> Outcome:
         """See :class:`Attack`."""
         outcome = Outcome(images)

@@ -57,7 +57,7 @@ def evaluate(
 
     Raises:
         UserError: Pixels lie outside [0, 1] or are not finite, there are no images, labels do not fit, the model gives no logits (N, K), an argument
-            cannot be meant, or the journal is another evaluation's.
+            cannot be meant, two different attacks go by one name, or the journal is another evaluation's.
     """
     network = untouched(model, search.one_at_a_time)
     attacks = _checked(attacks, epsilon, norm)
@@ -99,7 +99,32 @@ def _checked(attacks: str | Attack | Ensemble | Sequence[Attack | Ensemble], eps
     several = [attacks] if isinstance(attacks, Attack | Ensemble) else list(attacks)
     if odd := next((attack for attack in several if not isinstance(attack, Attack | Ensemble)), None):
         raise UserError(f"attacks has {odd!r} in it: give one name, such as 'standard', or attacks, such as [PGD(8 / 255)]")
+    require_told_apart(several)
     return several
+
+
+def require_told_apart(attacks: Sequence[Attack | Ensemble]) -> None:
+    """Refuse different attacks that verdicts would call alike; a part of an ensemble stands for itself and all parts before.
+
+    Args:
+        attacks: Those that one evaluation runs; equal ones may be among them.
+
+    Raises:
+        UserError: There are such.
+    """
+    called: dict[str, list[Attack]] = {}
+    for attack in attacks:
+        parts = parts_of(attack)
+        for key, made in [*((attack_key(part), parts[: number + 1]) for number, part in enumerate(parts)), (attack_key(attack), parts)]:
+            before = called.setdefault(key, list(made))
+            if len(before) != len(made) or not all(one.alike(other) for one, other in zip(before, made, strict=True)):
+                raise UserError(f"two attacks go by the name {key!r}, {_said(before)} and {_said(made)}: evaluate each in a call of its own")
+
+
+def _said(parts: Sequence[Attack]) -> str:
+    conditions = ", ".join(f"{name} {value}" for name, value in parts[-1].conditions().items())
+    after = f" after {', '.join(part.name for part in parts[:-1])}" if len(parts) > 1 else ""
+    return f"one{after} ({conditions})"
 
 
 def _journal(context: Context, search: SearchOptions, seed: int, rank: int) -> Journal:

@@ -5,8 +5,11 @@ import torch
 from torch import nn
 
 from rocl_transfer import PGD, UserError, evaluate
+from rocl_transfer.attacks import APGD
+from rocl_transfer.attacks.transfer import Transfer
 from rocl_transfer.data import Resident
-from rocl_transfer.evaluation import SearchOptions, compute_features, knn_accuracy, wilson_interval
+from rocl_transfer.evaluation import Ensemble, SearchOptions, compute_features, knn_accuracy, named_attacks, report_attacks, wilson_interval
+from rocl_transfer.evaluation.evaluate import require_told_apart
 from rocl_transfer.evaluation.results import attack_key, distinct, entry_key, name_in, spelled, verdict_key
 from rocl_transfer.models import create_backbone
 from tests.conftest import Precise
@@ -85,6 +88,55 @@ def test_bad_calls_of_evaluate_are_one_sentence():
         evaluate(Half(), images, torch.full_like(labels, 7))
     with pytest.raises(UserError, match="did you mean 'paper'"):
         evaluate(Half(), images, labels, attacks="papers")
+
+
+def one_name(epsilon=0.07):
+    """Attacks that verdicts would call alike though they differ."""
+    fast, attack = named_attacks("fast", epsilon, "linf", 2)[0], PGD(epsilon)
+    return {
+        "steps of another length": [attack, PGD(epsilon, step_size=1e-4)],
+        "other steps": [APGD(epsilon), APGD(epsilon, steps=1)],
+        "a part, and what it does alone": [fast, APGD(epsilon, targets=1)],
+        "an ensemble of other parts": [fast, Ensemble("autoattack-fast", fast.attacks[:1], "")],
+        "two surrogates": [Transfer(Half(), attack, "transfer"), Transfer(Half(), attack, "transfer")],
+        "an attack on a surrogate, and itself": [attack, Transfer(Half(), attack, attack.name)],
+    }
+
+
+@pytest.mark.parametrize("which", one_name())
+def test_different_attacks_of_one_name_are_refused_before_anything_is_measured(which):
+    """Of the first, the second's verdicts would be given."""
+
+    class Unasked(nn.Module):
+        def forward(self, images):
+            raise AssertionError("measured")
+
+    images, labels = grey_levels()
+    with pytest.raises(UserError, match=r"two attacks go by the name '[\w-]+ linf 0.07', one .* and one .*: evaluate each in a call of its own$"):
+        evaluate(Unasked(), images, labels, attacks=one_name()[which])
+
+
+def test_equal_attacks_give_equal_numbers_however_often_and_wherever_they_stand():
+    images, labels = grey_levels()
+    fast, surrogate = named_attacks("fast", 0.07, "linf", 2)[0], Half()
+    transfers = [Transfer(surrogate, PGD(0.07), "transfer") for _ in range(2)]
+    attacks = [PGD(0.07), fast, PGD(0.07), APGD(0.07), fast, *transfers]
+    results = evaluate(Half(), images, labels, attacks=attacks)
+    alone = {key: value for attack in (PGD(0.07), fast, transfers[0]) for key, value in accuracies(evaluate(Half(), images, labels, attacks=attack))}
+    assert len(results.evaluations) == 1 + 1 + 3 + 1 + 1 + 3 + 2
+    assert all(alone[key] == value for key, value in accuracies(results))
+
+
+def accuracies(results):
+    return [(entry.name, entry.accuracy) for entry in results.evaluations]
+
+
+@pytest.mark.parametrize(("norm", "size"), [("linf", 32), ("l2", 32), ("l1", 32), ("l1", 8)])
+@pytest.mark.parametrize("epsilon", [1e-3, 8 / 255, 0.5, 1.0, 12.0, 300.0])
+def test_no_two_attacks_of_a_full_report_differ_under_one_name(norm, size, epsilon):
+    if norm != "linf" or epsilon <= 1:
+        headline = named_attacks("standard", epsilon, norm, 10)[0]
+        require_told_apart(report_attacks(headline, size, 10, {"a": (Half(), "1"), "b": (Half(), "2")}))
 
 
 def test_evaluate_runs_autoattack_by_default():

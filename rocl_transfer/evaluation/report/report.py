@@ -18,7 +18,7 @@ from rocl_transfer.evaluation.checks import Inspection
 from rocl_transfer.evaluation.evaluate import evaluate
 from rocl_transfer.evaluation.options import Context, SearchOptions
 from rocl_transfer.evaluation.precision import full_precision
-from rocl_transfer.evaluation.protocols import Ensemble, named_attacks
+from rocl_transfer.evaluation.protocols import RESTARTS, Ensemble, named_attacks
 from rocl_transfer.evaluation.report.corruptions import CORRUPTIONS, corrupt
 from rocl_transfer.evaluation.report.masking import Evidence, masking_checks, verdict
 from rocl_transfer.evaluation.report.smoothing import Smoothed, Smoothing
@@ -64,7 +64,7 @@ def report_attacks(
         PGD(epsilon, norm=norm, step_size=epsilon, steps=1),
         PGD(epsilon, norm=norm, steps=50, restarts=10),
         *(PGD(radius, norm=norm, steps=20) for radius in radii(norm, epsilon)),
-        APGD(huge(norm, epsilon, size), norm),
+        APGD(huge(norm, epsilon, size), norm, restarts=RESTARTS[norm]),  # as in an ensemble of that radius
         *(Transfer(model, APGD(epsilon, norm), f"transfer from {name}", sha) for name, (model, sha) in surrogates.items()),
     ]
     return attacks + [ensemble for ball, radius in unseen(norm, epsilon, size) for ensemble in named_attacks("fast", radius, ball, classes)]
