@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rocl_transfer.attacks import PGD, Attack
+from rocl_transfer.errors import UserError, did_you_mean
 from rocl_transfer.evaluation.privacy import places, scrub
 from rocl_transfer.evaluation.protocols import Ensemble
 from rocl_transfer.options import spelled
@@ -116,9 +117,18 @@ class Results:
     found: dict[int, tuple[Tensor, int]] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, key: str | tuple[str, float]) -> Evaluation:
-        """By name, or by name and epsilon."""
+        """By name, or by name and epsilon.
+
+        Raises:
+            UserError: Nothing of that name was measured, or not at that epsilon.
+        """
         name, epsilon = (key, None) if isinstance(key, str) else key
-        return next(e for e in self.evaluations if e.name == name and (epsilon is None or e.epsilon == epsilon))
+        for entry in self.evaluations:
+            if entry.name == name and (epsilon is None or entry.epsilon == epsilon):
+                return entry
+        names = dict.fromkeys(entry.name for entry in self.evaluations)
+        there = dict.fromkeys(verdict_key(entry.name, entry.norm, entry.epsilon) for entry in self.evaluations)
+        raise UserError(f"nothing was measured under {key!r}{'' if name in names else did_you_mean(name, names)}: there are {', '.join(there)}")
 
     def say(self) -> None:
         """Log every accuracy, and what makes them doubtful."""

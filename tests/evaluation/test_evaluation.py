@@ -139,6 +139,20 @@ def test_no_two_attacks_of_a_full_report_differ_under_one_name(norm, size, epsil
         require_told_apart(report_attacks(headline, size, 10, {"a": (Half(), "1"), "b": (Half(), "2")}))
 
 
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        ("autoattack", "nothing was measured under 'autoattack'; did you mean 'autoattack-fast'?: there are clean, apgd-ce linf 0.07,"),
+        (("apgd-ce", 0.1), "nothing was measured under ('apgd-ce', 0.1): there are clean, apgd-ce linf 0.07, apgd-t linf 0.07, autoattack-fast linf"),
+    ],
+)
+def test_what_was_not_measured_is_refused_with_what_was(key, sentence):
+    images, labels = grey_levels()
+    with pytest.raises(UserError) as refused:
+        evaluate(Half(), images, labels, attacks="fast", epsilon=0.07)[key]
+    assert str(refused.value).startswith(sentence)
+
+
 def test_evaluate_runs_autoattack_by_default():
     images, labels = grey_levels()
     results = evaluate(Half(), images, labels, epsilon=0.07)
