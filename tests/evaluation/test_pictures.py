@@ -1,5 +1,6 @@
 """Pictures are what the evaluation found: none says something else than the verdict on its sample."""
 
+import json
 import warnings
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 
 from rocl_transfer import PGD, evaluate
 from rocl_transfer.attacks import APGD, Square
+from rocl_transfer.attacks.transfer import Transfer
 from rocl_transfer.data import Resident
 from rocl_transfer.evaluation import Context, Ensemble, choose_pictures
 from rocl_transfer.evaluation.report.page import render_page
@@ -160,4 +162,29 @@ def test_letters_that_the_font_lacks_are_one_line_of_the_log(tmp_path, caplog):
         for name, letters in (("plain", "abcd"), ("fish", "金魚魚金")):
             draw_adversarial(choose_pictures(Resident(images), results), PGD(0.2, steps=3), list(letters), tmp_path / f"{name}.png")
     said = [record.getMessage() for record in caplog.records if ".png" in record.getMessage()]
-    assert said == ["fish.png: the font lacks letters of the class names, boxes stand for them"]
+    assert said == ["fish.png: the font lacks letters of the names, boxes stand for them"]
+
+
+@pytest.mark.parametrize("name", ["$10_$20", "$$", "$\\frac{$", "$x_$ and $y^$"])
+def test_a_name_is_no_formula_in_any_figure(name, tmp_path):
+    """Two dollar signs are one to matplotlib, and a formula that cannot be read ended the run that had been trained."""
+    pytest.importorskip("matplotlib")
+    from rocl_transfer.evaluation.comparison import compare, draw_comparison, read_run
+    from rocl_transfer.evaluation.report.figures import draw_adversarial, draw_robustness, draw_training, svg_broken, svg_classes, svg_curve
+
+    model = network()
+    images, labels = data(model)
+    attack = Transfer(model, PGD(0.2, steps=3), name)
+    results = evaluate(model, images, labels, attacks=[attack])
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": step, name: 1.0}) + "\n" for step in (1, 2)))
+    for folder in ("a", "b"):
+        (tmp_path / f"{folder}{name}").mkdir(parents=True)
+        results.write(tmp_path / f"{folder}{name}", model={"name": name}, dataset={"name": "d"}, training={}, config={})
+    draw_adversarial(choose_pictures(Resident(images), results), attack, [name] * K, tmp_path / "adversarial.png")
+    draw_robustness(results, tmp_path / "robustness.png")
+    draw_training(tmp_path / "metrics.jsonl", tmp_path / "training.png")
+    draw_comparison(compare([read_run(tmp_path / f"{folder}{name}") for folder in ("a", "b")]), tmp_path / "comparison.png")
+    assert len(list(tmp_path.glob("*.png"))) == 4
+    shown = [{"epsilon": 0.1 * step, "accuracy": 0.5} for step in range(3)]
+    for page in (svg_broken([(name, 3), ("left", 2)], 5), svg_curve(shown, None, None, name), svg_classes([{"name": name, "clean": 1, "robust": 0}])):
+        assert name in page

@@ -5,7 +5,8 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,29 @@ from rocl_transfer.evaluation.results import Results
 log = logging.getLogger("rocl_transfer")
 
 
-def _axes(rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
+@contextmanager
+def drawn(
+    target: Path | io.StringIO, rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], sharex: bool = False, **saved: Any
+) -> Iterator[tuple[Any, Any]]:  # fmt: skip
+    """A figure and its axes (rows, columns), written when what is drawn inside is done.
+
+    Args:
+        target: Where to.
+        rows: How many there are below each other.
+        columns: How many there are beside each other.
+        figsize: In inches.
+        sharex: Whether all axes have one scale.
+        saved: What else matplotlib's ``savefig`` takes.
+    """
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(layout="constrained", dpi=120, **options)
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    with rc_context({"text.parse_math": False}):  # a class or a folder called "$x$" is no formula
+        figure = Figure(layout="constrained", dpi=120, figsize=figsize)
+        FigureCanvasAgg(figure)
+        yield figure, figure.subplots(rows, columns, squeeze=False, sharex=sharex)
+        _save(figure, target, saved)
 
 
 def can_draw() -> bool:
@@ -42,14 +59,13 @@ def draw_training(metrics: Path, target: Path) -> None:
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     beside = {"step", "epoch", "lr", "images_per_second", "memory_bytes", "last", "rolled_back_from", "lr_factor"}
     names = [name for name in dict.fromkeys(key for line in lines for key in line) if name not in beside and not name.startswith("epoch_")]
-    figure, axes = _axes(1, len(names), figsize=(3.4 * len(names), 2.8))
-    for axis, name in zip(axes[0], names, strict=True):
-        by_step, by_epoch = ([(line["step"], line[key]) for line in lines if key in line] for key in (name, f"epoch_{name}"))
-        points = by_epoch if len(by_epoch) >= 3 else by_step
-        axis.plot(*zip(*points, strict=True), marker="." if len(points) < 20 else "", color="tab:blue")
-        axis.set(xlabel="step", title=name.replace("_", " "))
-        axis.grid(alpha=0.3)
-    _save(figure, target)
+    with drawn(target, 1, len(names), figsize=(3.4 * len(names), 2.8)) as (_, axes):
+        for axis, name in zip(axes[0], names, strict=True):
+            by_step, by_epoch = ([(line["step"], line[key]) for line in lines if key in line] for key in (name, f"epoch_{name}"))
+            points = by_epoch if len(by_epoch) >= 3 else by_step
+            axis.plot(*zip(*points, strict=True), marker="." if len(points) < 20 else "", color="tab:blue")
+            axis.set(xlabel="step", title=name.replace("_", " "))
+            axis.grid(alpha=0.3)
 
 
 def draw_robustness(results: Results, target: Path) -> None:
@@ -57,13 +73,12 @@ def draw_robustness(results: Results, target: Path) -> None:
     points = sorted([(e.epsilon or 0.0, e.accuracy, *e.interval) for e in results.evaluations])
     epsilon, accuracy, low, high = zip(*points, strict=True)
     attack = results.evaluations[-1]
-    figure, axes = _axes(figsize=(4.4, 3.0))
-    axis = axes[0, 0]
-    axis.fill_between(epsilon, low, high, alpha=0.2, color="tab:blue", linewidth=0)
-    axis.plot(epsilon, accuracy, marker="o", color="tab:blue")
-    axis.set(xlabel=f"epsilon ({attack.norm}, pixels in [0, 1])", ylabel="accuracy", ylim=(0, 1), title=f"{attack.name}, n = {attack.n}")
-    axis.grid(alpha=0.3)
-    _save(figure, target)
+    with drawn(target, figsize=(4.4, 3.0)) as (_, axes):
+        axis = axes[0, 0]
+        axis.fill_between(epsilon, low, high, alpha=0.2, color="tab:blue", linewidth=0)
+        axis.plot(epsilon, accuracy, marker="o", color="tab:blue")
+        axis.set(xlabel=f"epsilon ({attack.norm}, pixels in [0, 1])", ylabel="accuracy", ylim=(0, 1), title=f"{attack.name}, n = {attack.n}")
+        axis.grid(alpha=0.3)
 
 
 def draw_adversarial(pictures: Pictures, attack: Attack, class_names: Sequence[str], target: Path) -> None:
@@ -79,28 +94,28 @@ def draw_adversarial(pictures: Pictures, attack: Attack, class_names: Sequence[s
     delta = pictures.adversarial - pictures.clean
     scaled = delta / (2 * delta.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)) + 0.5
     n = len(pictures.clean)
-    figure, axes = _axes(3, n, figsize=(1.15 * n, 4.1))
-    for column in range(n):
-        rows = zip((pictures.clean, scaled, pictures.adversarial), (says[0][column], "", says[1][column]), strict=True)
-        for row, (images, title) in enumerate(rows):
-            axis = axes[row, column]
-            axis.imshow(images[column].permute(1, 2, 0).numpy(), interpolation="nearest")
-            axis.set_title(title, fontsize=8, color="black" if not title or title == class_names[int(pictures.labels[column])] else "tab:red")
-            axis.axis("off")
-    figure.suptitle(f"{attack.name}, {attack.norm} {float(attack.epsilon):.3g}; wrong answers in red, grey where nothing was found", fontsize=8)
-    _save(figure, target)
+    with drawn(target, 3, n, figsize=(1.15 * n, 4.1)) as (figure, axes):
+        for column in range(n):
+            rows = zip((pictures.clean, scaled, pictures.adversarial), (says[0][column], "", says[1][column]), strict=True)
+            for row, (images, title) in enumerate(rows):
+                axis = axes[row, column]
+                axis.imshow(images[column].permute(1, 2, 0).numpy(), interpolation="nearest")
+                axis.set_title(title, fontsize=8, color="black" if not title or title == class_names[int(pictures.labels[column])] else "tab:red")
+                axis.axis("off")
+        figure.suptitle(f"{attack.name}, {attack.norm} {float(attack.epsilon):.3g}; wrong answers in red, grey where nothing was found", fontsize=8)
 
 
-def _save(figure: Any, target: Path) -> None:
-    """Letters that matplotlib's font lacks are boxes in the picture; that is said once, not for each letter."""
+def _save(figure: Any, target: Path | io.StringIO, saved: Mapping[str, Any]) -> None:
+    """Letters that matplotlib's font lacks are boxes in the picture, which is said once, not for each letter; on a page the browser has fonts."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        figure.savefig(target)
+        figure.savefig(target, **saved)
     others = [warning for warning in caught if "lyph" not in str(warning.message)]
-    if len(others) < len(caught):
-        log.info("%s: the font lacks letters of the class names, boxes stand for them", target.name)
+    name = target.name if isinstance(target, Path) else "page"
+    if len(others) < len(caught) and isinstance(target, Path):
+        log.info("%s: the font lacks letters of the names, boxes stand for them", name)
     for warning in others:
-        log.info("%s: %s", target.name, warning.message)
+        log.info("%s: %s", name, warning.message)
 
 
 def svg_broken(rows: Sequence[tuple[str, int]], n: int) -> str:
@@ -193,16 +208,13 @@ def _svg(name: str, label: str, height: float, draw: Callable[[Any], None]) -> s
     """An ``<svg>`` that shares a document with others: every id has ``name`` before it."""
     from matplotlib import rc_context
 
-    # A class called "$x" is no formula, and a browser has fonts for what matplotlib's own cannot show.
-    options = {"svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False, "font.size": 9, "axes.titlesize": 9}
-    with rc_context(options), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*[Gg]lyph")
-        figure, axes = _axes(figsize=(5.2, height))
+    # A browser has fonts for what matplotlib's own cannot show.
+    options = {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9, "axes.titlesize": 9}
+    buffer, nothing = io.StringIO(), dict.fromkeys(["Creator", "Date", "Format", "Type"])
+    with rc_context(options), drawn(buffer, figsize=(5.2, height), format="svg", metadata=nothing) as (_, axes):
         axes[0, 0].set_axisbelow(True)
         axes[0, 0].spines[["top", "right"]].set_visible(False)
         draw(axes[0, 0])
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(["Creator", "Date", "Format", "Type"]))
     text = buffer.getvalue()
     text = text[text.index("<svg ") :].replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     named = re.compile(r'((?<=\s)id="|url\(#|href="#)')
