@@ -44,7 +44,7 @@ from rocl_transfer.evaluation.checks import Inspection
 from rocl_transfer.evaluation.evaluate import LOOKED_AT
 from rocl_transfer.evaluation.samples import evenly, pixels_of
 from rocl_transfer.hub import NamedModel, add_to_card, code_digest, import_model, load_classifier, look_up, require_no_run, weights_digest
-from rocl_transfer.options import Number, require, require_sha256, require_untouched, write_options
+from rocl_transfer.options import Number, dotted, require, require_sha256, require_untouched, write_options
 from rocl_transfer.training import finish, start
 from rocl_transfer.version import __version__
 
@@ -112,7 +112,7 @@ class EvaluateConfig(SearchOptions):
         samples: Evaluate this many images, drawn by --seed in proportion to the classes (default: all).
         update_card: Write the results on the card of the run that --model.name names, where that is a folder.
         resume: auto (resume what the folder holds) or none.
-        log_with: One of Accelerate's trackers, such as tensorboard.
+        log_with: One of Accelerate's trackers, such as tensorboard; it gets the options and every accuracy.
         seed: Seed of everything random.
     """
 
@@ -155,7 +155,7 @@ class EvaluateConfig(SearchOptions):
 def main(config: EvaluateConfig) -> Path:
     folder = Path(config.output_dir)
     require_no_run(folder)
-    accelerator = start(folder, config.seed, config.log_with)
+    accelerator = start(folder, config.seed, config.log_with, dotted(dataclasses.asdict(config)))
     asked = None if config.model.name is None else look_up(config.model.name, sha256=config.model.sha256)
     model, name, sha = open_model(config, asked)
     surrogates = open_surrogates(config, model, accelerator.device)
@@ -181,6 +181,7 @@ def main(config: EvaluateConfig) -> Path:
     )  # fmt: skip
     if accelerator.is_main_process:  # only now: the journal refuses a folder that holds another evaluation
         write_options(config, folder / "config.yaml")
+    accelerator.log(results.accuracies())
     report: dict[str, Any] = {"warnings": [*samples.notes, *seen.warnings], "borderline": borderline(results), "refuted": results.refuted}
     if isinstance(headline, Ensemble) and config.report == "full":
         report |= assemble(results, headline, size, samples.facts["class_names"], seen, surrogates)

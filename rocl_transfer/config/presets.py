@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from rocl_transfer.options import Number, spelled
+from rocl_transfer.options import Number, dotted, spelled
 
 log = logging.getLogger("rocl_transfer")
 Config = TypeVar("Config")
@@ -104,14 +104,7 @@ def _begun_with(config: Any) -> Mapping[str, Any]:
         written = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-    return _dotted(written) if isinstance(written, Mapping) else {}
-
-
-def _dotted(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in options.items():
-        flat |= _dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
+    return dotted(written) if isinstance(written, Mapping) else {}
 
 
 def _get(config: Any, name: str) -> Any:

@@ -130,6 +130,10 @@ class Results:
         there = dict.fromkeys(verdict_key(entry.name, entry.norm, entry.epsilon) for entry in self.evaluations)
         raise UserError(f"nothing was measured under {key!r}{'' if name in names else did_you_mean(name, names)}: there are {', '.join(there)}")
 
+    def accuracies(self) -> dict[str, float]:
+        """Every accuracy as trackers take it: under what verdicts call the evaluation, without spaces."""
+        return {entry_key(vars(entry)).replace(" ", "_"): entry.accuracy for entry in self.evaluations}
+
     def say(self) -> None:
         """Log every accuracy, and what makes them doubtful."""
         for entry in self.evaluations:

@@ -141,12 +141,12 @@ def _title(results: dict[str, Any]) -> str:
     return (RobustProbe if config.get("robust") else LinearProbe).title
 
 
-def on_hub(dataset: dict[str, Any]) -> bool:
+def on_hub(dataset: Mapping[str, Any]) -> bool:
     """Whether the data is the Hub's, whose commit is recorded; a folder may be called as a repository is."""
     return dataset.get("revision") is not None
 
 
-def _metadata(results: dict[str, Any], entry: dict[str, Any]) -> "EvalResult":
+def _metadata(results: Mapping[str, Any], entry: Mapping[str, Any]) -> "EvalResult":
     from huggingface_hub import EvalResult
 
     dataset = results["dataset"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return float(value) if isinstance(value, float) else value
+
+
+def dotted(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested ``options`` as the command line names them: ``data.name``.
+
+    Args:
+        options: What a configuration holds, or its YAML file.
+        prefix: What stands before each name.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        flat |= dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
 
 
 def write_options(options: Any, path: Path) -> None:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from rocl_transfer.data import Batches, Sampler, StreamedBatches
 from rocl_transfer.errors import UserError
 from rocl_transfer.objectives import Objective
-from rocl_transfer.options import default_of, require, write_options
+from rocl_transfer.options import default_of, dotted, require, write_options
 from rocl_transfer.training.checkpoints import Checkpoints
 from rocl_transfer.training.guard import Judge, Recovery
 from rocl_transfer.training.loop import train
@@ -99,19 +99,12 @@ class RunOptions:
 
         The batch counts as a whole, so that a run may be resumed with another number of processes.
         """
-        options = _dotted(dataclasses.asdict(self))
+        options = dotted(dataclasses.asdict(self))
         if isinstance(optimizer := getattr(self, "optimizer", None), OptimizerOptions):
             options["optimizer.warmup_lr"] = optimizer.first_lr  # what it stands for: runs from before record that
         del options["batch_size"]
         options["batch_size over all processes"] = self.batch_size * processes
         return {name: value for name, value in options.items() if not name.startswith(_FREE)}
-
-
-def _dotted(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in options.items():
-        flat.update(_dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
-    return flat
 
 
 def defaults(options: Any, prefix: str = "") -> dict[str, Any]:

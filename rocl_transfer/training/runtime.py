@@ -72,7 +72,7 @@ def start(output_dir: str | Path, seed: int, log_with: str | None = None, option
             warn_of_slow_bf16(accelerator.device, "--mixed_precision bf16")
     set_seed(seed)
     if log_with is not None:
-        plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in (options or {}).items()}
+        plain = {k: float(v) if isinstance(v, float) else v if isinstance(v, (int, str)) else str(v) for k, v in (options or {}).items()}
         accelerator.init_trackers(folder.name or "run", config=plain)
     return accelerator
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import rocl_transfer as rt
@@ -211,7 +212,26 @@ def test_a_probe_says_when_its_backbone_may_have_seen_the_test_images(command, c
 def test_trackers_log_what_the_metrics_say(command, class_folder, tmp_path):
     pytest.importorskip("tensorboard")
     command("pretrain.py", *TINY, "--data.name", class_folder, "--max_steps", "1", "--log_with", "tensorboard", "--output_dir", "a", check=0)
-    assert list((tmp_path / "a").rglob("events.out.tfevents*"))
+    lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert tracked(tmp_path / "a")["loss"] == pytest.approx([line["loss"] for line in lines if "loss" in line])
+    words = ("--attacks", "paper", "--epsilon", "0.1", "--samples", "20", "--log_with", "tensorboard", "--output_dir", "eval")
+    command("evaluate.py", "--model.name", ROOT / "model_cards" / "resnet8_cifar.r_le_digits", "--data.name", "digits", *words, check=0)
+    clean, pgd = json.loads((tmp_path / "eval" / "results.json").read_text())["evaluations"]
+    assert tracked(tmp_path / "eval") == {"clean": [pytest.approx(clean["accuracy"])], "pgd-20_linf_0.1": [pytest.approx(pgd["accuracy"])]}
+    for folder, name, value in (("a", "objective.method", "rocl"), ("eval", "attacks", "paper"), ("eval", "data.name", "digits")):
+        (options,) = (tmp_path / folder).rglob("hparams.yml")
+        assert yaml.safe_load(options.read_text())[name] == value
+
+
+def tracked(folder):
+    """The scalars that TensorBoard would show."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = {}
+    for path in folder.rglob("events.out.tfevents*"):
+        events = EventAccumulator(str(path)).Reload()
+        found |= {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return found
 
 
 def test_a_diverging_run_stops_and_says_so(command, class_folder, tmp_path):
