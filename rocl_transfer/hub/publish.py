@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from rocl_transfer.errors import UserError, one_line, path_of
-from rocl_transfer.evaluation.privacy import places, revealed, scrub
+from rocl_transfer.evaluation.privacy import class_names, places, revealed, scrub
 from rocl_transfer.evaluation.results import entry_key
 from rocl_transfer.hub.card import CARD, RESULTS, card_text, later_evaluations, public_options
 from rocl_transfer.hub.export import CONFIG, OUTPUT_CHECK, PROJECTOR, WEIGHTS
@@ -151,8 +151,10 @@ def _public(folder: Path) -> dict[str, bytes]:
 
 def _refuse_places(folder: Path, texts: Mapping[str, bytes]) -> None:
     """Nothing is sent that still says where something lies on this machine."""
-    for name, content in texts.items():
-        if place := revealed(json.loads(content) if name.endswith(".json") else content.decode()):
+    contents = {name: json.loads(text) if name.endswith(".json") else text.decode() for name, text in texts.items()}
+    classes = class_names(list(contents.values()))  # the card names some without listing them
+    for name, content in contents.items():
+        if place := revealed(content, classes):
             raise UserError(
                 f"{name} of {folder} would show {one_line(place)}, a place on this machine: call the data by --data.title, or correct {name} by hand"
             )

@@ -59,9 +59,30 @@ def test_local_paths_in_sentences_are_shortened(tmp_path):
     ]
 
 
-def test_class_names_stay_whatever_they_are():
-    record = {"class_names": ["/home/cat", "~dog"], "notes": ["/home/ada/cat.jpg"]}
-    assert scrub(record) == {"class_names": ["/home/cat", "~dog"], "notes": ["cat.jpg"]}
+NAMES = ["/home/cat", "~dog", "/r/aww", "../up", "C:\\x", "/home/my cat", "~/x", "/m/01g317", "file:y", "$x$", "cat"]
+
+
+@pytest.mark.parametrize("key", ["class_names", "label_names"])
+def test_class_names_stay_whatever_they_are_and_wherever_they_stand(key):
+    record = {
+        "dataset": {key: NAMES},
+        "report": {"classes": [{"name": name, "n": 3} for name in NAMES], "worst_class": {"name": NAMES[0], "robust": 0.0}},
+        "doubts": [f"all 3 images are of one class, {name!r}: an accuracy" for name in NAMES] + [f"worst: {name}, 3 %" for name in NAMES],
+    }
+    assert scrub(record) == record
+    assert revealed(record) is None
+    assert all(revealed(f"Worst class: {name}, 3 % robust.", NAMES) is None for name in NAMES)
+
+
+def test_paths_beside_class_names_stay_here():
+    record = {
+        "class_names": NAMES,
+        "notes": ["/home/ada/cat.jpg", "/home/cat/1.jpg of '/home/cat'"],
+        "config": {"label_names": "/home/ada/names.txt"},
+    }
+    assert scrub(record) == {"class_names": NAMES, "notes": ["cat.jpg", "1.jpg of '/home/cat'"], "config": {"label_names": "names.txt"}}
+    assert revealed({"class_names": NAMES, "notes": ["/home/cat/1.jpg of '/home/cat'"]}) == "/home/cat/1.jpg"
+    assert revealed("Worst class: /home/ada, 3 %", NAMES) == "/home/ada"
 
 
 @pytest.mark.parametrize(

@@ -179,3 +179,16 @@ def test_what_older_runs_say_is_corrected_and_what_cannot_be_is_refused(run_fold
     monkeypatch.setattr(card, "template", lambda name: template)
     with pytest.raises(UserError, match="README.md of .* would show /home/ada/work[.], a place on this machine"):
         prepare(run, PublishOptions(repo_id="user/name"))
+
+
+def test_a_class_that_is_called_like_a_path_is_published_as_it_is_called(run_folder):
+    record, config = (json.loads((run_folder / name).read_text()) for name in ("results.json", "config.json"))
+    names = ["/home/cat", "~dog", "../up", "C:\\x", *config["label_names"][4:]]
+    config["label_names"] = record["dataset"]["class_names"] = names
+    record["robustness"]["report"] |= {"classes": [{"name": name} for name in names], "worst_class": {"name": names[0], "robust": 0.1}}
+    for name, content in (("results.json", record), ("config.json", config)):
+        (run_folder / name).write_text(json.dumps(content))
+    (run_folder / "README.md").unlink()
+    publication = prepare(run_folder, PublishOptions(repo_id="user/name"))
+    assert "Worst class: /home/cat, 10.00 % robust" in publication.card
+    assert [entry["name"] for entry in json.loads(publication.files["results.json"])["robustness"]["report"]["classes"]] == names
