@@ -195,6 +195,26 @@ def test_a_comparison_of_ten_samples_equals_the_one_by_hand(tmp_path):
     assert (worse.p, worse.only_first, worse.only_second) == (pgd.p, pgd.only_second, pgd.only_first)
 
 
+def test_models_that_count_the_same_classes_in_another_order_are_compared_by_name(tmp_path):
+    labels, names = [0, 1, 2, 0, 1], ["cat", "dog", "eel"]
+    numbers = {"same": names, "turned": names[::-1], "more": ["ant", *names, "fox"]}
+    runs = {
+        name: make_run(tmp_path / name, {"clean": "11100"}, labels=[order.index(names[label]) for label in labels], sha=name[0], class_names=order)
+        for name, order in numbers.items()
+    }
+    for pair in itertools.permutations(runs, 2):
+        assert compare([read_run(runs[name]) for name in pair]).differences[0].n == 5
+    other = make_run(tmp_path / "other", {"clean": "11100"}, labels=labels, class_names=names[::-1])
+    with pytest.raises(UserError, match=r"\(sample 0 has the labels 'cat' and 'eel'\): compare runs measured on the same images"):
+        compare([read_run(runs["same"]), read_run(other)])
+    # Without names, or with those of another language, numbers are all there is.
+    for number, foreign in enumerate((None, ["Katze", "Hund", "Aal"], ["a", "a", "b"], ["a"], "cat", [1, 2, 3])):
+        unnamed = read_run(make_run(tmp_path / f"unnamed {number}", {"clean": "11100"}, labels=labels, class_names=foreign))
+        assert compare([read_run(runs["same"]), unnamed]).differences[0].n == 5
+        with pytest.raises(UserError, match=r"\(sample 0 has the labels 0 and 2\)"):
+            compare([unnamed, read_run(runs["turned"])])
+
+
 def test_pairs_and_the_adjustment_for_them(tmp_path):
     runs = [read_run(make_run(tmp_path / text, {"clean": text}, sha=text[0])) for text in ("00000000", "11111111", "00001111", "11111110")]
     against_first = compare(runs).differences

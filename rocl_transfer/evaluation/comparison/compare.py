@@ -147,14 +147,27 @@ def _require_same_data(reference: EvaluatedRun, other: EvaluatedRun) -> None:
 
 
 def _require_same_labels(lettered: Mapping[str, EvaluatedRun], common: np.ndarray, at: Mapping[str, np.ndarray]) -> None:
+    """Models may count the same classes in another order: where the names are known, they are what is compared."""
     reference = lettered["A"]
     labels = reference.labels[at["A"]]
     for letter, run in lettered.items():
-        theirs = run.labels[at[letter]]
-        if len(wrong := np.flatnonzero(labels != theirs)):
+        ours, theirs = labels, run.labels[at[letter]]
+        names = [_class_names(one) for one in (reference, run)]
+        if all(names) and (set(names[0]) <= set(names[1]) or set(names[1]) <= set(names[0])):
+            ours, theirs = np.array(names[0])[ours], np.array(names[1])[theirs]
+        if len(wrong := np.flatnonzero(ours != theirs)):
             i = wrong[0]
             where = f"{reference.shown} and {run.shown} were measured on different data"
-            raise UserError(f"{where} (sample {common[i]} has the labels {labels[i]} and {theirs[i]}): compare runs measured on the same images")
+            pair = f"{ours[i].item()!r} and {theirs[i].item()!r}"
+            raise UserError(f"{where} (sample {common[i]} has the labels {pair}): compare runs measured on the same images")
+
+
+def _class_names(run: EvaluatedRun) -> list[str]:
+    """One different name per label of the run; empty where its record has none."""
+    names = run.dataset.get("class_names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        return []
+    return names if run.labels.min() >= 0 and run.labels.max() < len(names) else []
 
 
 def _difference(
