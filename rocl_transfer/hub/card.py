@@ -130,15 +130,17 @@ def public_options(text: str) -> str:
 
 
 def _title(results: dict[str, Any]) -> str:
-    """How the model was made; records of 0.1.0 do not say it in words."""
+    """How the model was made; records of 0.1.0 do not say it in words, and that of an evaluation alone does not know it: empty."""
     if title := results["model"].get("title"):
         return str(title)
-    config = results["config"]
+    config = results.get("config") or {}
     if "objective" in config:
         return PRETRAINING[config["objective"]["method"]].title
     if "method" in config:
         return AdversarialTraining.Options(method=config["method"], attack=AttackOptions(**config["attack"])).title
-    return (RobustProbe if config.get("robust") else LinearProbe).title
+    if "robust" in config:
+        return (RobustProbe if config["robust"] else LinearProbe).title
+    return ""
 
 
 def on_hub(dataset: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from rocl_transfer.errors import UserError
+from rocl_transfer.errors import UserError, one_line
 from rocl_transfer.evaluation.privacy import shorten
 from rocl_transfer.hub.card import _title, later_evaluations
 from rocl_transfer.options import spelled
@@ -63,11 +63,12 @@ class Model:
     Attributes:
         name: By which it is called; no other has the same.
         folder: Its run folder.
-        how: How it was made.
+        how: How it was made; empty where its record does not say.
         sha256: SHA-256 of its weights.
         training: What its training took, in words.
         doubts: Why its accuracies do not mean what they seem to.
-        numbers: Clean first, each once.
+        warnings: What is wrong with the model itself.
+        numbers: Clean first; of several of one kind that on the most images, the later of equals.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Model:
     sha256: str
     training: str
     doubts: tuple[str, ...]
+    warnings: tuple[str, ...]
     numbers: tuple[Measured, ...]
 
     def card(self, page: Path) -> str | None:
@@ -90,21 +92,39 @@ def read_models(folders: Sequence[str | Path]) -> list[Model]:
     Raises:
         UserError: There is no such folder or record, it is damaged, or nothing was measured.
     """
-    records = [_record(Path(folder)) for folder in folders]
-    names = [str(record["model"]["name"]) for record in records]
+    paths = [Path(folder) for folder in folders]
+    records = [_record(path) for path in paths]
     models = []
-    for folder, record, name in zip(map(Path, folders), records, names, strict=True):
-        numbers = tuple({(one.data, one.name, one.norm, one.epsilon): one for one in _measured(record)}.values())
+    for folder, record, name in zip(paths, records, _names(records, paths), strict=True):
+        numbers: dict[tuple[str, str, str, float], Measured] = {}
+        for one in _measured(record):
+            kind = (one.data, one.name, one.norm, one.epsilon)
+            if kind not in numbers or (one.n or 0) >= (numbers[kind].n or 0):
+                numbers[kind] = one
         if not numbers:
             raise UserError(f"{folder / 'results.json'} has no accuracy: name the run folders of evaluated models")
+        doubts, warnings = _said(record)
         models.append(
             Model(
-                name=f"{name} ({shorten(str(folder))})" if names.count(name) > 1 else name, folder=folder, how=_title(record),
-                sha256=str(record["model"].get("sha256") or ""), training=_training(record.get("training") or {}),
-                doubts=tuple(str(doubt) for doubt in record.get("doubts") or ()), numbers=numbers,
+                name=name, folder=folder, how=_title(record), sha256=str(record["model"].get("sha256") or ""),
+                training=_training(record.get("training") or {}), doubts=doubts, warnings=warnings, numbers=tuple(numbers.values()),
             )
         )  # fmt: skip
     return models
+
+
+def _names(records: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[str]:
+    """What each model is called: where several have one name, with as much of the folder's path as tells them apart."""
+    paths = [folder.resolve() for folder in folders]
+    if twice := next((folder for folder, path in zip(folders, paths, strict=True) if paths.count(path) > 1), None):
+        raise UserError(f"{twice} is named twice: name each run once")
+    plain = [str(record["model"]["name"]) for record in records]
+    names, depth = plain, 0
+    while len(set(names)) < len(names):
+        depth += 1
+        longer = [f"{name} ({one_line('/'.join(path.parts[-depth:]))})" for name, path in zip(plain, paths, strict=True)]
+        names = [other if names.count(name) > 1 else name for name, other in zip(names, longer, strict=True)]
+    return names
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -115,8 +135,8 @@ def _record(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} has no results.json: name the run folder of an evaluated model")
     try:
         record: dict[str, Any] = json.loads(path.read_bytes())
-        whole = isinstance(record["model"]["name"], str) and isinstance(record["dataset"]["name"], str) and bool(_title(record))
-        list(_measured(record))
+        whole = isinstance(record["model"]["name"], str) and isinstance(record["dataset"]["name"], str) and isinstance(_title(record), str)
+        list(_measured(record)), _said(record)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         whole = False
     if not whole:
@@ -124,9 +144,21 @@ def _record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def _parts(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What was measured when the model was made, and what was later."""
+    return [record, *later_evaluations(record)]
+
+
+def _said(record: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Doubts, and warnings of the model, each once."""
+    doubts = dict.fromkeys(str(doubt) for part in _parts(record) for doubt in part.get("doubts") or ())
+    warnings = dict.fromkeys(str(warning) for part in _parts(record) for warning in (part.get("report") or {}).get("warnings") or ())
+    return tuple(doubts), tuple(warnings)
+
+
 def _measured(record: Mapping[str, Any]) -> Iterator[Measured]:
-    """The training recipe's numbers, then those of a later evaluation, which stand in for them where both measured the same."""
-    for part in (record, *later_evaluations(record)):
+    """The training recipe's numbers, then those of later evaluations."""
+    for part in _parts(record):
         dataset = part.get("dataset") or {}
         data = ", ".join(shorten(str(dataset[key])) if key == "name" else str(dataset[key]) for key in ("name", "split") if dataset.get(key))
         for one in part.get("evaluations") or []:
@@ -179,8 +211,9 @@ def markdown_overview(models: Sequence[Model], page: Path) -> str:
         name = f"[{model.name}]({card.replace(' ', '%20')})" if card else model.name
         rows += [(name, *one.cells()) for one in model.numbers]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    doubts = [f"- {model.name} is doubtful: {doubt}" for model in models for doubt in model.doubts]
-    return "\n".join([*lines, *(["", *doubts] if doubts else [])]) + "\n"
+    said = [(model, "is doubtful", doubt) for model in models for doubt in model.doubts]
+    said += [(model, "comes with a note", warning) for model in models for warning in model.warnings]
+    return "\n".join([*lines, *([""] if said else []), *(f"- {model.name} {what}: {sentence}" for model, what, sentence in said)]) + "\n"
 
 
 def _plots(models: Sequence[Model]) -> Iterator[dict[str, Any]]:

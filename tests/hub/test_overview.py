@@ -55,8 +55,9 @@ def test_the_page_of_the_reference_models(tmp_path):
     for card in CARDS:
         record = json.loads((card / "results.json").read_text())
         parts = (record, record.get("robustness") or {})
-        # A later evaluation stands in for what the recipe measured of the same.
-        measured = {(one["name"], one.get("norm"), one.get("epsilon")): one for part in parts for one in part.get("evaluations", [])}
+        # What was measured on more images stands, the later of two on as many.
+        entries = sorted((one for part in parts for one in part.get("evaluations", [])), key=lambda one: one["n"])
+        measured = {(one["name"], one.get("norm"), one.get("epsilon")): one for one in entries}
         for one in measured.values():
             name = one["name"] + (f" ({one['version']})" if "version" in one else "")
             radius = next((key[3] for key in shown if key[:3] == (record["model"]["name"], name, one.get("norm", "")) and matches(key[3], one)), None)
@@ -111,6 +112,69 @@ def test_names_are_no_code_and_doubts_are_said(two):
     rows = [line for line in table.splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
     assert "(one/README.md)" in table
+
+
+def rewrite(folder, change):
+    record = json.loads((folder / "results.json").read_text())
+    change(record)
+    (folder / "results.json").write_text(json.dumps(record))
+
+
+def test_what_a_later_evaluation_doubts_or_warns_of_is_said_as_on_the_card(two):
+    def change(record):
+        record["doubts"], record["report"] = ["at chance"], {"warnings": ["outputs are coarse"]}
+        record["robustness"] |= {"doubts": ["nothing broke it", "at chance"], "report": {"warnings": ["no gradient"]}}
+
+    rewrite(two / "one", change)
+    models = read_models([two / "one"])
+    assert (models[0].doubts, models[0].warnings) == (("at chance", "nothing broke it"), ("outputs are coarse", "no gradient"))
+    page, table = render_overview(models, two / "page.html"), markdown_overview(models, two / "page.md")
+    for sentence in (*models[0].doubts, *models[0].warnings):
+        assert page.count(sentence) == table.count(sentence) == 1
+    assert page.count("Doubtful: ") == table.count("is doubtful: ") == 2
+    assert page.count("Note: ") == table.count("comes with a note: ") == 2
+
+
+@pytest.mark.parametrize(("first", "later", "shown"), [(100, 10, "0.1"), (10, 100, "0.2"), (50, 50, "0.2"), (None, 10, "0.2"), (10, None, "0.1")])
+def test_of_two_numbers_of_one_kind_that_on_more_images_is_shown_with_its_n(two, first, later, shown):
+    def change(record):
+        for part, accuracy, n in ((record, 0.1, first), (record["robustness"], 0.2, later)):
+            part["evaluations"][0] |= {"accuracy": accuracy, "n": n}
+
+    rewrite(two / "one", change)
+    (clean,) = [one for one in read_models([two / "one"])[0].numbers if one.name == "clean"]
+    assert (str(clean.accuracy), clean.n) == (shown, first if shown == "0.1" else later)
+
+
+def test_names_are_unique_whatever_the_folders_are_called(tmp_path, monkeypatch):
+    folders = [tmp_path / name for name in ("p1/eval", "p2/eval", "deep/p1/eval", "other")]
+    for folder in folders:
+        shutil.copytree(ROOT / "model_cards" / "resnet8_cifar.r_le_digits", folder)
+    rewrite(folders[3], lambda record: record["model"].update(name="another"))
+    name = json.loads((folders[0] / "results.json").read_text())["model"]["name"]
+    assert [model.name for model in read_models(folders[1:])] == [f"{name} (p2/eval)", f"{name} (p1/eval)", "another"]
+    names = [model.name for model in read_models(folders)]
+    assert names == [f"{name} ({tmp_path.name}/p1/eval)", f"{name} (p2/eval)", f"{name} (deep/p1/eval)", "another"]
+    rewrite(folders[3], lambda record: record["model"].update(name=f"{name} (p2/eval)"))
+    assert len({model.name for model in read_models(folders)}) == 4
+    monkeypatch.chdir(tmp_path / "p1")
+    with pytest.raises(UserError, match="is named twice: name each run once"):
+        read_models([folders[0], "eval"])
+
+
+def test_how_a_model_was_made_is_said_where_it_is_known_alone(two):
+    """The record of an evaluation has neither the training's options nor its words."""
+    assert "a linear head on a frozen backbone" in read_models([two / "one"])[0].how
+
+    def evaluated(record):
+        record["config"], record["training"] = {"model": {"name": "runs/ft"}, "attacks": "standard"}, {}
+
+    rewrite(two / "one", evaluated)
+    models = read_models([two / "one"])
+    page = render_overview(models, two / "page.html")
+    assert models[0].how == ""
+    assert "linear head" not in page
+    assert re.search(rf"</a>\s*: sha256 {models[0].sha256[:12]}", page)
 
 
 def test_models_of_one_name_are_told_apart_and_only_a_card_that_is_there_is_linked(tmp_path):
