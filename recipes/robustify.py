@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rocl_transfer.config import command_line, with_earlier_step
+from rocl_transfer.config import command_line, laid_over, with_earlier_step
 from rocl_transfer.data import (
     Augmentation,
     Batches,
@@ -95,8 +95,8 @@ class RobustifyConfig(RunOptions, Distillation.Options, TrainableOptions):
         data: Which images; labels, if there are any, only measure.
         model: Which network: a backbone, or a classifier, whose head stays as it is.
         teacher: The network whose embeddings the twin learns.
-        views: How the view that both networks see is drawn (default: small images are mirrored and shifted by up to an eighth, larger ones stay as
-            they are).
+        views: How the view that both networks see is drawn (default, and what is not given of it: small images are mirrored and shifted by up to an
+            eighth, larger ones stay as they are).
         optimizer: How it is trained.
         evaluation: How a classifier is measured, where there are labels of its classes.
         samples: Measure on this many images, drawn by --seed in proportion to the classes.
@@ -183,7 +183,7 @@ def resolved(config: RobustifyConfig, student: PixelModel, size: int) -> Robusti
         del chosen["warmup_epochs"]
     own = config.optimizer.resolved(chosen, config.epochs, trained=True)
     still = Augmentation(jitter_probability=Number(0), grey_probability=Number(0), flip_probability=Number(0), crop_area=(Number(1), Number(1)))
-    views = config.views or (light_views() if small else still)
+    views = laid_over(config, "views", light_views() if small else still)
     log.info("%s at %d px: %s, learning rate %g, weight decay %g", kind, size, own.name, own.lr, own.weight_decay)
     return dataclasses.replace(config, optimizer=own, views=views)
 

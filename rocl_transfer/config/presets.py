@@ -62,6 +62,24 @@ def with_earlier_step(config: Config, given: frozenset[str] | None = None) -> Co
     return chosen
 
 
+def laid_over(config: Any, name: str, default: Any) -> Any:
+    """The part ``name`` of ``config``, which may be left out: what was given of it, over ``default``.
+
+    A resumed run keeps what it began with where these very options meant that: until options were laid over the default, what was not given was its
+    class's own. A part of a configuration that was not read from a command line counts as given throughout.
+
+    Raises:
+        UserError: What was given does not go with the default.
+    """
+    part, given = getattr(config, name), getattr(config, "_given", None)
+    if part is None or given is None:
+        return default if part is None else part
+    begun, options = _begun_with(config), [option.name for option in dataclasses.fields(part)]
+    if all(_like(begun.get(f"{name}.{option}")) == getattr(part, option) for option in options):
+        return part
+    return dataclasses.replace(default, **{option: getattr(part, option) for option in options if f"{name}.{option}" in given})
+
+
 def note_radius(config: Any, image_size: int) -> None:
     """Say that an evaluation's radius, where it was not given, is that for 32 px, and ``image_size`` is not near that."""
     unsaid = config.norm == "linf" and "epsilon" not in getattr(config, "_given", {"epsilon"})
@@ -123,10 +141,10 @@ def _replaced(config: Any, values: Mapping[str, Any]) -> Any:
         else:
             own[name] = value
     built = {head: _replaced(getattr(config, head), inner) for head, inner in parts.items()}
-    return dataclasses.replace(config, **{name: _like(getattr(config, name), value) for name, value in own.items()}, **built)
+    return dataclasses.replace(config, **{name: _like(value) for name, value in own.items()}, **built)
 
 
-def _like(default: Any, value: Any) -> Any:
+def _like(value: Any) -> Any:
     """A value of a YAML file as the option holds it."""
     if isinstance(value, (list, tuple)):
         return tuple(Number(item) for item in value)

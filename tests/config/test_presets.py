@@ -1,5 +1,6 @@
 """What nobody gave follows the images' size."""
 
+import dataclasses
 import logging
 import re
 from fractions import Fraction
@@ -11,11 +12,13 @@ from evaluate import EvaluateConfig
 from finetune import FinetuneConfig
 from linear_probe import ProbeConfig
 from pretrain import PretrainConfig
-from robustify import RobustifyConfig
+from robustify import RobustifyConfig, resolved
+from rocl_transfer import UserError
 from rocl_transfer.config import note_radius, parse, sized, with_earlier_step
 from rocl_transfer.config.presets import BORDER
 from rocl_transfer.data import ImageOptions
 from rocl_transfer.hub import ModelOptions
+from rocl_transfer.models import create_backbone
 from rocl_transfer.options import Number, write_options
 from tests.conftest import ROOT
 
@@ -116,6 +119,35 @@ def test_a_resumed_robustify_keeps_its_earlier_step_size(words, tmp_path):
     assert with_earlier_step(parse(RobustifyConfig, words)).attack.step_size is None
     assert with_earlier_step(parse(RobustifyConfig, [*words, "--attack.step_size", "auto"])).attack.falls
     assert with_earlier_step(parse(RobustifyConfig, [*words, "--overwrite"])).attack.falls
+
+
+def views(config, size):
+    student = create_backbone("resnet8_cifar", 16)
+    return resolved(config, student, size).views
+
+
+@pytest.mark.parametrize("size", [32, 224])
+def test_views_that_are_given_in_part_are_laid_over_the_default_of_their_size(words, tmp_path, size):
+    default = views(parse(RobustifyConfig, words), size)
+    assert (default.jitter_probability, default.crop_area, default.shift) == (0, (1, 1), 1 / 8 if size == 32 else 0)
+    (tmp_path / "views.yaml").write_text("views: {flip_probability: 0}\n")
+    for more in (["--views.flip_probability", "0"], ["--views", "{flip_probability: 0}"], ["--config", str(tmp_path / "views.yaml")]):
+        assert views(parse(RobustifyConfig, [*words, *more]), size) == dataclasses.replace(default, flip_probability=0)
+    both = parse(RobustifyConfig, [*words, "--config", str(tmp_path / "views.yaml"), "--views.shift", "1/4"])
+    assert views(both, size) == dataclasses.replace(default, flip_probability=0, shift=1 / 4)
+    with pytest.raises(UserError, match="--views.crop_aspect has no effect without a crop"):
+        views(parse(RobustifyConfig, [*words, "--views.crop_aspect", "[1, 2]"]), size)
+
+
+def test_views_that_are_given_as_a_whole_are_what_they_were(words, tmp_path):
+    file = ROOT / "recipes" / "configs" / "digits_robustify.yaml"
+    config = parse(RobustifyConfig, ["--config", str(file), *words])
+    assert views(config, 16) == views(config, 224) == config.views
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)  # of a run from before, with the class's own values for what was not given
+    more = [*words, "--views.flip_probability", "0"]
+    write_options(parse(RobustifyConfig, more), tmp_path / "run" / "config.yaml")
+    assert views(parse(RobustifyConfig, more), 32).jitter_probability == 0.8
+    assert views(parse(RobustifyConfig, [*more, "--overwrite"]), 32).jitter_probability == 0
 
 
 def test_pretraining_of_photographs(words, caplog):
