@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rocl_transfer.config import command_line, laid_over, with_earlier_step
+from rocl_transfer.config import command_line, laid_over, with_earlier_defaults
 from rocl_transfer.data import (
     Augmentation,
     Batches,
@@ -137,7 +137,7 @@ def main(config: RobustifyConfig) -> Path:
         run.require_batch(len(data.train))  # refuse before anything is decoded
         origin = model if config.teacher.name is None else look_up(config.teacher.name, sha256=config.teacher.sha256)
         student, teacher = (network.to(run.device) for network in load_networks(config, model, origin, data))
-        config = resolved(with_earlier_step(config), student, data.image_size)
+        config = resolved(with_earlier_defaults(config), student, data.image_size)
         run.check(config)
         data, stores = decode(config, run, data, stream)
         run.begin()

@@ -17,6 +17,8 @@ SMALL, LARGE = 32, 224  # px: the sizes that have presets
 BORDER = round((SMALL * LARGE) ** 0.5)  # px: from here on the larger one is the nearer, by ratio
 _AT_ONCE = 64  # large images that one process computes at once; 128 of 224 px took 9 GB in a network of 77 k parameters
 
+_MOVED = ("optimizer.weight_decay",)  # options whose default was another one in earlier versions
+
 
 def remember(config: Any, given: Iterable[str]) -> None:
     """Note which options of ``config`` were given, by their dotted names."""
@@ -38,7 +40,7 @@ def sized(config: Config, image_size: int) -> Config:
     known = _preset(config, given)
     values = {name: value for name, value in known.items() if name not in given} if large else {}
     values |= {name: value for name, value in _begun_with(config).items() if name in known and name not in given}
-    chosen: Config = with_earlier_step(_replaced(config, values), given)
+    chosen: Config = with_earlier_defaults(_replaced(config, values), given)
     own = [name for name in known if name not in given]
     if own:
         shown = ", ".join(f"{name} {_shown(_get(chosen, name))}" for name in own)
@@ -46,8 +48,8 @@ def sized(config: Config, image_size: int) -> Config:
     return chosen
 
 
-def with_earlier_step(config: Config, given: frozenset[str] | None = None) -> Config:
-    """``config`` with the step size null if the resumed run was begun so: what nobody gave was null before steps could fall.
+def with_earlier_defaults(config: Config, given: frozenset[str] | None = None) -> Config:
+    """``config`` with what the resumed run began with in place of what nobody gave, where the default was another one then.
 
     Args:
         config: From a command line.
@@ -56,8 +58,10 @@ def with_earlier_step(config: Config, given: frozenset[str] | None = None) -> Co
     given = getattr(config, "_given", None) if given is None else given
     if given is None:
         return config
-    found = [name for name, value in _begun_with(config).items() if name.endswith("attack.step_size") and value is None and name not in given]
-    chosen: Config = _replaced(config, dict.fromkeys(found))
+    begun = {name: value for name, value in _begun_with(config).items() if name not in given}
+    # Null was the default of step sizes before they could fall.
+    found = {name: value for name, value in begun.items() if name in _MOVED or (name.endswith("attack.step_size") and value is None)}
+    chosen: Config = _replaced(config, found)
     remember(chosen, given)
     return chosen
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -16,6 +17,7 @@ from rocl_transfer.options import Number, require, require_untouched
 _PAPER_WARMUP_LR = 0.1
 # The optimisers that recipes use by default, so --help need not import timm, which takes 2.5 s.
 HAS_MOMENTUM = {"lars": True, "momentum": True, "adamw": False}
+_COUPLED_DECAY = 5e-4  # what SGD is given in the literature; AdamW's hundred times as much leaves it no weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ class AdaptationOptimizerOptions:
     Args:
         name: timm's name of an optimiser; give ``lr`` with it.
         lr: Peak learning rate.
-        weight_decay: On every parameter, biases and norms included.
+        weight_decay: On every parameter, biases and norms included (default: 5e-4 where it is not AdamW's kind, apart from the gradient: SGD, Adam).
         layer_decay: Factor on the learning rate for each layer farther from the head; 1 for none (default: none if the backbone is untrained).
         clip_grad: Largest norm of the gradient of all parameters together; 0 for no limit.
         momentum: Momentum, for the optimisers that have one.
@@ -126,11 +128,13 @@ class AdaptationOptimizerOptions:
         """With nothing left out.
 
         Args:
-            chosen: What the network's family is trained with by default.
+            chosen: What the network's family is trained with by default; its weight decay is for optimisers that decay weights as AdamW does.
             epochs: Length of the training.
             trained: Whether the backbone is: layers learn at different rates only where there is something to be kept.
         """
         defaults = {"warmup_epochs": min(3, epochs // 4), **chosen, **({} if trained else {"layer_decay": Number(1)})}
+        if self.name is not None and _decays_apart(self.name) != _decays_apart(chosen["name"]):
+            defaults["weight_decay"] = Number(_COUPLED_DECAY)
         return dataclasses.replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
     def create(self, objective: Objective, layers: nn.Module) -> Optimizer:
@@ -198,6 +202,26 @@ def _check_optimizer(options: OptimizerOptions | AdaptationOptimizerOptions) -> 
         require_untouched(options, ("milestones",), f"with --optimizer.schedule {options.schedule}", "optimizer.")
     whole = options.schedule == "cosine_per_step" or (options.warmup_epochs or 0) % 1 == 0
     require(whole, f"--optimizer.warmup_epochs is {options.warmup_epochs}: give whole epochs, or --optimizer.schedule cosine_per_step")
+
+
+def _decays_apart(name: str) -> bool:
+    """Whether timm's optimiser ``name`` takes its decay off the weights apart from steps whose length does not follow the gradient's, as AdamW does.
+
+    It is measured, since timm does not say: two steps on one weight, under a small and a large gradient, with decay and without.
+    """
+    import timm.optim
+
+    def moved(gradient: float, decay: float) -> float:
+        weight = nn.Parameter(torch.ones(4, 4))
+        optimizer = timm.optim.create_optimizer_v2([{"params": [weight]}], opt=name, lr=0.01, weight_decay=decay, momentum=0.9)
+        for _ in range(2):
+            weight.grad = torch.full_like(weight, gradient)
+            optimizer.step()
+        return 1 - weight.mean().item()
+
+    small, large = moved(0.01, 0), moved(1, 0)
+    taken = moved(0.01, 0.5) - small
+    return large < 10 * small and taken > 1e-3 and abs(moved(1, 0.5) - large - taken) < 2e-4
 
 
 def _has_momentum(name: str) -> bool:

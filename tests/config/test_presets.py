@@ -8,13 +8,14 @@ from fractions import Fraction
 import pytest
 import yaml
 
+import finetune
 from evaluate import EvaluateConfig
 from finetune import FinetuneConfig
 from linear_probe import ProbeConfig
 from pretrain import PretrainConfig
 from robustify import RobustifyConfig, resolved
 from rocl_transfer import UserError
-from rocl_transfer.config import note_radius, parse, sized, with_earlier_step
+from rocl_transfer.config import note_radius, parse, sized, with_earlier_defaults
 from rocl_transfer.config.presets import BORDER
 from rocl_transfer.data import ImageOptions
 from rocl_transfer.hub import ModelOptions
@@ -116,9 +117,34 @@ def test_a_run_from_before_steps_could_fall_keeps_its_share_of_the_radius(words,
 def test_a_resumed_robustify_keeps_its_earlier_step_size(words, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     write_options(parse(RobustifyConfig, [*words, "--attack.step_size", "null"]), tmp_path / "run" / "config.yaml")
-    assert with_earlier_step(parse(RobustifyConfig, words)).attack.step_size is None
-    assert with_earlier_step(parse(RobustifyConfig, [*words, "--attack.step_size", "auto"])).attack.falls
-    assert with_earlier_step(parse(RobustifyConfig, [*words, "--overwrite"])).attack.falls
+    assert with_earlier_defaults(parse(RobustifyConfig, words)).attack.step_size is None
+    assert with_earlier_defaults(parse(RobustifyConfig, [*words, "--attack.step_size", "auto"])).attack.falls
+    assert with_earlier_defaults(parse(RobustifyConfig, [*words, "--overwrite"])).attack.falls
+
+
+DECAYS = {None: 0.05, "adamw": 0.05, "lion": 0.05, "momentum": 5e-4, "sgd": 5e-4, "adam": 5e-4, "lars": 5e-4}
+
+
+@pytest.mark.parametrize(("name", "decay"), DECAYS.items())
+def test_a_decay_made_for_one_optimiser_is_not_handed_to_another(words, caplog, name, decay):
+    caplog.set_level(logging.INFO, "rocl_transfer")
+    rate = [] if name is None else ["--optimizer.name", name, "--optimizer.lr", "0.1"]
+    classifier = create_backbone("resnet8_cifar", 16)
+    assert finetune.resolved(parse(FinetuneConfig, [*words, *rate]), classifier, False).optimizer.weight_decay == decay
+    assert f"{name or 'adamw'}, learning rate {'0.1' if name else '0.001'}, weight decay {decay:g}" in caplog.text
+    twin = resolved(parse(RobustifyConfig, [*words, *rate]), classifier, 32).optimizer
+    assert twin.weight_decay == (1e-4 if decay == 0.05 else 5e-4)
+    given = parse(FinetuneConfig, [*words, *rate, "--optimizer.weight_decay", "0.03"])
+    assert finetune.resolved(given, classifier, False).optimizer.weight_decay == 0.03
+
+
+def test_a_resumed_run_keeps_the_decay_that_it_began_with(words, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    rate, classifier = ["--optimizer.name", "momentum", "--optimizer.lr", "0.1"], create_backbone("resnet8_cifar", 16)
+    write_options(parse(FinetuneConfig, [*words, *rate, "--optimizer.weight_decay", "0.05"]), tmp_path / "run" / "config.yaml")
+    for more, decay in (([], 0.05), (["--overwrite"], 5e-4), (["--optimizer.weight_decay", "0.1"], 0.1)):
+        config = sized(parse(FinetuneConfig, [*words, *rate, *more]), 16)
+        assert finetune.resolved(config, classifier, False).optimizer.weight_decay == decay
 
 
 def views(config, size):
