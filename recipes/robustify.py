@@ -171,6 +171,12 @@ def load_networks(config: RobustifyConfig, model: NamedModel, origin: NamedModel
             raise UserError("--match tokens needs a teacher of the same shape, which the network itself is: leave out --teacher.name")
     kind = f"a classifier of {len(student.class_names)} classes, whose head stays as it is" if student.class_names else "a backbone"
     log.info("%s: %s, %d features", config.model.name, kind, student.num_features)
+    if student.class_names and config.teacher.name is not None:
+        log.warning(
+            "the features of %s move to where %s has them, and its head stays: unless that head belongs there, its answers mean nothing "
+            "afterwards, and recipes/linear_probe.py trains a new one",
+            config.model.name, config.teacher.name,
+        )  # fmt: skip
     config.select(copy.deepcopy(student), head=False)
     return student, teacher
 
@@ -243,7 +249,8 @@ def judge(
     if watched is None or objective.bridge is not None:
         return None, None
     monitor = StudentMonitor(lambda: objective.exported, watched, config.attack.measuring(5))
-    return monitor, StudentGuard(len(watched), len(teacher.class_names), grace=max(1, config.epochs // 4))
+    start = 0.0 if config.teacher.name is None else monitor()["validation_drift"]
+    return monitor, StudentGuard(len(watched), len(teacher.class_names), grace=max(1, config.epochs // 4), start=start)
 
 
 def measured_on(

@@ -199,7 +199,9 @@ def complete_twin(
 
 
 def _say_twin(found: Mapping[str, Any], results: Results) -> None:
-    for entry, now in zip(found["accuracy"], results.evaluations, strict=True):
+    if not found["accuracy"]:  # a teacher without classes
+        results.say()
+    for entry, now in zip(found["accuracy"], results.evaluations, strict=bool(found["accuracy"])):
         log.info("%s, before: %.2f %%", now, 100 * entry["accuracy"])
     for before, after in zip(*found["agreement"], strict=True):
         words = "clean" if before["name"] == "clean" else f"under {before['name']}, epsilon {spelled(before['epsilon'])}"

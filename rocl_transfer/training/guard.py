@@ -193,11 +193,13 @@ class StudentGuard:
         images: How many the monitor sees.
         classes: K of the teacher; 0 if it has none.
         grace: Epochs before a run can be dead: a warm-up, a slow start.
+        start: The drift before the training; a student of another network's begins far from it, and is dead where it comes no nearer.
     """
 
     images: int
     classes: int
     grace: int = 0
+    start: float = 0.0
 
     blindness: ClassVar[str | None] = None  # features can be judged on any number of images
 
@@ -224,7 +226,8 @@ class StudentGuard:
         if agreement is not None and not could_have_learned(agreement, self.images, self.classes):
             numbers = f"{100 * agreement:.1f} % of {self.images} images get them, guessing gives {100 / self.classes:.1f} %"
             return f"the teacher's answers are lost ({numbers})"
-        if agreement is None and result["validation_drift"] > 1:
-            far = f"{result['validation_drift']:.2f} of the spread"
-            return f"the student is farther from its teacher on clean images ({far}) than images are from each other"
+        drift = result["validation_drift"]
+        if agreement is None and drift > 1 and drift >= self.start:
+            began = f", and no nearer than at the start ({self.start:.2f})" if self.start else ""
+            return f"the student is farther from its teacher on clean images ({drift:.2f} of the spread) than images are from each other{began}"
         return None

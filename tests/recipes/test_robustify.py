@@ -121,6 +121,20 @@ def test_another_teacher_of_another_width(command, flat_folder, model, tmp_path)
     assert not any("bridge" in key for key in weights(tmp_path / "out"))
 
 
+def test_a_classifier_whose_teacher_is_another_network(command, class_folder, model, tmp_path):
+    model("test_vit", folder="other", seed=1)
+    words = ["--model.name", model("test_vit", ("b", "r")), "--teacher.name", "other", "--data.name", class_folder, "--epochs", "3", *SHORT]
+    done = command("robustify.py", *words, "--optimizer.lr", "1e-4", "--output_dir", "out", check=0)
+    assert "the features of start move to where other has them, and its head stays: unless that head belongs there" in done.stderr
+    seen = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    drifts = [line["validation_drift"] for line in seen if "validation_drift" in line]
+    assert drifts[0] > 1  # a network that begins so far away is not dead
+    assert drifts == sorted(drifts, reverse=True)
+    record = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert record["report"]["before_after"]["accuracy"] == []  # of a teacher that has no classes
+    assert [entry["name"] for entry in record["evaluations"]] == ["clean", "pgd-1", "pgd-1", "pgd-1"]
+
+
 def test_two_processes_robustify_together(command, flat_folder, model, tmp_path):
     words = ["--model.name", model(), "--data.name", flat_folder, "--max_steps", "2", "--output_dir", "out", *SHORT]
     command("robustify.py", *words, processes=2, check=0)
@@ -170,6 +184,13 @@ def test_a_dead_student_is_called_dead(values, sentence):
     with pytest.raises(Collapse, match=sentence):
         guard.judge([well, look(2, **values)], ended=True)
     guard.judge([look(1, **values), well], ended=True)
+
+
+def test_a_student_that_begins_far_from_another_teacher_is_dead_where_it_comes_no_nearer():
+    guard = StudentGuard(200, 0, start=5.0)
+    guard.judge([look(epoch, agreement=None, drift=drift) for epoch, drift in ((1, 5.2), (2, 4.9), (3, 4.5))], ended=True)
+    with pytest.raises(Collapse, match=r"\(5.10 of the spread\) than images are from each other, and no nearer than at the start \(5.00\): lower"):
+        guard.judge([look(epoch, agreement=None, drift=5.1) for epoch in (1, 2, 3)], ended=False)
 
 
 def test_the_best_student_is_the_one_an_adversary_moves_least():
