@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rocl_transfer.attacks.draws import normal, uniform
 from rocl_transfer.attacks.margins import cross_entropy, margin, rivals, targeted_dlr
-from rocl_transfer.attacks.search import ActiveSamples, Attack, Network, Outcome, ascend
+from rocl_transfer.attacks.search import ActiveSamples, Attack, Network, Outcome, ascend, check_counts
 from rocl_transfer.attacks.threat_models import ThreatModel, sparse_sign, threat_model
 
 _MOMENTUM = 0.75  # share of the new step; the rest is the step before
@@ -44,11 +44,16 @@ class APGD(Attack):
         steps: Gradient steps of a run.
         targets: Runs against the likeliest wrong classes; 0 for the untargeted attack.
         restarts: Runs of the untargeted attack, each from its own random start.
+
+    Raises:
+        UserError: There is no such ball, or a number is too small.
     """
 
     def __init__(self, epsilon: float, norm: str = "linf", steps: int = 100, targets: int = 0, restarts: int = 1) -> None:
         self.epsilon, self.norm, self.steps, self.targets, self.restarts = epsilon, norm, steps, targets, restarts
         self.threat = threat_model(norm, epsilon)
+        check_counts("APGD", steps=steps, restarts=restarts)
+        check_counts("APGD", 0, targets=targets)
 
     @property
     def name(self) -> str:
@@ -72,7 +77,7 @@ class APGD(Attack):
     def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor, at_once: int = 0) -> Outcome:
         """See :class:`Attack`."""
         outcome, threat = Outcome(images), self.threat
-        targets = rivals(network(images), labels, runs) if self.targets else runs
+        targets = rivals(network(images), labels, runs, self.targets) if self.targets else runs
         active = _lanes(images, labels, targets, self._start(images, runs, seeds))
         if self.norm != "l1":
             self._climb(network, active, outcome, threat, self.steps)

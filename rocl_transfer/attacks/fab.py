@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rocl_transfer.attacks.margins import margin, rivals
-from rocl_transfer.attacks.search import ActiveSamples, Attack, Network, Outcome, ascend
+from rocl_transfer.attacks.search import ActiveSamples, Attack, Network, Outcome, ascend, check_counts
 from rocl_transfer.attacks.threat_models import threat_model
 
 _OVERSHOOT = 1.05  # of the step on the boundary
@@ -38,11 +38,15 @@ class FAB(Attack):
         norm: linf, l2 or l1.
         steps: Steps of one run.
         targets: Runs, each against one of the likeliest wrong classes.
+
+    Raises:
+        UserError: There is no such ball, or a number is too small.
     """
 
     def __init__(self, epsilon: float, norm: str = "linf", steps: int = 100, targets: int = 9) -> None:
         self.epsilon, self.norm, self.steps, self.targets = epsilon, norm, steps, targets
         self.threat = threat_model(norm, epsilon)
+        check_counts("FAB", steps=steps, targets=targets)
 
     @property
     def name(self) -> str:
@@ -66,7 +70,7 @@ class FAB(Attack):
     def search(self, network: Network, images: Tensor, labels: Tensor, runs: Tensor, seeds: Tensor, at_once: int = 0) -> Outcome:
         """See :class:`Attack`; nothing here is random."""
         outcome = Outcome(images)
-        targets = rivals(network(images), labels, runs)
+        targets = rivals(network(images), labels, runs, self.targets)
         active = _Walk(torch.arange(len(images), device=images.device), images, labels, targets, images)
         for _ in range(self.steps + 1):
             logits, lead, gradient = ascend(network, active.at, _lead(active.labels[:, None], active.targets[:, None]))

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rocl_transfer.options import require
+
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """(N,): by how much the true class leads the best other one; negative where the answer is wrong."""
@@ -11,8 +13,14 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.gather(1, labels[:, None]).squeeze(1) - others
 
 
-def rivals(logits: Tensor, labels: Tensor, rank: Tensor) -> Tensor:
-    """(N,): the wrong class that comes ``rank``-th (0: the likeliest) in each sample's logits."""
+def rivals(logits: Tensor, labels: Tensor, rank: Tensor, most: int) -> Tensor:
+    """(N,): the wrong class that comes ``rank``-th (0: the likeliest) in each sample's logits; ranks are below ``most``.
+
+    Raises:
+        UserError: There are fewer wrong classes than ``most``.
+    """
+    wrong = logits.shape[1] - 1
+    require(most <= wrong, f"{most} targets are more than the model's {wrong} wrong classes: give targets={wrong} or fewer")
     order = logits.scatter(1, labels[:, None], -torch.inf).argsort(1, descending=True)
     return order.gather(1, rank[:, None]).squeeze(1)
 

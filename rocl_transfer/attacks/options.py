@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rocl_transfer.attacks.pgd import PGD, GradientAscent
-from rocl_transfer.attacks.threat_models import Linf, threat_model
+from rocl_transfer.attacks.threat_models import Linf, check_step, threat_model
 from rocl_transfer.options import Number, require, spelled
 
 _NOISE = 2  # radii: of N-FGSM's random start; its paper's choice
@@ -47,7 +47,7 @@ class AttackOptions:
         given = self.norm != "l2" or self.epsilon != AttackOptions.epsilon
         require(given, "the default epsilon 0.0314 is meant for linf: give a radius with l2, such as 0.5 at 32 px")
         if isinstance(self.step_size, float | int):
-            require(self.step_size > 0, f"an attack's step_size is {self.step_size}: give a length above 0, or auto")
+            check_step(self.norm, self.step_size)
         grows = self.first_steps is None or 0 < self.first_steps < self.steps
         require(grows, f"an attack's first_steps is {self.first_steps}: give 1 or more, and fewer than its {self.steps} steps, or leave it out")
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from rocl_transfer.attacks.frozen import frozen
 from rocl_transfer.attacks.gate import admit
 from rocl_transfer.attacks.margins import margin
-from rocl_transfer.attacks.search import Attack, Network, Outcome
-from rocl_transfer.attacks.threat_models import Radius, ThreatModel, threat_model
+from rocl_transfer.attacks.search import Attack, Network, Outcome, check_counts
+from rocl_transfer.attacks.threat_models import Radius, ThreatModel, check_step, threat_model
 from rocl_transfer.data import derive_seed, generators
 from rocl_transfer.errors import UserError
 
@@ -83,17 +83,17 @@ class PGD(Attack):
         restarts: Searches that :meth:`search` makes of an image, each from its own random start.
 
     Raises:
-        UserError: There is no such norm, the radius is not above 0 or no radius of it, or steps or restarts are too few.
+        UserError: There is no such norm, the radius is not above 0 or no radius of it, steps or restarts are too few, or a step leads nowhere.
     """
 
     def __init__(self, epsilon: Radius, *, norm: str = "linf", step_size: Radius | None = None, steps: int = 20, restarts: int = 1) -> None:
         self.epsilon, self.steps, self.norm, self.restarts = epsilon, steps, norm, restarts
         self.step_size = epsilon / 10 if step_size is None else step_size
         self.ascent = GradientAscent(threat_model(norm, epsilon), self.step_size, steps)
-        if steps < 0 or restarts < 1:
-            raise UserError(f"PGD of {steps} steps with {restarts} restarts is none: give 0 steps or more, and 1 restart or more")
-        if norm == "linf" and not torch.as_tensor(self.step_size).le(1).all():
-            raise UserError(f"the step size is {step_size}: pixels are in [0, 1], so write 2/255 rather than 2")
+        check_counts("PGD", restarts=restarts)
+        check_counts("PGD", 0, steps=steps)
+        if steps:
+            check_step(norm, self.step_size)
 
     @torch.inference_mode(False)
     def __call__(

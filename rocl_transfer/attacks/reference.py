@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rocl_transfer.attacks.margins import margin
 from rocl_transfer.attacks.search import Attack, Network, Outcome
+from rocl_transfer.attacks.threat_models import threat_model
 from rocl_transfer.errors import UserError
 
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -23,12 +24,13 @@ class Reference(Attack):
         norm: linf, l2 or l1.
 
     Raises:
-        UserError: The package is not installed.
+        UserError: The package is not installed, or there is no such ball.
     """
 
     def __init__(self, part: str, epsilon: float, norm: str = "linf") -> None:
         if find_spec("pyautoattack") is None:
             raise UserError("the reference engine needs a package that is not installed: pip install 'rocl-transfer[autoattack]'")
+        threat_model(norm, epsilon)
         self.part, self.epsilon, self.norm = part, epsilon, norm
 
     @property

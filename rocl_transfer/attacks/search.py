@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from rocl_transfer.attacks.frozen import frozen
 from rocl_transfer.attacks.gate import admit
+from rocl_transfer.options import require
 
 Network = Callable[[Tensor], Tensor]  # images (N, C, H, W) in [0, 1] -> logits (N, K), float32
 
@@ -132,6 +134,16 @@ class Attack(ABC):
                 adversarial[standing] = found.adversarial
                 standing = standing[~found.broken]
         return adversarial
+
+
+def check_counts(attack: str, least: int = 1, **counts: int) -> None:
+    """Refuse numbers of steps, runs or queries with which ``attack`` is none.
+
+    Raises:
+        UserError: One is no whole number, or below ``least``.
+    """
+    for name, count in counts.items():
+        require(isinstance(count, Integral) and count >= least, f"the number of {name} of {attack} is {count}: give a whole number, {least} or more")
 
 
 def ascend(network: Network, images: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:

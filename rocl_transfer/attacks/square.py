@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rocl_transfer.attacks.draws import below, uniform
 from rocl_transfer.attacks.margins import margin
-from rocl_transfer.attacks.search import ActiveSamples, Attack, Network, Outcome
+from rocl_transfer.attacks.search import ActiveSamples, Attack, Network, Outcome, check_counts
 from rocl_transfer.attacks.threat_models import ThreatModel, threat_model
 
 _FIRST_SHARE = 0.8  # of the image's area that the first squares cover
@@ -39,11 +39,15 @@ class Square(Attack):
         epsilon: Radius in [0, 1] pixel units.
         norm: linf, l2 or l1.
         queries: Evaluations per sample.
+
+    Raises:
+        UserError: There is no such ball, or there are no queries.
     """
 
     def __init__(self, epsilon: float, norm: str = "linf", queries: int = 5000) -> None:
         self.epsilon, self.norm, self.queries = epsilon, norm, queries
         self.threat = threat_model(norm, epsilon)
+        check_counts("Square", queries=queries)
 
     @property
     def name(self) -> str:

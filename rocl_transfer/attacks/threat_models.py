@@ -195,13 +195,27 @@ def threat_model(norm: str, epsilon: Radius) -> ThreatModel:
     """The ball named ``norm`` (linf, l2 or l1) of radius ``epsilon``, or of a radius for each image.
 
     Raises:
-        UserError: There is no such norm, the radius is not above 0, or in L-inf it is above 1, which no two pixels are apart.
+        UserError: There is no such norm, the radius is not finite and above 0, or in L-inf it is above 1, which no two pixels are apart.
     """
-    if not torch.as_tensor(epsilon).gt(0).all():
+    radii = torch.as_tensor(epsilon)
+    if not (radii.gt(0) & radii.isfinite()).all():
         raise UserError(f"epsilon is {epsilon}: give a radius above 0, such as 8/255")
     balls: dict[str, type[Linf] | type[L2] | type[L1]] = {"linf": Linf, "l2": L2, "l1": L1}
     if norm not in balls:
         raise UserError(f"there is no threat model {norm!r}{did_you_mean(str(norm), balls)}: give linf, l2 or l1")
-    if norm == "linf" and not torch.as_tensor(epsilon).le(1).all():
+    if norm == "linf" and not radii.le(1).all():
         raise UserError(f"epsilon is {epsilon}: pixels are in [0, 1], so write 8/255 rather than 8")
     return balls[norm](epsilon)
+
+
+def check_step(norm: str, length: Radius) -> None:
+    """Refuse a step downhill or nowhere, and in L-inf one that crosses all of [0, 1].
+
+    Raises:
+        UserError: The length, or one of several, cannot be meant.
+    """
+    lengths = torch.as_tensor(length)
+    if not (lengths.gt(0) & lengths.isfinite()).all():
+        raise UserError(f"an attack's step_size is {length}: give a length above 0, such as 2/255")
+    if norm == "linf" and not lengths.le(1).all():
+        raise UserError(f"an attack's step_size is {length}: pixels are in [0, 1], so write 2/255 rather than 2")

@@ -1,5 +1,7 @@
 """The gate: what recipes refuse in a sentence, the Python calls refuse too; and nobody's images are written into."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch import nn
 
 import rocl_transfer as rt
 from rocl_transfer import PGD, UserError, evaluate
-from rocl_transfer.attacks import APGD, FAB, Square, untouched
+from rocl_transfer.attacks import APGD, FAB, AttackOptions, Square, untouched
 from rocl_transfer.evaluation import FlipOptions, SearchOptions, inspect_model, smallest_epsilon
 
 K = 4
@@ -330,14 +332,38 @@ def test_one_attack_alone_and_positions_as_a_list_are_taken():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: PGD(8 / 255, steps=-1), "-1 steps"),
-        (lambda: PGD(8 / 255, restarts=0), "0 restarts"),
-        (lambda: PGD(8 / 255, step_size=2), "write 2/255 rather than 2"),
+        (lambda: PGD(8 / 255, steps=-1), "the number of steps of PGD is -1: give a whole number, 0 or more"),
+        (lambda: PGD(8 / 255, steps=2.5), "the number of steps of PGD is 2.5"),
+        (lambda: PGD(8 / 255, restarts=0), "the number of restarts of PGD is 0: give a whole number, 1 or more"),
+        (lambda: PGD(8 / 255, step_size=2), "step_size is 2: pixels are in .0, 1., so write 2/255 rather than 2"),
+        *((lambda step=step: PGD(8 / 255, step_size=step), "give a length above 0, such as 2/255") for step in (-0.01, 0, math.nan)),
+        (lambda: PGD(8, norm="l2", step_size=math.inf), "step_size is inf: give a length above 0"),
+        (lambda: PGD(torch.full((2, 1, 1, 1), 0.1), step_size=torch.tensor([0.1, -0.1]).view(2, 1, 1, 1)), "give a length above 0"),
+        (lambda: AttackOptions(step_size=2), "step_size is 2: pixels are in .0, 1., so write 2/255 rather than 2"),
+        *((lambda step=step: AttackOptions(step_size=step), "give a length above 0") for step in (-0.01, 0, math.nan)),
+        *((lambda n=n: APGD(0.1, **{n: 0}), f"the number of {n} of APGD is 0: give a whole number, 1 or more") for n in ("steps", "restarts")),
+        (lambda: APGD(0.1, targets=-1), "the number of targets of APGD is -1: give a whole number, 0 or more"),
+        *((lambda n=n: FAB(0.1, **{n: 0}), f"the number of {n} of FAB is 0: give a whole number, 1 or more") for n in ("steps", "targets")),
+        *((lambda n=n: Square(0.1, queries=n), "the number of queries of Square") for n in (0, -5, math.nan)),
+        *((lambda kind=kind: kind(math.inf, "l2"), "epsilon is inf: give a radius above 0") for kind in (APGD, FAB, Square)),
     ],
 )
 def test_attacks_that_are_none_are_one_sentence(make, sentence):
     with pytest.raises(UserError, match=sentence):
         make()
+
+
+@pytest.mark.parametrize("attack", [APGD(0.1, steps=2, targets=9), FAB(0.1, steps=2)])
+def test_more_targets_than_wrong_classes_are_one_sentence(attack):
+    model = network()
+    with pytest.raises(UserError, match=r"9 targets are more than the model's 3 wrong classes: give targets=3 or fewer"):
+        evaluate(model, *data(model), attacks=[attack])
+
+
+def test_a_step_of_any_length_is_taken_where_it_can_be_meant():
+    PGD(0.1, step_size=-1.0, steps=0)  # which takes none
+    PGD(3.0, norm="l2", step_size=2)
+    AttackOptions(norm="l2", epsilon=3.0, step_size=2)
 
 
 def test_radii_and_generators_must_fit_the_images():

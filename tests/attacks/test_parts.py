@@ -54,7 +54,7 @@ def test_losses_against_loops():
         assert targeted_dlr(logits, labels, targets)[row].item() == pytest.approx(((z[t] - z[y]) / (first - (third + fourth) / 2)).item(), rel=1e-4)
         others = [v for i, v in enumerate(z.tolist()) if i != y]
         assert margin(logits, labels)[row].item() == pytest.approx(z[y].item() - max(others))
-        assert z[rivals(logits, labels, torch.full((6,), 2))[row]].item() == sorted(others, reverse=True)[2]
+        assert z[rivals(logits, labels, torch.full((6,), 2), 3)[row]].item() == sorted(others, reverse=True)[2]
 
 
 def feasible(images, norm, epsilon, count, generator):
