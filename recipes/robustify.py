@@ -143,7 +143,7 @@ def main(config: RobustifyConfig) -> Path:
         run.begin()
         watched = watch(config, run, teacher, data, stores)
         batches = batches_of(config, run, data, stores, stream)
-        objective = build(config, run, student, teacher, scale_of(watched, teacher, batches))
+        objective = build(config, run, student, teacher, scale_of(run, watched, teacher, batches))
         monitor, guard = judge(config, objective, teacher, watched)
         optimizer, schedule = config.optimizer.create(objective, student.net), config.optimizer.over(config.epochs)
         clip = config.optimizer.clip_grad or None
@@ -223,13 +223,14 @@ def batches_of(
     return Batches(stores["train"], None, sampler, data.train.where)
 
 
-def scale_of(watched: Watched | None, teacher: PixelModel, batches: Batches | StreamedBatches) -> float:
-    """The mean squared length of the teacher's features: of the watched images, or of a stream's first batch."""
+def scale_of(run: Run, watched: Watched | None, teacher: PixelModel, batches: Batches | StreamedBatches) -> float:
+    """The mean squared length of the teacher's features: of the watched images, or of a stream's first batch, over all processes."""
     if watched is not None:
         return watched.scale
     first: Iterator[Any] = batches.epoch(0)
     with torch.no_grad():
-        return float(teacher.eval().features(next(first).inputs.float() / 255).square().sum(1).mean())
+        own = teacher.eval().features(next(first).inputs.float() / 255).square().sum(1).mean()
+    return float(run.accelerator.reduce(own, "mean"))  # not Run.mean, which rounds: lengths differ by orders of magnitude
 
 
 def build(config: RobustifyConfig, run: Run, student: PixelModel, teacher: PixelModel, scale: float) -> Distillation:

@@ -141,6 +141,27 @@ def test_two_processes_robustify_together(command, flat_folder, model, tmp_path)
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+SCALE = f"""
+import sys
+from types import SimpleNamespace
+import torch
+from accelerate import Accelerator
+sys.path.insert(0, {str(ROOT / "recipes")!r})
+from robustify import scale_of
+accelerator = Accelerator(cpu=True)
+own = SimpleNamespace(inputs=torch.full((4, 3), 255 * accelerator.process_index, dtype=torch.uint8))
+teacher = torch.nn.Identity()
+teacher.features = lambda images: images * 1e-3
+print(scale_of(SimpleNamespace(accelerator=accelerator), None, teacher, SimpleNamespace(epoch=lambda number: iter([own]))))
+"""
+
+
+def test_processes_that_stream_divide_by_one_scale(together, tmp_path):
+    (tmp_path / "scale.py").write_text(SCALE)
+    done = together(tmp_path, tmp_path / "scale.py")
+    assert float(done.stdout) == pytest.approx(1.5e-6), done.stderr  # the mean of 0 in the first and 3e-6 in the second
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
