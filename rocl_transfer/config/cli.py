@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 
 from rocl_transfer.config.methods import find_method, given_method
 from rocl_transfer.config.presets import remember
-from rocl_transfer.errors import Interrupted, UserError, did_you_mean, one_line, tell_launcher
+from rocl_transfer.config.sentences import sentence, wrong
+from rocl_transfer.errors import Interrupted, UserError, one_line, tell_launcher
 from rocl_transfer.options import Number, default_of, require
 
 Config = TypeVar("Config")
@@ -47,18 +48,18 @@ set_loader("yaml", _load_shallow, (yaml.YAMLError,))
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool):
-        raise ValueError("a number or a fraction such as 8/255 is expected")
     try:
+        if isinstance(value, bool):
+            raise ValueError
         if isinstance(value, str) and value.count("/") == 1:
             numerator, denominator = value.split("/")
             number = Number(float(numerator) / float(denominator))
         else:
             number = Number(value)
     except (ValueError, TypeError, ArithmeticError) as error:
-        raise ValueError("a number or a fraction such as 8/255 is expected") from error
+        raise ValueError(f"value: {value}") from error
     if not math.isfinite(number):
-        raise ValueError(f"a finite number or a fraction such as 8/255 is expected, not {number}")
+        raise ValueError(f"value: {value}")
     return number
 
 
@@ -109,6 +110,16 @@ class _Parser(ArgumentParser):
                 value, default = parsed.pop(name), self.get_defaults().get(name)
                 require(value == default, f"--{name} has no effect with --{name.split('.')[0]}.method {method}: leave it out")
 
+    def refuse_flat(self, parsed: Namespace) -> None:
+        """Refuse a single value in place of a group's options.
+
+        Raises:
+            UserError: There is one.
+        """
+        for name in (getattr(group, "dest", None) for group in self._action_groups):
+            if name in parsed and not isinstance(parsed[name], Namespace):
+                raise UserError(wrong(name, parsed[name], None))
+
     def dump(self, cfg: Namespace, **options: Any) -> str:
         """See jsonargparse; without the options of other methods."""
         cfg = cfg.clone()
@@ -119,38 +130,13 @@ class _Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(self.sentence(message)) from ex
 
-    def options(self) -> list[str]:
-        """Every option's dotted name."""
-        return [action.dest for action in self._actions if action.option_strings]
-
     def sentence(self, message: str) -> str:
         """Jsonargparse's message as one sentence with a remedy."""
-        if found := re.search(r"unrecognized arguments: (.*)", message):
-            word = (found[1].split() or ["''"])[0]
-            name = word.lstrip("-").split("=")[0]
-            if self.positional and not word.startswith("-"):
-                return f"{word} stands apart from the other {self.positional[0]}: name {self.positional[1]} side by side"
-            return f"unknown option {word}{did_you_mean(name, self.options()) or '; --help lists them all'}"
-        if found := re.search(r"Group '(?P<group>[\w.]+)' does not accept option '(?P<key>[\w.]+)'|Option '(?P<only>[\w.]+)' is not", message):
-            name = found["only"] or f"{found['group']}.{found['key']}"
-            return f"unknown option {name} in the configuration{did_you_mean(name, self.options()) or '; --help lists them all'}"
-        if found := re.search(r"arguments are required: (.*)", message):
-            if self.positional and self.positional[0] == found[1].split(",")[0]:
-                return f"there are no {self.positional[0]}: name {self.positional[1]}"
-            return f"--{found[1].split(',')[0]} is missing: give it on the command line or in --config"
-        if found := re.search(r'Parser key "([\w.]+)":\s*Expected a typing.Literal\[(.*)\]. Got value: (.*)', message):
-            return f"--{found[1]} is {found[3]}: give one of {found[2]}"
-        if found := re.search(r'Parser key "([\w.]+)":(?s:.*?)Expected a <class \'(\w+)\'>(?s:.*)[Vv]alue: (.*)', message):
-            kind = {"int": "a whole number", "bool": "true or false", "float": "a number", "tuple": "a list, such as [0.5, 1]"}.get(
-                found[2], found[2]
-            )
-            return f"--{found[1]} is {found[3]}: give {kind}"
-        if self.positional and "'str' object does not support item assignment" in message:
-            # What jsonargparse 4.53 makes of one word in the YAML where several are taken.
-            return f"{self.positional[0]} in the configuration is not a list: write {self.positional[1]} as [FIRST, SECOND]"
-        if found := re.search(r"File does not exist: '?([^']*)'?", message):
-            return f"there is no file {found[1]}: check the path given to --config"
-        return re.sub(r"\s+", " ", re.sub(r'Parser key "([\w.]+)":', r"--\1:", message)).strip()
+        return sentence(message, self.kinds(), self.positional)
+
+    def kinds(self) -> dict[str, Any]:
+        """Every option's annotation by its dotted name; None for a group."""
+        return {action.dest: getattr(action, "_typehint", None) for action in self._actions if action.option_strings}
 
 
 def _parser_of(config_class: Callable[..., Any], words: Sequence[str]) -> tuple[_Parser, Sequence[str]]:
@@ -201,6 +187,7 @@ def parse(config_class: Callable[..., Config], words: Sequence[str] | None = Non
         parsed, given = parser.parse_args(words), frozenset(parser.parse_args(words, defaults=False).keys())
         parser.drop_foreign(parsed)
         _refuse_spent(parsed, given)
+        parser.refuse_flat(parsed)
         values = vars(parser.instantiate(parsed))
     except UnicodeDecodeError as error:
         raise UserError(f"the file given to --config is not UTF-8 ({error.reason} at byte {error.start}): save it as such") from error

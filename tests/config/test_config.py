@@ -1,16 +1,25 @@
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from compare import CompareConfig
+from convert import ConvertConfig
+from demo import DemoConfig
+from evaluate import EvaluateConfig
 from finetune import FinetuneConfig
 from linear_probe import ProbeConfig
 from predict import PredictConfig
 from pretrain import PretrainConfig
+from publish import PublishConfig
 from quickstart import QuickstartConfig
+from robustify import RobustifyConfig
 from rocl_transfer import UserError
 from rocl_transfer.config import parse, sized
+from rocl_transfer.config.cli import _parser_of
+from rocl_transfer.config.sentences import wanted
 from rocl_transfer.options import write_options
 
 BASE = ["--output_dir", "runs/x", "--data.name", "digits", "--model.name", "resnet18_cifar"]
@@ -95,7 +104,7 @@ def test_print_config(capsys):
         (["stray"], "unknown option stray; --help lists them all"),
         (["--epochs", "x"], "--epochs is x: give a whole number"),
         (["--epochs", "0"], "--epochs is 0: give 1 or more"),
-        (["--objective.attack.epsilon", "eight"], "a number or a fraction such as 8/255 is expected"),
+        (["--objective.attack.epsilon", "eight"], "--objective.attack.epsilon is eight: give a number or a fraction such as 8/255"),
         (["--objective.attack.epsilon", "8"], "pixels are in [0, 1], so write 8/255 rather than 8"),
         (["--objective.attack.epsilon", "1/0"], "a number or a fraction"),
         (["--objective.attack.norm", "l2"], "give a radius with l2"),
@@ -123,9 +132,9 @@ def test_print_config(capsys):
         (["--config", "nowhere.yaml"], "there is no file"),
         (["--data.name", "x" * 3001], "more than 3,000 letters"),
         (["--seed", "0x" + "f" * 5000], "more than 3,000 letters"),
-        (["--optimizer.lr", "inf"], "a finite number or a fraction such as 8/255 is expected, not inf"),
-        (["--objective.temperature", "nan"], "a finite number"),
-        (["--objective.attack.epsilon", "1e999"], "a finite number"),
+        (["--optimizer.lr", "inf"], "--optimizer.lr is inf: give a finite number or a fraction such as 8/255"),
+        (["--objective.temperature", "nan"], "--objective.temperature is nan: give a finite number"),
+        (["--objective.attack.epsilon", "1e999"], "--objective.attack.epsilon is 1e999: give a finite number"),
         (["--data.split_seed", "-1"], "--data.split_seed is -1: give 0 or more"),
         (["--data.image_size", "100000"], "--data.image_size is 100000: give pixels"),
         (["--data.workers", "100000"], "--data.workers is 100000: give 1 to 1024"),
@@ -152,7 +161,9 @@ def test_mistakes_are_one_sentence_with_the_remedy(words, sentence):
         ("seed: 0x" + "f" * 9000, "more than 3,000 letters"),
         ("seed: " + "9" * 2999, "below 2**32"),
         ("batch_size: null", "--batch_size is null"),
-        ("optimizer: []", "cannot be understood"),
+        ("optimizer: []", "--optimizer is []: give its options as a table, or each by its own name"),
+        ("objective: {attack: 7}", "--objective.attack is 7: give its options as a table"),
+        ("optimizer: {warmup_lr: [1]}", "--optimizer.warmup_lr is [1]: give a number or a fraction such as 8/255"),
         ("print_shtab: bash", "unknown option print_shtab"),
         ('data: {name: "x\\0"}', "a character of code 0"),
     ],
@@ -162,6 +173,43 @@ def test_mistakes_in_a_configuration_file_are_one_sentence(tmp_path, text, sente
     with pytest.raises(UserError) as caught:
         pretrain("--config", str(tmp_path / "c.yaml"))
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--optimizer.lr", "abc"], "--optimizer.lr is abc: give a number or a fraction such as 8/255"),
+        (["--attack.step_size", "big"], "--attack.step_size is big: give a number or a fraction such as 8/255, or auto"),
+        (["--max_steps", "x"], "--max_steps is x: give a whole number"),
+        (["--cudnn_benchmark", "maybe"], "--cudnn_benchmark is maybe: give true or false"),
+        (["--ramp", "1"], "--ramp is 1: give a list of two numbers, such as [0.5, 1]"),
+        (["--ramp", "[1, 2, 3]"], "--ramp is [1, 2, 3]: give a list of two numbers, such as [0.5, 1]"),
+        (["--evaluation.epsilons", "[x]"], "--evaluation.epsilons is ['x']: give a list of numbers, such as [0.5, 1]"),
+        (["--attack", "7"], "--attack is 7: give its options as a table, or each by its own name"),
+        (["--views", "7"], "--views is 7: give its options as a table, or each by its own name"),
+        (["--views.hue", "x"], "--views.hue is x: give a list of two numbers, such as [0.5, 1]"),
+        (["--views", "{shift: x}"], "--views.shift is x: give a number or a fraction such as 8/255"),
+        (["--views.flop", "1"], "unknown option views.flop"),
+    ],
+)
+def test_a_wrong_value_is_answered_by_what_its_option_takes(words, sentence):
+    with pytest.raises(UserError) as caught:
+        parse(RobustifyConfig, [*BASE, *words])
+    assert str(caught.value).startswith(sentence)
+
+
+CONFIGURATIONS = (FinetuneConfig, RobustifyConfig, PretrainConfig, ProbeConfig, EvaluateConfig, PredictConfig, CompareConfig, ConvertConfig,
+                  DemoConfig, PublishConfig, QuickstartConfig)  # fmt: skip
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_what_an_option_takes_can_be_said_of_every_option(configuration):
+    kinds = _parser_of(configuration, ["--seed", "1"])[0].kinds()
+    assert len(kinds) > 5
+    for name, kind in kinds.items():
+        words = wanted(kind)
+        assert words
+        assert not re.search("class|None|rocl_transfer|typing", words), (name, kind)
 
 
 def test_missing_options_are_named():
