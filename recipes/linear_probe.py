@@ -68,6 +68,7 @@ def main(config: ProbeConfig) -> Path:
         data = open_images_for(model, config.data)
         run.note(data.notes)
         config = sized(config, data.image_size)
+        log.info("%s", config.optimizer.words)
         backbone = load_backbone(model, data.image_size)
         classifier = add_head(backbone, data.class_names).to(run.device)
         log.info("a new linear head is trained for the %d classes %s", len(data.class_names), ", ".join(data.class_names[:10]))

@@ -34,7 +34,7 @@ from rocl_transfer.hub import (
     open_unlabelled,
 )
 from rocl_transfer.objectives import PRETRAINING, Objective, ObjectiveOptions
-from rocl_transfer.options import require, spelled
+from rocl_transfer.options import require, require_untouched, spelled
 from rocl_transfer.training import OptimizerOptions, Run, RunOptions, Trained, last_epoch, poor_radius
 
 log = logging.getLogger("rocl_transfer")
@@ -62,6 +62,8 @@ class PretrainConfig(RunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.data.streaming:
+            require_untouched(self, ("monitor_every",), "with --data.streaming true, which leaves nothing to watch")
         size, part = self.group, self.part_size
         at_once = f"--batch_size {self.batch_size}" + (f" / --gradient_accumulation_steps = {part}" if part < self.batch_size else "")
         require(1 < size <= part and part % size == 0, f"--objective.group_size {size} must be 2 or more and divide {at_once}")
@@ -83,6 +85,7 @@ def main(config: PretrainConfig) -> Path:
         data, stream = open_unlabelled(model, config.data)
         run.note(data.notes)
         config = sized(config, data.image_size)
+        log.info("%s", config.optimizer.words)
         run.require_batch(len(data.train))  # refuse before anything is decoded
         objective = make_objective(config, model, data)
         run.check(config)

@@ -21,6 +21,7 @@ from rocl_transfer.config import command_line, parse
 from rocl_transfer.training import RunOptions
 
 CONFIGS = Path(__file__).parent / "configs"
+WARMUP = 8  # epochs, in the configurations of both pre-trainings
 METHODS = {"rocl": "RoCL", "simclr": "SimCLR"}
 PROBES = {"le": "LE", "r-le": "r-LE"}
 
@@ -48,6 +49,8 @@ def main(config: QuickstartConfig) -> Path:
         folder = output / method
         file = CONFIGS / f"digits_{method}.yaml"
         own = ["--epochs", str(config.epochs), "--batch_size", str(config.batch_size)]
+        if config.epochs <= WARMUP:
+            own += ["--optimizer.warmup_epochs", str(config.epochs // 3)]
         say(f"[{next(parts)}/6] {METHODS[method]}: pre-training without labels")
         pretrain.main(parse(pretrain.PretrainConfig, ["--config", str(file), "--output_dir", str(folder / "pretrain"), *own, *shared]))
         for probe in PROBES:

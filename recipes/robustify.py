@@ -118,6 +118,9 @@ class RobustifyConfig(RunOptions, Distillation.Options, TrainableOptions):
             part.__post_init__(self)
         require(self.train != "head", "--train head would leave the features as they are: give all, last-2, first-2, norm or lora")
         require(self.samples > 0, f"--samples is {self.samples}: give 1 or more")
+        if self.data.streaming:
+            idle = ("samples", "evaluation", "monitor_every")
+            require_untouched(self, idle, "with --data.streaming true, which leaves nothing to watch and nothing to measure")
         self.evaluation.against(self.attack)
         warmup = self.optimizer.warmup_epochs or 0
         require(warmup < self.epochs, f"--optimizer.warmup_epochs {warmup} is not below --epochs {self.epochs}: lower it")

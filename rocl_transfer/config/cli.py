@@ -17,7 +17,7 @@ from jsonargparse.typing import register_type
 from safetensors import SafetensorError
 
 from rocl_transfer.config.methods import find_method, given_method
-from rocl_transfer.config.presets import remember
+from rocl_transfer.config.presets import remember, with_fitting_warmup
 from rocl_transfer.config.sentences import sentence, wrong
 from rocl_transfer.errors import Interrupted, UserError, one_line, tell_launcher
 from rocl_transfer.options import Number, default_of, require
@@ -205,6 +205,7 @@ def parse(config_class: Callable[..., Config], words: Sequence[str] | None = Non
     written = [value for name, value in vars(config).items() if name not in names]  # into config.yaml
     bytes_only = next((text for text in _texts(written) if re.search("[\ud800-\udfff]", text)), "")
     require(not bytes_only, f"{bytes_only!r} is not UTF-8, so config.yaml cannot name it: rename it")
+    config = with_fitting_warmup(config, given)
     remember(config, given)
     return config
 

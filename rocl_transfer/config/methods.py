@@ -18,7 +18,9 @@ def by_method(choices: Mapping[str, Any], default: str) -> Any:
 
 
 def given_method(words: Sequence[str], group: str, load: Callable[[str], Any]) -> str | None:
-    """The last ``--GROUP.method`` among the words of a command line and the files they name; what cannot be read is for the parser to refuse.
+    """The last method of ``GROUP`` among the words of a command line and the files they name; what cannot be read is for the parser to refuse.
+
+    It is given as ``--GROUP.method NAME``, within a table or file as ``--GROUP TABLE``, or in a file as ``--config FILE``.
 
     Args:
         words: The command line's.
@@ -31,6 +33,10 @@ def given_method(words: Sequence[str], group: str, load: Callable[[str], Any]) -
         value = value if given else following
         if name == f"--{group}.method":
             found = value
+        elif name == f"--{group}":
+            with suppress(Exception):
+                table = load(value)
+                found = str((table if isinstance(table, dict) else load(path_of(value).read_text(encoding="utf-8")))["method"])
         elif name == "--config":
             with suppress(Exception):
                 table = load(path_of(value).read_text(encoding="utf-8"))

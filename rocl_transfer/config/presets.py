@@ -2,13 +2,14 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from rocl_transfer.options import Number, dotted, spelled
+from rocl_transfer.options import Number, dotted, require, spelled
 
 log = logging.getLogger("rocl_transfer")
 Config = TypeVar("Config")
@@ -17,7 +18,8 @@ SMALL, LARGE = 32, 224  # px: the sizes that have presets
 BORDER = round((SMALL * LARGE) ** 0.5)  # px: from here on the larger one is the nearer, by ratio
 _AT_ONCE = 64  # large images that one process computes at once; 128 of 224 px took 9 GB in a network of 77 k parameters
 
-_MOVED = ("optimizer.weight_decay",)  # options whose default was another one in earlier versions
+_WARMUP = "optimizer.warmup_epochs"
+_MOVED = ("optimizer.weight_decay", _WARMUP)  # options whose default was another one in earlier versions
 
 
 def remember(config: Any, given: Iterable[str]) -> None:
@@ -64,6 +66,22 @@ def with_earlier_defaults(config: Config, given: frozenset[str] | None = None) -
     chosen: Config = _replaced(config, found)
     remember(chosen, given)
     return chosen
+
+
+def with_fitting_warmup(config: Config, given: Iterable[str]) -> Config:
+    """``config`` with the default warm-up cut to a quarter of its epochs: a longer one may end before it has reached its peak.
+
+    Raises:
+        UserError: One that was given leaves no epoch after it, and is not that of a run that is resumed.
+    """
+    own, epochs = _get(config, _WARMUP), getattr(config, "epochs", 0)
+    if not own:
+        return config
+    if _WARMUP not in given:
+        return _replaced(config, {_WARMUP: Number(min(own, math.ceil(epochs / 4), epochs - 1))})  # type: ignore[no-any-return]
+    goes_on = own < epochs or own == _begun_with(config).get(_WARMUP)
+    require(goes_on, f"--{_WARMUP} {own:g} is not below --epochs {epochs}: lower it")
+    return config
 
 
 def laid_over(config: Any, name: str, default: Any) -> Any:

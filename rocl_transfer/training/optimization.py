@@ -30,7 +30,8 @@ class OptimizerOptions:
         weight_decay: On every parameter, biases and norms included, as in the paper.
         momentum: Momentum, for the optimisers that have one.
         schedule: cosine (after the warm-up; constant within an epoch), cosine_per_step, or steps (times 0.1 at each milestone).
-        warmup_epochs: Epochs of linear warm-up from ``warmup_lr``; with cosine_per_step also a part of one.
+        warmup_epochs: Epochs of linear warm-up from ``warmup_lr``; with cosine_per_step also a part of one. Recipes cut the
+            default to a quarter of their epochs.
         warmup_lr: Where the warm-up starts (default: with lars the paper's 0.1, or ``lr`` if that is lower; with any other optimiser 0).
         milestones: Shares of all epochs after which ``steps`` lowers the rate.
     """
@@ -51,6 +52,12 @@ class OptimizerOptions:
         if self.warmup_epochs == 0:
             untouched = self.warmup_lr in (None, 0, _PAPER_WARMUP_LR)
             require(untouched, "--optimizer.warmup_lr has no effect without a warm-up (--optimizer.warmup_epochs 0): leave it out")
+
+    @property
+    def words(self) -> str:
+        """What a run says of it at its beginning."""
+        warmup = f", {self.warmup_epochs:g} epochs of warm-up" if self.warmup_epochs else ""
+        return f"{self.name}, learning rate {self.lr:g}, weight decay {self.weight_decay:g}{warmup}"
 
     @property
     def first_lr(self) -> float:

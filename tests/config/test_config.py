@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import quickstart
 from compare import CompareConfig
 from convert import ConvertConfig
 from demo import DemoConfig
@@ -87,6 +88,72 @@ def test_one_step_is_recorded_and_fed_back(tmp_path):
         parse(FinetuneConfig, [*words, "--method", "standard"])
     large = sized(config, 224)
     assert (large.attack.kind, large.attack.epsilon, large.attack.step, large.attack.steps) == ("nfgsm", 4 / 255, 4 / 255, 1)
+
+
+@pytest.mark.parametrize("words", [["--attack.steps", "50"], ["--attack.step_size", "0.01"]])
+def test_steps_of_no_attack_are_refused(tmp_path, words):
+    base = [*BASE, "--method", "standard"]
+    with pytest.raises(UserError, match="--attack.steps and --attack.step_size have no effect with --method standard: leave them out"):
+        parse(FinetuneConfig, [*base, *words])
+    assert parse(FinetuneConfig, [*base, "--attack.epsilon", "0.1"]).attack.epsilon == 0.1  # which is measured against
+    for size in (32, 224):
+        config = sized(parse(FinetuneConfig, base), size)
+        write_options(config, tmp_path / "config.yaml")
+        assert parse(FinetuneConfig, ["--config", str(tmp_path / "config.yaml")]) == config
+
+
+@pytest.mark.parametrize("words", [["--samples", "1"], ["--evaluation.steps", "3"], ["--evaluation.epsilons", "[0.1]"], ["--monitor_every", "7"]])
+def test_a_stream_leaves_nothing_to_measure(words):
+    base = [*BASE[:2], "--data.name", "x", *BASE[4:], "--data.streaming", "--data.image_size", "32"]
+    assert parse(RobustifyConfig, base).data.streaming
+    with pytest.raises(UserError, match=f"{words[0].split('.')[0]} has no effect with --data.streaming true"):
+        parse(RobustifyConfig, [*base, *words])
+    if words[0] == "--monitor_every":
+        with pytest.raises(UserError, match="--monitor_every has no effect with --data.streaming true"):
+            parse(PretrainConfig, [*base, *words])
+
+
+def test_a_default_warm_up_is_a_quarter_of_the_epochs_at_most(caplog):
+    for epochs, warmup in ((1, 0), (2, 1), (5, 2), (28, 7), (40, 10), (1000, 10)):
+        config = pretrain("--epochs", str(epochs))
+        assert config.optimizer.warmup_epochs == warmup
+        rates = [config.optimizer.over(epochs)(epoch) for epoch in range(epochs)]
+        assert max(rates) > 1.4  # of a peak of 1.5
+    assert pretrain("--epochs", "5").optimizer.words == "lars, learning rate 1.5, weight decay 1e-06, 2 epochs of warm-up"
+    assert pretrain("--epochs", "5", "--optimizer.warmup_epochs", "4").optimizer.warmup_epochs == 4
+    for configuration in (PretrainConfig, ProbeConfig, FinetuneConfig, RobustifyConfig):
+        with pytest.raises(UserError, match="--optimizer.warmup_epochs 5(.0)? is not below --epochs 5: lower it"):
+            parse(configuration, [*BASE, "--epochs", "5", "--optimizer.warmup_epochs", "5"])
+
+
+def test_a_resumed_run_keeps_its_warm_up(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    words = ["--output_dir", str(tmp_path / "run"), *BASE[2:], "--epochs", "5"]
+    config = pretrain(*words)
+    began = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, warmup_epochs=10))
+    write_options(began, tmp_path / "run" / "config.yaml")
+    assert sized(pretrain(*words), 32).optimizer.warmup_epochs == 10
+    assert pretrain("--config", str(tmp_path / "run" / "config.yaml"), *words) == began
+    assert sized(pretrain(*words, "--overwrite"), 32).optimizer.warmup_epochs == 2
+
+
+def test_a_short_quick_start_has_a_short_warm_up(monkeypatch, tmp_path):
+    seen = {28: [], 6: []}
+    monkeypatch.setattr(quickstart, "table", lambda folder: "")
+    monkeypatch.setattr(quickstart.linear_probe, "main", lambda config: None)
+    for epochs, found in seen.items():
+        monkeypatch.setattr(quickstart.pretrain, "main", lambda config, found=found: found.append(config.optimizer.warmup_epochs))
+        quickstart.main(QuickstartConfig(output_dir=str(tmp_path), epochs=epochs))
+    assert seen == {28: [8, 8], 6: [2, 2]}
+
+
+@pytest.mark.parametrize("form", ["table", "file", "equals"])
+def test_a_method_within_a_table_brings_its_own_options(tmp_path, form):
+    (tmp_path / "objective.yaml").write_text("method: acl\n")
+    table = "{method: acl}"
+    words = {"table": ["--objective", table], "file": ["--objective", str(tmp_path / "objective.yaml")], "equals": [f"--objective={table}"]}[form]
+    assert pretrain(*words).objective == pretrain("--objective.method", "acl").objective
+    assert pretrain(*words, "--objective.method", "dynacl").objective == pretrain("--objective.method", "dynacl").objective
 
 
 def test_print_config(capsys):

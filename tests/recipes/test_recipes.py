@@ -165,7 +165,8 @@ def test_a_stream_of_shards_is_trained_on_and_resumed(command, noise_image, tmp_
             {"image": [noise_image(10 * shard + number) for number in range(10)]}, datasets.Features(image=datasets.Image())
         )
         rows.to_parquet(tmp_path / "shards" / f"train-{shard}.parquet")
-    words = [*TINY, "--data.name", "shards", "--data.streaming"]
+    watched = TINY.index("--monitor_every")
+    words = [*TINY[:watched], *TINY[watched + 2 :], "--data.name", "shards", "--data.streaming"]
     unknown = command("pretrain.py", *words, "--output_dir", "whole")
     assert "does not say how many images its split 'train' has: give their number with --data.images" in unknown.stderr.splitlines()[-1]
     words += ["--data.images", "40"]
@@ -178,7 +179,11 @@ def test_a_stream_of_shards_is_trained_on_and_resumed(command, noise_image, tmp_
     assert all(torch.equal(value, b[name]) for name, value in a.items())
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
     assert "the images are streamed" in (tmp_path / "whole" / "README.md").read_text()
-    for other, sentence in (("--data.check=false", "--data.check has no effect with --data.streaming true"), ("--data.images=0", "give 1 or more")):
+    for other, sentence in (
+        ("--data.check=false", "--data.check has no effect with --data.streaming true"),
+        ("--data.images=0", "give 1 or more"),
+        ("--monitor_every=1", "--monitor_every has no effect with --data.streaming true"),
+    ):
         assert sentence in command("pretrain.py", *words, "--output_dir", "c", other).stderr.splitlines()[-1]
 
 
