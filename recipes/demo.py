@@ -19,7 +19,7 @@ from rocl_transfer.hub import load_classifier
 from rocl_transfer.hub.demo import SHOWN, Settings, interface, serve, titles
 from rocl_transfer.hub.space import export_space
 from rocl_transfer.models import PixelModel
-from rocl_transfer.options import Number, require, require_sha256, require_untouched
+from rocl_transfer.options import Number, require, require_sha256, require_untouched, was_given
 
 log = logging.getLogger("rocl_transfer")
 LOOPBACK = "127.0.0.1"
@@ -75,7 +75,7 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         require(self.norm in ("linf", "l2"), f"--norm is {self.norm}: give linf or l2")
-        given = self.norm != "l2" or self.max_epsilon != DemoConfig.max_epsilon
+        given = self.norm != "l2" or was_given(self.max_epsilon, DemoConfig.max_epsilon)
         require(given, "the default --max_epsilon is meant for linf: give a radius with l2, such as 2 at 32 px")
         require(self.max_epsilon > 0, f"--max_epsilon is {self.max_epsilon}: give a radius above 0, such as 64/255")
         within = self.norm != "linf" or self.max_epsilon <= 1

@@ -44,7 +44,7 @@ from rocl_transfer.evaluation.checks import Inspection
 from rocl_transfer.evaluation.evaluate import LOOKED_AT
 from rocl_transfer.evaluation.samples import evenly, pixels_of
 from rocl_transfer.hub import NamedModel, add_to_card, code_digest, import_model, load_classifier, look_up, require_no_run, weights_digest
-from rocl_transfer.options import Number, dotted, require, require_sha256, require_untouched, write_options
+from rocl_transfer.options import Number, dotted, require, require_sha256, require_untouched, was_given, write_options
 from rocl_transfer.training import finish, start
 from rocl_transfer.version import __version__
 
@@ -136,7 +136,7 @@ class EvaluateConfig(SearchOptions):
         require(bool(self.output_dir), "--output_dir is empty: name a folder, such as runs/eval")
         require(self.epsilon > 0, f"--epsilon is {self.epsilon}: give a radius above 0, such as 8/255")
         require(self.norm != "linf" or self.epsilon <= 1, f"--epsilon is {self.epsilon}: pixels are in [0, 1], so write 8/255 rather than 8")
-        given = self.norm == "linf" or self.epsilon != EvaluateConfig.epsilon
+        given = self.norm == "linf" or was_given(self.epsilon, EvaluateConfig.epsilon)
         require(
             given, f"the default --epsilon is meant for linf: give a radius with {self.norm}, such as {'0.5' if self.norm == 'l2' else '12'} at 32 px"
         )

@@ -29,7 +29,7 @@ from rocl_transfer.evaluation import FlipOptions, smallest_epsilon
 from rocl_transfer.evaluation.precision import full_precision
 from rocl_transfer.hub import load_classifier
 from rocl_transfer.models import PixelModel
-from rocl_transfer.options import require, require_untouched
+from rocl_transfer.options import require, require_untouched, was_given
 
 log = logging.getLogger("rocl_transfer")
 
@@ -72,7 +72,7 @@ class PredictConfig(FlipOptions):
         require(csv, f"--output is {self.output}: what is written is CSV, so name a file such as predictions.csv")
         if not self.robustness:
             require_untouched(self, ("norm", "steps", "max_epsilon", "seed"), "with --robustness false")
-        given = self.norm != "l2" or self.max_epsilon != PredictConfig.max_epsilon
+        given = self.norm != "l2" or was_given(self.max_epsilon, PredictConfig.max_epsilon)
         require(given, "the default --max_epsilon is meant for linf: give a radius with l2, such as 2 at 32 px")
         require(self.batch_size > 0, f"--batch_size is {self.batch_size}: it must be 1 or more")
         require(0 <= self.seed < 2**32, f"--seed is {self.seed}: give 0 or more, below 2**32")

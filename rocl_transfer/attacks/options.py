@@ -5,7 +5,7 @@ from typing import Literal
 
 from rocl_transfer.attacks.pgd import PGD, GradientAscent
 from rocl_transfer.attacks.threat_models import Linf, check_step, threat_model
-from rocl_transfer.options import Number, require, spelled
+from rocl_transfer.options import Number, require, spelled, was_given
 
 _NOISE = 2  # radii: of N-FGSM's random start; its paper's choice
 # Radii: what steps that nobody gave have on average. A single one of more overfits catastrophically (Wong, Rice, Kolter 2020); of several the first
@@ -44,7 +44,7 @@ class AttackOptions:
         require(0 < self.epsilon < float("inf"), f"an attack's epsilon is {self.epsilon}: give a radius above 0, such as 8/255")
         in_range = self.norm != "linf" or self.epsilon <= 1
         require(in_range, f"an attack's epsilon is {self.epsilon}: pixels are in [0, 1], so write 8/255 rather than 8")
-        given = self.norm != "l2" or self.epsilon != AttackOptions.epsilon
+        given = self.norm != "l2" or was_given(self.epsilon, AttackOptions.epsilon)
         require(given, "the default epsilon 0.0314 is meant for linf: give a radius with l2, such as 0.5 at 32 px")
         if isinstance(self.step_size, float | int):
             check_step(self.norm, self.step_size)

@@ -6,7 +6,7 @@ from typing import Literal
 from rocl_transfer.attacks import APGD, FAB, PGD, Attack, AttackOptions, Square
 from rocl_transfer.attacks.reference import PARTS, Reference
 from rocl_transfer.errors import UserError, did_you_mean
-from rocl_transfer.options import Number, require
+from rocl_transfer.options import Number, require, was_given
 
 TARGETS = {"linf": 9, "l2": 9, "l1": 5}  # of APGD-T in the standard version; FAB-T has 9 in every norm
 RESTARTS = {"linf": 1, "l2": 1, "l1": 5}  # of APGD-CE
@@ -102,7 +102,7 @@ class PGDOptions:
         require(len(self.epsilons) > 0 and all(e > 0 for e in self.epsilons), "--evaluation.epsilons must be radii above 0, such as [8/255]")
         above = self.norm == "linf" and max(self.epsilons) > 1
         require(not above, "--evaluation.epsilons has one above 1: pixels are in [0, 1], so write 8/255 rather than 8")
-        given = self.norm != "l2" or self.epsilons != PGDOptions.epsilons
+        given = self.norm != "l2" or was_given(self.epsilons, PGDOptions.epsilons)
         require(given, "the default --evaluation.epsilons are meant for linf: give radii with l2, such as [0.25, 0.5] at 32 px")
         require(
             self.steps > 0 and (self.batch_size is None or self.batch_size > 0), "--evaluation.steps and --evaluation.batch_size must be 1 or more"

@@ -18,7 +18,7 @@ from rocl_transfer.objectives.contrastive import gather_keys, nt_xent
 from rocl_transfer.objectives.objective import Objective, ObjectiveOptions, Views, running_average
 from rocl_transfer.objectives.robust_losses import accuracy, class_weights, divergence, mart, trades
 from rocl_transfer.objectives.weight_perturbation import Predict, perturbed
-from rocl_transfer.options import Number, require, require_untouched
+from rocl_transfer.options import Number, require, require_untouched, was_given
 
 BETA = {"trades": 6.0, "mart": 5.0}
 TITLES = {
@@ -118,7 +118,7 @@ class AdversarialTraining(Objective):
                 steps, lengths = (AdversarialTraining.Options.attack.steps, 3), ("auto", None, self.attack.epsilon / 2)
                 idle = self.attack.steps in steps and self.attack.step_size in lengths
                 require(idle, "--attack.steps and --attack.step_size have no effect with --method standard: leave them out")
-            given = self.attack.norm != "l2" or self.attack.epsilon != AdversarialTraining.Options.attack.epsilon
+            given = self.attack.norm != "l2" or was_given(self.attack.epsilon, AdversarialTraining.Options.attack.epsilon)
             require(given, "the default --attack.epsilon 8/255 is meant for linf: give a radius with l2, such as 0.5 at 32 px")
 
         @property

@@ -17,7 +17,7 @@ from rocl_transfer.attacks import AttackOptions, frozen, share_of_radius
 from rocl_transfer.data import Batch, generators
 from rocl_transfer.models import Folded, PixelModel, without_dropout
 from rocl_transfer.objectives.objective import Objective, ObjectiveOptions, Views, running_average
-from rocl_transfer.options import Number, require, require_untouched
+from rocl_transfer.options import Number, require, require_untouched, was_given
 
 Embedding = tuple[Tensor, ...]  # the pooled features (N, D) and, where they are matched too, the tokens (N, T, D)
 TITLES = {
@@ -126,7 +126,7 @@ class Distillation(Objective):
                 require_untouched(self, ("clean_weight",), f"with --method {self.method}")
             if self.method != "lore":
                 require_untouched(self, ("rho", "dual_lr"), f"with --method {self.method}")
-            given = self.attack.norm != "l2" or self.attack.epsilon != Distillation.Options.attack.epsilon
+            given = self.attack.norm != "l2" or was_given(self.attack.epsilon, Distillation.Options.attack.epsilon)
             require(given, "the default --attack.epsilon 4/255 is meant for linf: give a radius with l2, such as 0.5 at 32 px")
 
         @property

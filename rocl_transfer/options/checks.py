@@ -25,6 +25,18 @@ def default_of(option: "dataclasses.Field[Any]") -> Any:
     return option.default_factory() if option.default_factory is not dataclasses.MISSING else option.default
 
 
+def was_given(value: Any, default: Any) -> bool:
+    """Whether somebody gave ``value``, be it equal to ``default``: what nobody gives is the default's own object, what is read or written out is not.
+
+    Args:
+        value: A number, or a tuple of numbers.
+        default: The field's.
+    """
+    if isinstance(value, tuple) and len(value) == len(default):
+        return any(own is not one for own, one in zip(value, default, strict=True))
+    return value is not default
+
+
 def require_untouched(options: Any, names: Iterable[str], because: str, prefix: str = "") -> None:
     """Refuse options that would do nothing.
 

@@ -305,6 +305,34 @@ def test_identity_leaves_out_what_may_change_on_a_resume():
     assert pretrain("--batch_size", "512").identity(1)["objective.group_size"] == 512  # its groups would be others
 
 
+EVALUATED = ["--output_dir", "x", "--data.name", "digits", "--model.name", "m"]
+RADII = {
+    "pretrain": (PretrainConfig, BASE, "--objective.attack.norm", "--objective.attack.epsilon", "0.0314"),
+    "finetune": (FinetuneConfig, BASE, "--attack.norm", "--attack.epsilon", "8/255"),
+    "robustify": (RobustifyConfig, BASE, "--attack.norm", "--attack.epsilon", "4/255"),
+    "evaluation": (ProbeConfig, BASE, "--evaluation.norm", "--evaluation.epsilons", "[8/255, 16/255]"),
+    "evaluate": (EvaluateConfig, EVALUATED, "--norm", "--epsilon", "8/255"),
+    "predict": (PredictConfig, ["a.png", "--model.name", "m"], "--norm", "--max_epsilon", "64/255"),
+    "demo": (DemoConfig, ["--model.name", "m"], "--norm", "--max_epsilon", "64/255"),
+}
+
+
+@pytest.mark.parametrize("name", RADII)
+def test_a_radius_that_is_given_is_taken_whatever_the_default_is(tmp_path, name):
+    configuration, words, norm, option, radius = RADII[name]
+    with pytest.raises(UserError, match="is meant for linf|are meant for linf"):
+        parse(configuration, [*words, norm, "l2"])
+    plain = parse(configuration, words)
+    config = parse(configuration, [*words, norm, "l2", option, radius])
+    value, default = config, plain
+    for part in option.removeprefix("--").split("."):
+        value, default = getattr(value, part), getattr(default, part)
+    assert value == default  # so that it is what nobody gave, but for being given
+    write_options(config, tmp_path / "config.yaml")
+    assert parse(configuration, ["--config", str(tmp_path / "config.yaml")]) == config
+    dataclasses.replace(config)  # as recipes fill in what was left to be chosen
+
+
 PREDICT = ["--model.name", "runs/probe"]
 
 
