@@ -116,7 +116,7 @@ class _Parser(ArgumentParser):
         Raises:
             UserError: There is one.
         """
-        for name in (getattr(group, "dest", None) for group in self._action_groups):
+        for name in (str(getattr(group, "dest", "")) for group in self._action_groups):
             if name in parsed and not isinstance(parsed[name], Namespace):
                 raise UserError(wrong(name, parsed[name], None))
 

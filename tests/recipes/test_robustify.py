@@ -293,13 +293,14 @@ def test_images_may_be_streamed(command, flat_folder, model, tmp_path):
     for shard in range(2):
         rows.shard(2, shard).to_parquet(str(tmp_path / "shards" / f"train-{shard}.parquet"))
     words = ["--model.name", model(), "--data.name", tmp_path / "shards", "--data.streaming", "true", "--data.images", "40", "--data.workers", "1"]
+    words += ["--data.image_size", "32"]
     for idle in (["--samples", "8"], ["--evaluation.steps", "1"], ["--monitor_every", "7"]):
         refused = command("robustify.py", *words, *idle, "--output_dir", "out", check=2)
         sentence = (
             f"{idle[0].split('.')[0]} has no effect with --data.streaming true, which leaves nothing to watch and nothing to measure: leave it out"
         )
         assert sentence in refused.stderr.splitlines()[-1]
-    short = ["--data.image_size", "32", "--batch_size", "8", "--attack.steps", "2"]
+    short = ["--batch_size", "8", "--attack.steps", "2"]
     done = command("robustify.py", *words, "--max_steps", "2", "--output_dir", "out", *short, check=0)
     assert "the images are streamed: the twin is not watched in training, and nothing is measured of it" in done.stderr
     assert rt.load_backbone(str(tmp_path / "out"))(torch.rand(1, 3, 32, 32)).isfinite().all()
