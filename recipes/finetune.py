@@ -97,6 +97,11 @@ class FinetuneConfig(RunOptions, AdversarialTraining.Options, TrainableOptions):
             require(self.pseudo_labels >= 2, f"--pseudo_labels is {self.pseudo_labels}: give 2 or more clusters")
             require(self.train != "head", "--train head leaves the backbone as it is, which alone --pseudo_labels exports: leave one of them out")
             require_untouched(self, ("evaluation",), "with --pseudo_labels, which leaves nothing to measure")
+        if self.method == "standard":
+            # Resolved configurations have these where nobody gave any: the default's, that of runs from before, the preset's for photographs.
+            steps, lengths = (AdversarialTraining.Options.attack.steps, 3), ("auto", None, self.attack.epsilon / 2)
+            idle = self.attack.steps in steps and self.attack.step_size in lengths
+            require(idle, "--attack.steps and --attack.step_size have no effect with --method standard: leave them out")
         self.evaluation.against(self.attack)
         warmup = self.optimizer.warmup_epochs or 0
         require(warmup < self.epochs, f"--optimizer.warmup_epochs {warmup} is not below --epochs {self.epochs}: lower it")

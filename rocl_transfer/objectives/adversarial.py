@@ -114,10 +114,6 @@ class AdversarialTraining(Objective):
                 require_untouched(self, ("ramp", "awp_gamma"), "with --method standard, which has no adversary")
                 untaught = self.attack.kind == "pgd" and self.attack.first_steps is None
                 require(untaught, "--attack.kind and --attack.first_steps have no effect with --method standard: leave them out")
-                # Resolved configurations have these where nobody gave any: the default's, that of runs from before, the preset's for photographs.
-                steps, lengths = (AdversarialTraining.Options.attack.steps, 3), ("auto", None, self.attack.epsilon / 2)
-                idle = self.attack.steps in steps and self.attack.step_size in lengths
-                require(idle, "--attack.steps and --attack.step_size have no effect with --method standard: leave them out")
             given = self.attack.norm != "l2" or was_given(self.attack.epsilon, AdversarialTraining.Options.attack.epsilon)
             require(given, "the default --attack.epsilon 8/255 is meant for linf: give a radius with l2, such as 0.5 at 32 px")
 
