@@ -38,6 +38,7 @@ from rocl_transfer.hub import (
     look_up,
     made_from,
     open_images_for,
+    stood_for,
 )
 from rocl_transfer.models import PixelModel, TrainableOptions, family
 from rocl_transfer.objectives import AdversarialTraining
@@ -119,7 +120,7 @@ def main(config: FinetuneConfig) -> Path:
         config = sized(config, data.image_size)
         classifier, kept = load_classifier(config, model, data)
         config = resolved(config, classifier, model.is_trained)
-        run.check(config)
+        run.check(config, stood_for(data, model=model))
         unlabelled = config.pseudo_labels is not None
         splits: list[Literal["train", "validation", "test"]] = ["train", "validation"] if unlabelled else ["train", "validation", "test"]
         data, stores = store_splits(data, splits, run.device, config.data, labels_needed=not unlabelled)

@@ -16,7 +16,7 @@ from rocl_transfer.attacks import AttackOptions
 from rocl_transfer.config import command_line, sized
 from rocl_transfer.data import Batches, ImageData, ImageOptions, Resident, Store, store_splits
 from rocl_transfer.evaluation import HeadMonitor, PGDOptions, compute_features
-from rocl_transfer.hub import Making, ModelOptions, complete_classifier, load_backbone, look_up, made_from, open_images_for
+from rocl_transfer.hub import Making, ModelOptions, complete_classifier, load_backbone, look_up, made_from, open_images_for, stood_for
 from rocl_transfer.models import PixelModel, add_head
 from rocl_transfer.objectives import LinearProbe, Probe, RobustProbe
 from rocl_transfer.options import Number, require_untouched
@@ -72,7 +72,7 @@ def main(config: ProbeConfig) -> Path:
         backbone = load_backbone(model, data.image_size)
         classifier = add_head(backbone, data.class_names).to(run.device)
         log.info("a new linear head is trained for the %d classes %s", len(data.class_names), ", ".join(data.class_names[:10]))
-        run.check(config)
+        run.check(config, stood_for(data, model=model))
         data, stores = store_splits(data, ("train", "validation", "test"), run.device, config.data)
         run.begin()
         objective, batches = build(config, run, classifier, data, stores["train"])

@@ -32,6 +32,7 @@ from rocl_transfer.hub import (
     load_projector,
     look_up,
     open_unlabelled,
+    stood_for,
 )
 from rocl_transfer.objectives import PRETRAINING, Objective, ObjectiveOptions
 from rocl_transfer.options import require, require_untouched, spelled
@@ -88,7 +89,7 @@ def main(config: PretrainConfig) -> Path:
         log.info("%s", config.optimizer.words)
         run.require_batch(len(data.train))  # refuse before anything is decoded
         objective = make_objective(config, model, data)
-        run.check(config)
+        run.check(config, stood_for(data, model=model))
         data, batches, monitor = prepare(config, run, objective, data, stream)
         run.begin()
         optimizer, schedule = config.optimizer.create(objective), config.optimizer.over(config.epochs)

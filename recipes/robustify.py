@@ -47,6 +47,7 @@ from rocl_transfer.hub import (
     look_up,
     note_pretraining,
     open_unlabelled,
+    stood_for,
 )
 from rocl_transfer.models import PixelModel, TrainableOptions, family
 from rocl_transfer.objectives import Distillation
@@ -141,7 +142,7 @@ def main(config: RobustifyConfig) -> Path:
         origin = model if config.teacher.name is None else look_up(config.teacher.name, sha256=config.teacher.sha256)
         student, teacher = (network.to(run.device) for network in load_networks(config, model, origin, data))
         config = resolved(with_earlier_defaults(config), student, data.image_size)
-        run.check(config)
+        run.check(config, stood_for(data, model=model, teacher=origin))
         data, stores = decode(config, run, data, stream)
         run.begin()
         watched = watch(config, run, teacher, data, stores)

@@ -43,9 +43,13 @@ class FileRows:
     def __len__(self) -> int:
         return len(self._ends) - 1
 
+    def name(self, index: int) -> bytes:
+        """A file's path as the system spells it."""
+        return self._names[self._ends[index] : self._ends[index + 1]]
+
     def encoded(self, index: int) -> Path:
         """See :class:`Rows`."""
-        return Path(os.fsdecode(self._names[self._ends[index] : self._ends[index + 1]]))
+        return Path(os.fsdecode(self.name(index)))
 
     def where(self, index: int) -> str:
         """See :class:`Rows`."""

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from rocl_transfer.data import ImageData, ImageOptions, PretrainImageOptions, Stream, load_images, open_stream
+from rocl_transfer.data import ImageData, ImageOptions, PretrainImageOptions, Stream, fingerprint, load_images, open_stream
 from rocl_transfer.data.value_range import describe
 from rocl_transfer.evaluation.privacy import shorten
 from rocl_transfer.hub.named import NamedModel
@@ -34,6 +34,19 @@ def note_pretraining(data: ImageData, model: NamedModel) -> ImageData:
         known = "; ".join(f"--data.value_range [{low:g},{high:g}]" for low, high in values.values())
         notes.append(f"the backbone was trained on images of more than 8 bits of another value range ({describe(values)}): {known} is the same")
     return dataclasses.replace(data, notes=(*data.notes, *notes))
+
+
+def stood_for(data: ImageData, **models: NamedModel) -> dict[str, str]:
+    """What the names in a run's options stand for, so that another content under the same name is not taken for the same run.
+
+    Args:
+        data: As it was opened, before anything of it is left out.
+        models: Each under the part of the options that names it, such as ``model``.
+    """
+    weights = {
+        f"{part}.name (its weights)": "timm's" if model.exported is None else f"sha256 {model.exported.sha256}" for part, model in models.items()
+    }
+    return {"data.name (its images)": fingerprint(data), **weights}
 
 
 def made_from(model: NamedModel, data: ImageData) -> dict[str, Any]:

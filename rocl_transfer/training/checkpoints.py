@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rocl_transfer.errors import UserError, path_of
+from rocl_transfer.training.optimizer_state import join_state, split_state
 
 log = logging.getLogger("rocl_transfer")
 _MANIFEST = "manifest.json"
@@ -72,8 +73,8 @@ class Checkpoints:
         weights = {name: tensor.detach().contiguous().cpu() for name, tensor in objective.state_dict().items()}
         if bad := [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]:
             raise UserError(f"training stopped at step {step}: {bad[0]} is not finite; the last good checkpoint is {self.latest() or 'none'}")
-        tensors, scalars = _split_state(optimizer)
-        target, aside = self.folder / f"step-{step}", self.folder / f".step-{step}.writing"
+        tensors, scalars = split_state(optimizer)
+        target, aside = self.at(step), self.folder / f".step-{step}.writing"
         content = {"format": 2, "step": step, "identity": self.identity, "optimizer": scalars, **state}
         shutil.rmtree(aside, ignore_errors=True)
         try:
@@ -99,26 +100,35 @@ class Checkpoints:
         aside.rename(target)
         _flush(self.folder)
         shutil.rmtree(self.folder / f".step-{step}.before", ignore_errors=True)
-        for old in self._steps()[: -self.keep]:
+        for old in self.steps()[: -self.keep]:
             if old not in spare:
-                shutil.rmtree(self.folder / f"step-{old}")
+                shutil.rmtree(self.at(old))
         return target
 
-    def _steps(self) -> list[int]:
+    def at(self, step: int) -> Path:
+        """Where the checkpoint of ``step`` is, or would be."""
+        return self.folder / f"step-{step}"
+
+    def steps(self) -> list[int]:
+        """The steps that there are checkpoints of, in order."""
         names = [path.name.removeprefix("step-") for path in self.folder.glob("step-*")]
         return sorted(int(name) for name in names if name.isdecimal())
 
     def latest(self) -> Path | None:
         """The newest checkpoint of this run that is whole, or None."""
-        return next((path for step in reversed(self._steps()) if _damage(path := self.folder / f"step-{step}") is None), None)
+        return next((path for step in reversed(self.steps()) if _damage(path := self.at(step)) is None), None)
+
+    def whole(self) -> list[int]:
+        """The steps of those that are whole, in order."""
+        return [step for step in self.steps() if _damage(self.at(step)) is None]
 
     def forget_after(self, step: int) -> None:
         """Drop the checkpoints after ``step``, if the run was resumed from an older one than the newest; and what a kill left half written."""
         for left in self.folder.glob(".step-*"):
             shutil.rmtree(left)
-        for newer in self._steps():
+        for newer in self.steps():
             if newer > step:
-                shutil.rmtree(self.folder / f"step-{newer}")
+                shutil.rmtree(self.at(newer))
 
     def find(self, resume: str) -> Path | None:
         """The checkpoint that ``--resume`` means: ``auto``, ``none``, a checkpoint, or a run folder; of a run, the newest one that is whole.
@@ -130,24 +140,29 @@ class Checkpoints:
         if self.overwrite:
             return None
         left = next((name for name in ("model.safetensors", "results.json") if (self.folder.parent / name).exists()), None)
-        if left and not self._steps():
+        if left and not self.steps():
             remedy = "choose another --output_dir, or --overwrite true to begin again"
             raise UserError(f"{self.folder.parent} holds {left} and no checkpoint of this run, which a training would replace: {remedy}")
         if resume == "none":
-            if self._steps():
+            if self.steps():
                 remedy = "choose another --output_dir, --resume auto to resume it, or --overwrite true to begin again"
-                raise UserError(f"{self.folder.parent} already holds a run (step-{self._steps()[-1]}): {remedy}")
+                raise UserError(f"{self.folder.parent} already holds a run (step-{self.steps()[-1]}): {remedy}")
             return None
         found = self._meant(resume)
         if found is None and resume != "auto":
             raise UserError(f"--resume {resume} is neither a checkpoint nor a run folder with one: give auto, none or such a path")
         if found is not None:
-            before = {**self.defaults_for_missing, **self._state(found)["identity"]}
+            before = {**self.defaults_for_missing, **self.identity_of(found)}
             for option, value in self.identity.items():
                 if before.get(option) != value:
                     remedy = "set it back, choose another --output_dir, or --overwrite true to begin again"
                     raise UserError(f"--{option} was {before.get(option)} in the run that {found} belongs to and is {value} now: {remedy}")
         return found
+
+    def identity_of(self, path: Path) -> dict[str, Any]:
+        """What the checkpoint at ``path`` says of its run: see ``identity``."""
+        identity: dict[str, Any] = self._state(path)["identity"]
+        return identity
 
     def _meant(self, resume: str) -> Path | None:
         path = path_of(resume)
@@ -177,8 +192,8 @@ class Checkpoints:
             if not target.exists():
                 with suppress(FileNotFoundError):  # another process was faster
                     before.rename(target)
-        steps, whole = self._steps(), self.latest()
-        newer = [self.folder / f"step-{step}" for step in steps if whole is None or step > int(whole.name.removeprefix("step-"))]
+        steps, whole = self.steps(), self.latest()
+        newer = [self.at(step) for step in steps if whole is None or step > int(whole.name.removeprefix("step-"))]
         if newer and whole is None:
             remedy = "choose another --output_dir, or --overwrite true to begin again"
             raise UserError(f"no checkpoint in {self.folder} is whole ({newer[-1].name}: {_damage(newer[-1])}): {remedy}")
@@ -204,7 +219,7 @@ class Checkpoints:
         state = self._state(path)
         tensors = _read(path / "optimizer.safetensors")
         self.load_weights(path, objective)
-        _join_state(optimizer, {**tensors, **state["optimizer"]})
+        join_state(optimizer, {**tensors, **state["optimizer"]})
         return state
 
     def load_weights(self, path: Path, objective: nn.Module) -> None:
@@ -250,35 +265,6 @@ def _read(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except (SafetensorError, OSError) as error:
         raise UserError(f"the checkpoint {file.parent} cannot be read ({error}): remove it to resume from the one before") from error
-
-
-def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as tensors and as everything else, under ``state.parameter.name`` and ``group.number.name``."""
-    saved = optimizer.state_dict()
-    flat = {f"state.{parameter}.{name}": value for parameter, values in saved["state"].items() for name, value in values.items()}
-    # Some optimisers, LAMB for one, count their steps in the groups.
-    groups = enumerate(saved["param_groups"])
-    flat |= {f"group.{number}.{name}": value for number, group in groups for name, value in group.items() if name != "params"}
-    tensors = {key: value.detach().contiguous().cpu() for key, value in flat.items() if isinstance(value, Tensor)}
-    return tensors, {key: value for key, value in flat.items() if key not in tensors}
-
-
-def _join_state(optimizer: Optimizer, flat: Mapping[str, Any]) -> None:
-    """Put back what :func:`_split_state` took apart."""
-    saved = optimizer.state_dict()
-    # What a group holds now and did not then, LAMB's count of steps at the start for one, must go.
-    saved["param_groups"] = [{"params": group["params"]} for group in saved["param_groups"]]
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in flat.items():
-        kind, number, name = key.split(".", 2)
-        place = state.setdefault(int(number), {}) if kind == "state" else saved["param_groups"][int(number)]
-        place[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
-    for parameter, slots in optimizer.state.items():
-        for name, value in slots.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
-                # As it was: a GPU's optimisers take tensors one by one where layouts differ, and sums are rounded differently.
-                slots[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _flush(path: Path) -> None:

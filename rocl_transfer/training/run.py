@@ -136,6 +136,7 @@ class Run:
         self.is_main: bool = self.accelerator.is_main_process
         without = options.cudnn_benchmark is not None and self.device.type != "cuda"
         require(not without, f"--cudnn_benchmark has no effect on this device ({self.device.type}), which has no cuDNN: leave it out")
+        self.sources: dict[str, str] = {}
         self.checkpoints = self._checkpoints()
 
     def __enter__(self) -> Self:
@@ -146,32 +147,41 @@ class Run:
             finish(self.accelerator)
             self.accelerator.wait_for_everyone()
 
-    def _checkpoints(self) -> Checkpoints:
+    def _checkpoints(self, place: str = "") -> Checkpoints:
+        """The run's own, or those of a training before it below ``place``."""
         options = self.options
-        sources = [getattr(options, part).name for part in _SOURCES if getattr(getattr(options, part, None), "name", None)]
-        return Checkpoints(self.folder, options.keep_checkpoints, options.identity(self.processes), options.overwrite, defaults(options), sources)
+        identity = {**options.identity(self.processes), **self.sources}
+        unsaid = {**defaults(options), **self.sources}  # checkpoints from before sources were recorded cannot tell, and are resumed
+        if place:
+            return Checkpoints(self.folder / place, 1, identity, defaults_for_missing=unsaid)
+        names = [getattr(options, part).name for part in _SOURCES if getattr(getattr(options, part, None), "name", None)]
+        return Checkpoints(self.folder, options.keep_checkpoints, identity, options.overwrite, unsaid, names)
 
     def note(self, notes: Iterable[str]) -> None:
         """Say what was noticed of the data."""
         for note in notes:
             log.info("data: %s", note)
 
-    def check(self, options: RunOptions | None = None) -> bool:
+    def check(self, options: RunOptions | None = None, sources: Mapping[str, str] | None = None) -> bool:
         """Whether there is a checkpoint to resume from; refuses what stands in the way, before anything is written.
 
         Args:
             options: The configuration resolved, where something in it was left to be chosen.
+            sources: What the names in the options stand for: a run is not resumed on other data, or from other weights, of the same name.
 
         Raises:
             UserError: See :meth:`Checkpoints.find`.
         """
         if options is not None:
-            self.options = options
+            self.options, self.sources = options, dict(sources or {})
             self.checkpoints = self._checkpoints()
         return self.checkpoints.find(self.options.resume) is not None
 
     def begin(self) -> None:
         """Write ``config.yaml``; remove the run that stands there, where it is to be overwritten."""
+        found = self.checkpoints.find(self.options.resume)
+        if found is not None and not self.sources.keys() <= self.checkpoints.identity_of(found).keys():
+            log.info("%s does not say which images and weights its run was made from: whether they are still the same is not known", found)
         if self.is_main:
             self.checkpoints.begin()
             write_options(self.options, self.folder / "config.yaml")
@@ -221,9 +231,8 @@ class Run:
         """A short training before the run's own, with checkpoints below ``place`` in the run folder; trackers hear nothing of it."""
         span = Span(resume="auto" if self.options.resume != "none" else "none")
         watch = Watch(cadence=Cadence(self.options.log_every, track=False))
-        checkpoints = Checkpoints(self.folder / place, 1, self.options.identity(self.processes))
         computing = Computing(cudnn_benchmark=self.options.cudnn_benchmark)
-        train(self.accelerator, objective, optimizer, schedule, batches, checkpoints, span=span, computing=computing, watch=watch)
+        train(self.accelerator, objective, optimizer, schedule, batches, self._checkpoints(place), span=span, computing=computing, watch=watch)
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """Means over the processes, so that what depends on them is done by all or none."""
