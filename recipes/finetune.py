@@ -147,7 +147,7 @@ def main(config: FinetuneConfig) -> Path:
             facts = {**facts_of(config, model, objective, data), "trained_part": config.train, "start": start}
             say_radius(config, data, trained, monitor)
             if data.validation is None:
-                trained = dataclasses.replace(trained, best=None, last=None)
+                trained = dataclasses.replace(trained, best=None, last=None, lost=None)
             export_best(run, objective, trained, facts, head=not unlabelled)
             making = Making(config, f"{config.method}_{data.short_name}", facts, trained)
             if unlabelled:

@@ -240,7 +240,8 @@ def export_best(run: Run, objective: Objective, trained: Trained, facts: Mapping
         (run.folder / "last").mkdir(exist_ok=True)
         export(model, run.folder / "last", {**facts, "step": last["step"]})
         run.checkpoints.load_weights(run.checkpoints.folder / f"step-{best['step']}", objective)
-        log.info("epoch %d was the best by validation and is exported; the last one is in %s", best["epoch"], run.folder / "last")
+        which = "" if trained.lost is None else ", of those whose checkpoint is still there,"
+        log.info("epoch %d was the best by validation%s and is exported; the last one is in %s", best["epoch"], which, run.folder / "last")
     merge_lora(objective.exported)
     if not head:
         drop_head(objective.exported)

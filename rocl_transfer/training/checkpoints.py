@@ -91,7 +91,7 @@ class Checkpoints:
             reason = getattr(error, "strerror", None) or str(error)
             standing = f"it resumes from {self.latest()}" if self.latest() else "there is none before it"
             raise UserError(
-                f"the checkpoint {target} cannot be written ({reason}): make room there and give the same command again; {standing}"
+                f"the checkpoint {target} cannot be written ({reason}): make room there and give the same command with --resume auto; {standing}"
             ) from error
         if target.exists():  # of a course that was left: it stands until the new one is whole
             before = self.folder / f".step-{step}.before"
@@ -134,7 +134,8 @@ class Checkpoints:
         """The checkpoint that ``--resume`` means: ``auto``, ``none``, a checkpoint, or a run folder; of a run, the newest one that is whole.
 
         Raises:
-            UserError: There is none where a path was given, one stands in the way where ``none`` was, all are damaged, or the run had other options.
+            UserError: There is none where a path was given, one stands in the way where ``none`` or another run was, all are damaged, or the run had
+                other options.
         """
         self._check_sources()
         if self.overwrite:
@@ -151,6 +152,9 @@ class Checkpoints:
         found = self._meant(resume)
         if found is None and resume != "auto":
             raise UserError(f"--resume {resume} is neither a checkpoint nor a run folder with one: give auto, none or such a path")
+        if found is not None and self.steps() and found.parent.resolve() != self.folder.resolve():
+            remedy = "choose another --output_dir, or --resume auto to resume that one"
+            raise UserError(f"{self.folder.parent} already holds a run (step-{self.steps()[-1]}), with which {found} would be mixed: {remedy}")
         if found is not None:
             before = {**self.defaults_for_missing, **self.identity_of(found)}
             for option, value in self.identity.items():
@@ -163,6 +167,10 @@ class Checkpoints:
         """What the checkpoint at ``path`` says of its run: see ``identity``."""
         identity: dict[str, Any] = self._state(path)["identity"]
         return identity
+
+    def step_of(self, path: Path) -> int:
+        """How many steps the checkpoint at ``path`` stands after."""
+        return int(self._state(path)["step"])
 
     def _meant(self, resume: str) -> Path | None:
         path = path_of(resume)

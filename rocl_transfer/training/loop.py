@@ -3,7 +3,6 @@
 import logging
 import re
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +15,12 @@ from rocl_transfer.bars import Bar
 from rocl_transfer.data import Batches, StreamedBatches
 from rocl_transfer.errors import Interrupted, UserError
 from rocl_transfer.objectives import Objective
+from rocl_transfer.training.adoption import adopted
 from rocl_transfer.training.checkpoints import Checkpoints
 from rocl_transfer.training.estimate import Forecast
-from rocl_transfer.training.guard import Collapse, ValidationResult
+from rocl_transfer.training.guard import Collapse
 from rocl_transfer.training.interruption import ignore_signals, raise_pending, uninterrupted
+from rocl_transfer.training.keeping import Keeping
 from rocl_transfer.training.metrics import MetricsLogger
 from rocl_transfer.training.optimization import Schedule
 from rocl_transfer.training.progress import Progress, Trained
@@ -68,12 +69,12 @@ def train(
     # Same numbers up to rounding; a RoCL step of resnet8_cifar at 16 px took 0.31 s instead of 0.41 s on 2 CPU cores.
     objective = objective.to(accelerator.device).to(memory_format=torch.channels_last)
     span, computing, watch = span or Span(), computing or Computing(), watch or Watch()
-    found = checkpoints.find(span.resume)
+    found = adopted(accelerator, checkpoints, span.resume)
     state = checkpoints.load(found, objective, optimizer) if found else {}
     update = Update(accelerator, objective, optimizer, computing.clip_grad, computing.accumulation)
     on_a_gpu = accelerator.device.type == "cuda"
     deferred = accelerator.device.type != "cpu" if computing.deferred is None else computing.deferred
-    loop = _Loop(update, schedule, batches, checkpoints, span.max_steps, deferred, watch, state)
+    loop = _Loop(update, schedule, batches, checkpoints, span, deferred, watch, state)
     if watch.guard is not None and watch.guard.blindness:
         log.info("%s", watch.guard.blindness)
     if found:
@@ -81,20 +82,22 @@ def train(
         before = state.get("processes", accelerator.num_processes)
         if before != accelerator.num_processes:
             log.info("%s", regrouped(accelerator, before))
+        loop.say_standing()
     with tuned_kernels(on_a_gpu if computing.cudnn_benchmark is None else computing.cudnn_benchmark):
         return loop.run()
 
 
 class _Loop:
     def __init__(
-        self, update: Update, schedule: Schedule, batches: Batches | StreamedBatches, checkpoints: Checkpoints, max_steps: int | None,
+        self, update: Update, schedule: Schedule, batches: Batches | StreamedBatches, checkpoints: Checkpoints, span: Span,
         deferred: bool, watch: Watch, state: dict[str, Any],
     ) -> None:  # fmt: skip
         self.accelerator, self.schedule, self.batches, self.checkpoints = update.accelerator, schedule, batches, checkpoints
         self.guard, self.recovery, self.update = watch.guard, watch.recovery, update
         self.per_epoch = batches.sampler.steps_per_epoch
         self.total = schedule.epochs * self.per_epoch
-        self.last = min(self.total, max_steps or self.total)
+        self.last = min(self.total, span.max_steps or self.total)
+        self.resume, self.max_steps, self.keeping = span.resume, span.max_steps, Keeping(watch.guard, checkpoints)
         folder = checkpoints.folder.parent
         self.runner = StepRunner(self.accelerator, update, batches, watch.recovery, deferred, self.total, folder)
         self.logger = MetricsLogger(self.accelerator, update.prepared, watch, self.per_epoch, self.last, folder)
@@ -105,7 +108,22 @@ class _Loop:
             self.progress.forget_last()
             if self.accelerator.is_main_process:
                 checkpoints.forget_after(self.progress.step)
+        # A checkpoint that was named, with max_steps that end there, is wanted as it is: what the guard had to say is said.
+        self.taken_as_it_is = span.resume not in ("auto", "none") and span.max_steps is not None and span.max_steps <= self.progress.step
         self.saved: tuple[int, bool] | None = None
+
+    def say_standing(self) -> None:
+        """What a resumed run has no more of: steps to take, or the weights of its best epoch."""
+        if self.progress.step >= self.last and not self.progress.due:
+            taken, asked = f"{self.progress.step} of {self.total} steps are taken already", self.max_steps
+            fewer = "" if asked is None or asked == self.progress.step else f", and --max_steps is {asked}"
+            judged = "; the guard is not asked again" if self.taken_as_it_is and self.guard is not None else ""
+            log.info("nothing is left to train: %s%s%s", taken, fewer, judged)
+        if lost := self.keeping.lost(self.progress):
+            log.warning(
+                "%s",
+                f"the best epoch so far ({lost['epoch']}, step {lost['step']}) has no checkpoint any more: it cannot be exported or gone back to",
+            )
 
     def run(self) -> Trained:
         images = self.batches.sampler.images
@@ -129,13 +147,14 @@ class _Loop:
                         f"another process of this run is gone, at step {self.progress.step} ({reason}); {self.save_on_interrupt()}"
                     ) from error
         with_what = (self.accelerator.num_processes, self.accelerator.device.type, arithmetic(self.accelerator))
-        seen = (self.best(), self.progress.looks[-1] if self.progress.looks else None) if self.guard else (None, None)
-        best, last = (None if result is None else dict(result) for result in seen)
+        ended = self.progress.looks[-1] if self.guard and self.progress.looks else None
+        seen = self.keeping.best(self.progress), ended, self.keeping.lost(self.progress)
+        best, last, lost = (None if result is None else dict(result) for result in seen)
         overfitting = self.guard.overfitting(best, last) if self.guard and best and last else None
         if overfitting is not None:
             log.warning("%s", overfitting)
         progress, begun = self.progress, -(-self.progress.step // self.per_epoch)
-        return Trained(progress.step, begun, progress.seconds, *with_what, best, last, overfitting, progress.skipped, progress.rollbacks)
+        return Trained(progress.step, begun, progress.seconds, *with_what, best, last, overfitting, progress.skipped, progress.rollbacks, lost)
 
     def run_to_end(self, bar: Bar) -> None:
         """To the last step, with as many ways back as it takes."""
@@ -156,12 +175,13 @@ class _Loop:
         """Save what was reached, and say so; the other processes are not waited for."""
         self.update.undo()
         self.runner.flush(self.progress)
+        how = "the same command" if self.resume == "auto" else "--resume auto"
         if not self.accelerator.is_main_process:
-            return f"the same command resumes from {self.checkpoints.latest() or 'the start'}"
+            return f"{how} resumes from {self.checkpoints.latest() or 'the start'}"
         if self.saved != (self.progress.step, self.progress.due):
             self.checkpoints.forget_after(self.progress.step)  # interrupted on the way back
             self.write_checkpoint()
-        return f"the same command resumes from {self.checkpoints.folder / f'step-{self.progress.step}'}"
+        return f"{how} resumes from {self.checkpoints.at(self.progress.step)}"
 
     def rate(self, step: int) -> float:
         epoch, inner = divmod(step, self.per_epoch)
@@ -194,7 +214,7 @@ class _Loop:
         before = self.progress.copy()
         try:
             validated = self.logger.after_step(self.progress, epoch, rate)
-            saves = save or self.logger.saves(self.progress.step) or (validated and self.best_step() == self.progress.step)
+            saves = save or self.logger.saves(self.progress.step) or (validated and self.keeping.best_step(self.progress) == self.progress.step)
             broken = self.broken() if saves else ""
         except BaseException:
             self.progress = before  # what was begun is done again when the run is resumed
@@ -215,23 +235,9 @@ class _Loop:
             names = gather_object(names)
         return names[0] if names else ""
 
-    def best(self, continuing: bool = False) -> ValidationResult | None:
-        """The best result whose weights are still there: those of a run resumed from another folder, or from before it, are not."""
-        assert self.guard is not None
-        kept = [
-            result
-            for result in self.progress.looks
-            if result["step"] == self.progress.step or (self.checkpoints.folder / f"step-{result['step']}").is_dir()
-        ]
-        return self.guard.best(self.progress.looks, [result for result in kept if not (continuing and "last" in result)])
-
-    def best_step(self, continuing: bool = False) -> int | None:
-        best = self.best(continuing) if self.guard else None
-        return None if best is None else int(best["step"])
-
     def judge(self) -> None:
         """Raise :class:`Collapse` if the guard finds the run dead. Where ``max_steps`` cuts it short, it has not ended."""
-        if self.guard is not None and self.progress.looks and self.progress.looks[-1]["step"] == self.progress.step:
+        if self.guard is not None and not self.taken_as_it_is and self.progress.looks and self.progress.looks[-1]["step"] == self.progress.step:
             self.guard.judge(self.progress.looks, ended=self.progress.step == self.total)
 
     def roll_back(self, collapse: Collapse) -> None:
@@ -243,14 +249,12 @@ class _Loop:
         self.update.undo()
         self.runner.forget()
         sentence = str(collapse)
-        newest = self.checkpoints.latest()
-        good = self.best_step() or 0 if self.guard else 0 if newest is None else int(newest.name.removeprefix("step-"))
-        target: Path = self.checkpoints.folder / f"step-{good}"
-        if not collapse.curable or len(self.progress.rollbacks) >= self.recovery.rollbacks or not target.is_dir():
+        good = self.keeping.way_back(self.progress)
+        if not collapse.curable or len(self.progress.rollbacks) >= self.recovery.rollbacks or good is None:
             tried = (
                 f" Training went back {len(self.progress.rollbacks)} times, each time with a lower learning rate." if self.progress.rollbacks else ""
             )
-            which = "best" if self.guard else "last good"
+            target, which = self.checkpoints.at(good or 0), "best" if self.guard else "last good"
             kept = (
                 f" The {which} checkpoint is {target}: --resume {target} --max_steps {good} exports it." if good else " No checkpoint was any good."
             )
@@ -260,7 +264,7 @@ class _Loop:
         factor = self.recovery.lowering ** len(rollbacks)
         log.warning("%s. Going back to step %d; the learning rate is %.3g of what it was from here on", sentence, good, factor)
         with uninterrupted():
-            self.progress = Progress.load(self.checkpoints.load(target, self.update.objective, self.update.optimizer.optimizer))
+            self.progress = Progress.load(self.checkpoints.load(self.checkpoints.at(good), self.update.objective, self.update.optimizer.optimizer))
             self.progress.rollbacks, self.progress.skipped, self.progress.seconds, self.progress.skipped_in_a_row = rollbacks, skipped, seconds, 0
         self.accelerator.wait_for_everyone()  # all have read before the main process writes
         self.logger.metrics.rewind(self.progress.step)
@@ -277,9 +281,7 @@ class _Loop:
 
     def write_checkpoint(self) -> None:
         state = {**self.progress.state(), "processes": self.accelerator.num_processes}
-        self.checkpoints.save(self.progress.step, self.update.objective, self.update.optimizer.optimizer, state, spare=self.spared())
+        self.checkpoints.save(
+            self.progress.step, self.update.objective, self.update.optimizer.optimizer, state, spare=self.keeping.spared(self.progress)
+        )
         self.saved = self.progress.step, self.progress.due
-
-    def spared(self) -> set[int]:
-        """Checkpoints that stay beside the last few: the best, or the start while there is none; and what will be the best if the run continues."""
-        return {self.best_step() or 0, self.best_step(continuing=True) or 0} if self.guard else set()

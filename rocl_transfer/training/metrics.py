@@ -127,8 +127,8 @@ class MetricsFile:
 
 
 def last_epoch(path: Path) -> dict[str, float]:
-    """The means over the last whole epoch in a ``metrics.jsonl``, by the names of what an objective logs; empty if there is none."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The means over the last whole epoch in a ``metrics.jsonl``, by the names of what an objective logs; empty if there is none, or no file."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     means = [{name.removeprefix("epoch_"): value for name, value in line.items() if name.startswith("epoch_")} for line in lines]
     return next((values for values in reversed(means) if values), {})
 

@@ -43,6 +43,7 @@ class Progress:
         rollbacks: Where and why training went back to an earlier checkpoint.
         skipped: Steps that were skipped since a loss or gradient was not finite.
         skipped_in_a_row: How many of these came last, without a step between them.
+        moved: Steps up to the last one that was taken, not skipped: since then the weights are the same.
         due: Whether the last step was taken, but not yet what comes after it: logging, monitoring, saving.
     """
 
@@ -54,6 +55,7 @@ class Progress:
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
     skipped: int = 0
     skipped_in_a_row: int = 0
+    moved: int = 0
     due: bool = False
 
     @classmethod
@@ -61,7 +63,8 @@ class Progress:
         """From a checkpoint's ``state.json``."""
         means = {name: Mean(**state[name]) for name in ("window", "epoch_mean") if name in state}
         names = {option.name for option in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in state.items() if name in names} | means)
+        moved = state.get("step", 0) - state.get("skipped_in_a_row", 0)  # earlier checkpoints do not say it
+        return cls(**{"moved": moved} | {name: value for name, value in state.items() if name in names} | means)
 
     def copy(self) -> Self:
         """As it stands now; the list of validation results is new, its entries are shared."""
@@ -93,6 +96,7 @@ class Trained:
         overfitting: A sentence where the end is worse than the best by more than chance.
         skipped: Steps that were skipped since a loss or gradient was not finite.
         rollbacks: Where and why training went back to an earlier checkpoint.
+        lost: A better validation result than ``best``, of an epoch whose checkpoint is not there any more; None as a rule.
     """
 
     steps: int
@@ -106,3 +110,4 @@ class Trained:
     overfitting: str | None = None
     skipped: int = 0
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
+    lost: dict[str, Any] | None = None

@@ -15,6 +15,7 @@ from rocl_transfer.data import Batches, Sampler, StreamedBatches
 from rocl_transfer.errors import UserError
 from rocl_transfer.objectives import Objective
 from rocl_transfer.options import default_of, dotted, require, write_options
+from rocl_transfer.training.adoption import adopted
 from rocl_transfer.training.checkpoints import Checkpoints
 from rocl_transfer.training.guard import Judge, Recovery
 from rocl_transfer.training.loop import train
@@ -137,6 +138,7 @@ class Run:
         without = options.cudnn_benchmark is not None and self.device.type != "cuda"
         require(not without, f"--cudnn_benchmark has no effect on this device ({self.device.type}), which has no cuDNN: leave it out")
         self.sources: dict[str, str] = {}
+        self.resume = options.resume
         self.checkpoints = self._checkpoints()
 
     def __enter__(self) -> Self:
@@ -175,11 +177,13 @@ class Run:
         if options is not None:
             self.options, self.sources = options, dict(sources or {})
             self.checkpoints = self._checkpoints()
-        return self.checkpoints.find(self.options.resume) is not None
+        return self.checkpoints.find(self.resume) is not None
 
     def begin(self) -> None:
-        """Write ``config.yaml``; remove the run that stands there, where it is to be overwritten."""
-        found = self.checkpoints.find(self.options.resume)
+        """Write ``config.yaml``; remove the run that stands there, where it is to be overwritten; copy what is to be resumed from another folder."""
+        found = adopted(self.accelerator, self.checkpoints, self.resume)
+        if found is not None and self.resume != "auto":
+            self.resume = str(found)  # in this folder now, if it was in another
         if found is not None and not self.sources.keys() <= self.checkpoints.identity_of(found).keys():
             log.info("%s does not say which images and weights its run was made from: whether they are still the same is not known", found)
         if self.is_main:
@@ -222,7 +226,7 @@ class Run:
         options = self.options
         cadence = Cadence(options.log_every, options.checkpoint_every, options.monitor_every)
         return train(
-            self.accelerator, objective, optimizer, schedule, batches, self.checkpoints, span=Span(options.max_steps, options.resume),
+            self.accelerator, objective, optimizer, schedule, batches, self.checkpoints, span=Span(options.max_steps, self.resume),
             computing=Computing(clip_grad, options.gradient_accumulation_steps, cudnn_benchmark=options.cudnn_benchmark),
             watch=Watch(monitor, guard, Recovery(options.rollbacks), cadence),
         )  # fmt: skip

@@ -156,7 +156,7 @@ class StepRunner:
             else:
                 progress.window.add(entry.values)
                 progress.epoch_mean.add(entry.values)
-                progress.skipped_in_a_row = 0
+                progress.skipped_in_a_row, progress.moved = 0, entry.step + 1
             self.loss = entry.values["loss"]
 
     def _explain(self, progress: Progress, taken: _StepResult, repeated: int) -> None:

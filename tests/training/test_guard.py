@@ -1,7 +1,9 @@
 """Runs that die: each is planted, seen, told in a sentence, and undone or ended."""
 
+import errno
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -329,14 +331,133 @@ def test_a_step_that_is_not_taken_leaves_the_statistics_as_they_were(tmp_path):
 
 
 def test_lamb_starts_again_from_nothing_when_it_goes_back_to_the_start():
-    from rocl_transfer.training.checkpoints import _join_state, _split_state
+    from rocl_transfer.training.optimizer_state import join_state, split_state
 
     net = nn.Linear(4, 1)
     optimizer = OptimizerOptions(name="lamb", lr=0.1, weight_decay=0.0).create(net)
-    tensors, scalars = _split_state(optimizer)
+    tensors, scalars = split_state(optimizer)
     net(torch.ones(2, 4)).sum().backward()
     optimizer.step()
     assert "step" in optimizer.param_groups[0]
-    _join_state(optimizer, {**tensors, **scalars})
+    join_state(optimizer, {**tensors, **scalars})
     assert "step" not in optimizer.param_groups[0]
     optimizer.step()  # and it still works
+
+
+SIX = [look(0.5, 0.4), look(0.5, 0.2), look(0.5, 0.3), look(0.5, 0.1), look(0.5, 0.35), look(0.5, 0.2)]
+
+
+def without_time(folder):
+    return [{k: v for k, v in line.items() if k not in ("images_per_second", "memory_bytes")} for line in lines(folder)]
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["its best epoch lies before", "it is the best itself"])
+def test_a_run_resumed_in_another_folder_is_the_uninterrupted_one(tmp_path, guarded):
+    looks = SIX if guarded else [*SIX[:2], look(0.5, 0.5), *SIX[3:]]
+    whole, expected = run(tmp_path / "whole", looks)
+    run(tmp_path / "a", looks[:3], epochs=6, max_steps=18)
+    before = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    resumed, trained = run(tmp_path / "b", looks[3:], epochs=6, resume=str(tmp_path / "a" / "checkpoints" / "step-18"))
+    assert {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()} == before
+    assert (trained.best, trained.last, trained.lost) == (expected.best, expected.last, None)
+    assert trained.best["step"] == (6 if guarded else 18)
+    assert without_time(tmp_path / "b") == without_time(tmp_path / "whole")
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+    kept = [{path.name for path in (tmp_path / name / "checkpoints").iterdir()} for name in ("whole", "b")]
+    assert kept[0] == kept[1]
+    of_the_best = [(tmp_path / name / "checkpoints" / f"step-{trained.best['step']}" / "objective.safetensors") for name in ("whole", "b")]
+    assert of_the_best[0].read_bytes() == of_the_best[1].read_bytes()
+
+
+def test_a_run_resumed_in_another_folder_goes_back_to_what_was_good_in_the_old_one(tmp_path):
+    dead = DEATHS["constant predictions"][0]
+    whole, expected = run(tmp_path / "whole", [*GOOD, dead, dead], after=GOOD)
+    run(tmp_path / "a", GOOD, epochs=5, max_steps=18)
+    resumed, trained = run(tmp_path / "b", [dead, dead], after=GOOD, epochs=5, resume=str(tmp_path / "a"))
+    assert [(back["at"], back["to"]) for back in trained.rollbacks] == [(back["at"], back["to"]) for back in expected.rollbacks] == [(30, 12)]
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_a_best_epoch_that_is_lost_is_said_and_no_other_called_the_best(tmp_path, caplog):
+    run(tmp_path / "a", [look(0.5, 0.4), look(0.5, 0.2), look(0.5, 0.3)])
+    shutil.rmtree(tmp_path / "a" / "checkpoints" / "step-6")
+    resume = str(tmp_path / "a" / "checkpoints" / "step-18")
+    _, trained = run(tmp_path / "b", [look(0.5, 0.1), look(0.5, 0.2)], epochs=5, resume=resume)
+    assert "the best epoch so far (1, step 6) has no checkpoint any more: it cannot be exported or gone back to" in caplog.text
+    assert (trained.best["step"], trained.lost["step"]) == (18, 6)
+    _, better = run(tmp_path / "c", [look(0.5, 0.1), look(0.5, 0.5)], epochs=5, resume=resume)
+    assert (better.best["step"], better.lost) == (30, None)  # what comes after may still be better than it was
+
+
+def test_two_runs_are_not_mixed_in_one_folder(tmp_path):
+    run(tmp_path / "a", GOOD, max_steps=12)
+    run(tmp_path / "b", GOOD, max_steps=6)
+    before = {path: path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="b already holds a run .step-6., with which .*a/checkpoints/step-12 would be mixed: .* --resume auto"):
+        run(tmp_path / "b", GOOD, resume=str(tmp_path / "a"))
+    assert {path: path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file()} == before
+
+
+def test_a_copy_that_is_killed_leaves_an_earlier_state_of_the_run(tmp_path, monkeypatch):
+    whole, _ = run(tmp_path / "whole", SIX)
+    run(tmp_path / "a", SIX[:3], epochs=6, max_steps=18)
+    copytree = shutil.copytree
+
+    def killed(source, target):
+        if source.name == "step-18":
+            raise KeyboardInterrupt
+        return copytree(source, target)
+
+    monkeypatch.setattr("rocl_transfer.training.adoption.shutil.copytree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "b", SIX[3:], epochs=6, resume=str(tmp_path / "a"))
+    monkeypatch.undo()
+    resumed, trained = run(tmp_path / "b", SIX[2:], epochs=6)
+    assert trained.best["step"] == 6
+    assert without_time(tmp_path / "b") == without_time(tmp_path / "whole")
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_no_room_for_the_copy_is_a_sentence(tmp_path, monkeypatch):
+    run(tmp_path / "a", GOOD, max_steps=12)
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rocl_transfer.training.adoption.shutil.copytree", full)
+    with pytest.raises(UserError, match="step-12 cannot be copied to .*b .No space left on device.: make room there, or resume it where it is"):
+        run(tmp_path / "b", GOOD, resume=str(tmp_path / "a"))
+
+
+HOPELESS = [look(0.5, 0.0), look(0.6, 0.0)]
+
+
+def test_the_advice_after_a_training_without_success_exports_its_last_step(tmp_path, caplog):
+    caplog.set_level("INFO", "rocl_transfer")
+    for _ in range(2):  # asked again it says the same
+        with pytest.raises(UserError, match="ended without success") as told:
+            run(tmp_path, HOPELESS)
+    checkpoint, steps = re.search(r"--resume (\S+) --max_steps (\d+) exports it", str(told.value)).groups()
+    assert steps == "12"
+    with pytest.raises(UserError, match="ended without success"):  # the same last step, but nobody asked for a checkpoint of it
+        run(tmp_path, HOPELESS, max_steps=12)
+    _, trained = run(tmp_path, HOPELESS, resume=checkpoint, max_steps=int(steps))
+    assert trained.steps == trained.last["step"] == 12
+    assert "nothing is left to train: 12 of 12 steps are taken already; the guard is not asked again" in caplog.text
+
+
+def test_a_checkpoint_that_is_trained_further_is_judged(tmp_path):
+    with pytest.raises(UserError, match="ended without success"):
+        run(tmp_path, HOPELESS)
+    with pytest.raises(UserError, match="ended without success"):
+        run(tmp_path, HOPELESS[1:], epochs=2, resume=str(tmp_path / "checkpoints" / "step-6"), max_steps=12)
+
+
+def test_fewer_steps_than_are_taken_train_nothing_and_it_is_said(tmp_path, caplog):
+    caplog.set_level("INFO", "rocl_transfer")
+    run(tmp_path, GOOD, max_steps=6)
+    run(tmp_path, GOOD, max_steps=6)
+    assert "nothing is left to train: 6 of 18 steps are taken already" in caplog.text
+    assert "and --max_steps is" not in caplog.text
+    run(tmp_path, GOOD, max_steps=1)
+    assert "nothing is left to train: 6 of 18 steps are taken already, and --max_steps is 1" in caplog.text

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import time
 
@@ -53,8 +54,8 @@ def run(folder, objective=None, monitor=lambda: {"seen": 1.0}, **options):
     sampler = Sampler(20, 4 // world, 3, size or 4 // world // accumulation, rank, world)
     batches = Batches(Resident(inputs), inputs.sum(1), sampler, "scan {}.png".format)
     learning = OptimizerOptions(name="adamw", lr=options.pop("rate", 0.1), weight_decay=1e-4, warmup_epochs=0)
-    checkpoints = Checkpoints(folder, 2, {}, options.pop("overwrite", False))
-    told = settings(monitor=monitor, cadence=Cadence(2, 4, 1), **options)
+    checkpoints = Checkpoints(folder, options.pop("keep", 2), {}, options.pop("overwrite", False))
+    told = settings(monitor=monitor, **{"cadence": Cadence(2, 4, 1), **options})
     trained = train(accelerator, objective, learning.create(objective), learning.over(4), batches, checkpoints, **told)
     return objective, trained
 
@@ -491,3 +492,41 @@ def test_accumulation_is_the_mean_over_its_parts(tmp_path):
         torch.testing.assert_close(parts.state_dict()[name], value, rtol=1e-4, atol=1e-5)
     for one, two in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
         assert one == pytest.approx(two, rel=1e-4)
+
+
+class Burnt(Toy):
+    """After step 6 the weights are finite, and nothing that is computed with them is."""
+
+    def forward(self, batch):
+        losses = super().forward(batch)
+        return losses if self.net[0].weight.abs().max() < 1e20 else {"loss": losses["loss"] * float("nan")}
+
+    def end_step(self):
+        if self.number == 6:
+            with torch.no_grad():
+                self.net[0].weight[0, 0] = 1e25
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+@pytest.mark.parametrize(("keep", "ways"), [(1, []), (2, [6, 6]), (3, [5])])
+def test_weights_that_no_step_could_be_taken_from_are_no_way_back_and_no_advice(tmp_path, keep, ways, deferred):
+    with pytest.raises(UserError, match="not finite") as told:
+        run(tmp_path, Burnt(), monitor=None, cadence=Cadence(2, 1, 1), keep=keep, deferred=deferred)
+    text = str(told.value)
+    assert [line["step"] for line in lines(tmp_path) if "rolled_back_from" in line] == ways  # of ways back that were not left again
+    if not ways:  # the only one that is left has these weights
+        assert "No checkpoint was any good. Nothing is exported" in text
+        return
+    advised = re.search(r"--resume (\S+) --max_steps (\d+) exports it", text)
+    assert advised[2] in ("5", "6")
+    objective, trained = run(tmp_path, Burnt(), monitor=None, keep=keep, resume=advised[1], max_steps=int(advised[2]))
+    assert trained.steps == int(advised[2])
+    assert all(value.abs().max() < 1e20 for value in objective.state_dict().values())
+
+
+def test_a_checkpoint_from_before_says_how_far_its_weights_had_come(tmp_path):
+    from rocl_transfer.training.progress import Progress
+
+    assert Progress.load({}).moved == 0
+    assert Progress.load({"step": 9, "skipped_in_a_row": 2}).moved == 7
+    assert Progress.load({"step": 9, "skipped_in_a_row": 2, "moved": 5}).moved == 5

@@ -165,7 +165,7 @@ def test_a_non_finite_loss_stops_with_a_diagnosis_and_is_not_taken(tmp_path):
     objective.explodes_from = 8
     with pytest.raises(UserError) as caught:
         run(tmp_path, objective, checkpoint_every=3)
-    for words in ("step 11", "loss = nan", "weights were still finite", "went back 2 times", "step-9", "--optimizer.lr"):
+    for words in ("step 5", "loss = nan", "weights were still finite", "went back 2 times", "No checkpoint was any good", "--optimizer.lr"):
         assert words in str(caught.value)
     assert all(torch.isfinite(p).all() for p in objective.parameters())
 
