@@ -137,3 +137,12 @@ def test_a_card_says_that_a_better_epoch_was_lost(command, class_folder, tmp_pat
         (tmp_path / "run" / "results.json").write_text(json.dumps(record))
         said = "(0.25), but its checkpoint was not there any more." if kind is not found else ": 87.50 % and 62.50 %."
         assert f"Epoch 7 was better{' ' if kind is not found else ''}{said}" in render_card(tmp_path / "run").read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_resume_in_another_folder(command, class_folder, tmp_path):
+    words = ["--model.name", "resnet8_cifar", "--data.name", class_folder, *SHORT, *RECIPES["pretrain.py"], "--batch_size", 4]
+    command("pretrain.py", *words, "--output_dir", "whole", processes=2, check=0)
+    command("pretrain.py", *words, "--output_dir", "a", "--max_steps", 2, processes=2, check=0)
+    command("pretrain.py", *words, "--output_dir", "b", "--resume", "a", processes=2, check=0)
+    assert_same_export(tmp_path / "whole", tmp_path / "b")
