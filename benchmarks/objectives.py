@@ -4,11 +4,10 @@
     python benchmarks/objectives.py --data path/to/cifar10 --model resnet20_cifar --epsilon 8/255
 
 A pass forward counts 1, back to the pixels 1, a full one back 2 (``rows.passes``). ``simclr``, ``rocl``, ``acl`` and ``dynacl`` begin with random
-weights and spend the budget on epochs, with ``+air`` on AIR's regulariser (weight 0.25) as well; ``fare``, ``deacl`` and ``lore`` spend a quarter of
-it on the SimCLR that they start from. The budget of 728 is the quick start's 28 epochs of RoCL. Each backbone is then adapted by LE, r-LE and TRADES
-on a tenth of the labels, and measured clean and by PGD-20; the best of a row's seeds (r-LE) by AutoAttack as well. Images are written once as PNG
-files and CSVs, as benchmarks/transfer.py does. Every run that is there is kept, so an interrupted benchmark is resumed. Prints the table of
-RESULTS.md: seconds of the pre-training beside its passes.
+weights and spend the budget on epochs; ``fare``, ``deacl`` and ``lore`` spend a quarter of it on the SimCLR that they start from. The budget of
+728 is the quick start's 28 epochs of RoCL. Each backbone is then adapted by LE, r-LE and TRADES on a tenth of the labels, and measured clean and by
+PGD-20; the best of a row's seeds (r-LE) by AutoAttack as well. Images are written once as PNG files and CSVs, as benchmarks/transfer.py does. Every
+run that is there is kept, so an interrupted benchmark is resumed. Prints the table of RESULTS.md: seconds of the pre-training beside its passes.
 """
 
 import argparse
@@ -22,8 +21,8 @@ from rocl_transfer.data import load_images
 from rocl_transfer.models import create_backbone
 from rocl_transfer.objectives import PRETRAINING
 
-SCRATCH, TWINS = ("simclr", "rocl", "rocl+air", "acl", "acl+air", "dynacl", "dynacl+air"), ("fare", "deacl", "lore")
-WAYS, AIR = ("le", "r_le", "trades"), "+air"
+SCRATCH, TWINS = ("simclr", "rocl", "acl", "dynacl"), ("fare", "deacl", "lore")
+WAYS = ("le", "r_le", "trades")
 TEACHER = 0.25  # of the budget
 
 
@@ -72,7 +71,7 @@ def written(options: argparse.Namespace, images: int | None) -> tuple[int, dict[
 def cost(options: argparse.Namespace, name: str) -> float:
     """Passes an image and epoch."""
     norms = any("BatchNorm" in type(part).__name__ for part in create_backbone(options.model, 32).modules())
-    return passes(name.removesuffix(AIR), options.steps, batchnorm=norms, air=name.endswith(AIR))
+    return passes(name, options.steps, batchnorm=norms)
 
 
 def epochs(options: argparse.Namespace, row: str) -> dict[str, int]:
@@ -105,10 +104,8 @@ def learn(options: argparse.Namespace, row: str, seed: int, size: int, start: Pa
             continue
         folder = options.output_dir / (f"teacher-{seed}" if is_teacher else f"{row}-{seed}") / "trained"
         if start is None:
-            method = name.removesuffix(AIR)
-            attack = PRETRAINING[method].Options().__dict__.get("attack")
+            attack = PRETRAINING[name].Options().__dict__.get("attack")
             given = ["--objective.attack.epsilon", options.epsilon, "--objective.attack.steps", options.steps] if attack is not None else []
-            given += ["--objective.air_weight", 0.25] if name.endswith(AIR) else []
             optimizer = {
                 "name": "adamw",
                 "lr": "4e-3",
@@ -118,7 +115,7 @@ def learn(options: argparse.Namespace, row: str, seed: int, size: int, start: Pa
                 "warmup_lr": 0,
             }
             rates = [word for option, value in optimizer.items() for word in (f"--optimizer.{option}", value)]
-            words = ["--model.name", options.model, "--objective.method", method, *given, *rates, *views(options, "views")]
+            words = ["--model.name", options.model, "--objective.method", name, *given, *rates, *views(options, "views")]
             run(pretrain, folder, *shared, *words, "--epochs", number)
         else:
             weight = ["--clean_weight", 0.5] if name == "fare" else []

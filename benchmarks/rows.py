@@ -32,7 +32,7 @@ KINDS = {
 }
 
 
-def passes(method: str, steps: float, *, batchnorm: bool = True, ema: bool = False, air: bool = False) -> float:
+def passes(method: str, steps: float, *, batchnorm: bool = True, ema: bool = False) -> float:
     """Network passes an image that a step of a method takes: a pass forward counts 1, back to the pixels alone 1, a full one back 2.
 
     Args:
@@ -40,16 +40,15 @@ def passes(method: str, steps: float, *, batchnorm: bool = True, ema: bool = Fal
         steps: Of its attack.
         batchnorm: Whether the network has BatchNorm, for which a student's clean images go through it too.
         ema: Whether DynACL's second views go through a running average.
-        air: Whether AIR's regulariser is added.
     """
     if method == "standard":
         return 3
     if method == "simclr":
         return 2 * 3
     if method in ("acl", "dynacl"):  # both views are attacked; then two adversarial and two clean ones, or the second ones without a gradient
-        return 2 * 2 * steps + (2 * 3 + 2 if ema else 4 * 3) + 3 * air
+        return 2 * 2 * steps + (2 * 3 + 2 if ema else 4 * 3)
     if method == "rocl":  # the target once, the attack, two views for the regulariser and three for the main loss
-        return 1 + 2 * steps + 5 * 3 + 3 * air
+        return 1 + 2 * steps + 5 * 3
     if method == "at":
         return 2 * steps + 3
     if method == "trades":  # the clean answer, the attack, clean and adversarial images

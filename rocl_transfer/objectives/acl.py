@@ -74,9 +74,7 @@ class ACL(AttackedContrast):
         adversarial = self.embed(*self.perturb(first, second, batch.seeds))
         with self.clean_set.chosen():
             clean = self.embed(first, second)
-            original = self.project(images) if self.options.air_weight else None
-        values = {**self.weighed(self.contrast(clean), self.contrast(adversarial)), **self.agreements(clean, adversarial, len(batch.seeds))}
-        return values if original is None else self.regularized(values, original, clean, adversarial, len(batch.seeds))
+        return {**self.weighed(self.contrast(clean), self.contrast(adversarial)), **self.agreements(clean, adversarial, len(batch.seeds))}
 
     def weighed(self, clean: Tensor, adversarial: Tensor) -> dict[str, Tensor]:
         """The loss from those of the two pairs."""

@@ -61,8 +61,7 @@ class RoCL(AttackedContrast):
         regularizer, main = self._pair(z[1:].flip(0) if pair is None else pair, len(batch.seeds)), self.contrast(z)
         values = {"loss": main + self.options.regularizer_weight * regularizer, "main": main.detach(), "regularizer": regularizer.detach()}
         clean, attacked = z[:2], torch.stack([z[2], z[1]])
-        values |= self.agreements(clean, attacked, len(batch.seeds))
-        return self.regularized(values, self.project(images), clean, attacked, len(batch.seeds)) if self.options.air_weight else values
+        return {**values, **self.agreements(clean, attacked, len(batch.seeds))}
 
     def perturb(self, images: Tensor, target: Tensor, seeds: Sequence[int]) -> Tensor:
         """The instance-wise attack: move ``images`` away from their other view ``target`` among the images of their group (section 3.1).

@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 from rocl_transfer.attacks import AttackOptions
 from rocl_transfer.models import Folded, PixelModel
 from rocl_transfer.objectives.contrastive import gather_keys, nt_xent, recognised
-from rocl_transfer.objectives.invariance import invariance
 from rocl_transfer.objectives.objective import Objective, ObjectiveOptions, Views
 from rocl_transfer.options import Number, require
 
@@ -106,16 +104,9 @@ class AttackedOptions(ContrastOptions):
 
     Args:
         attack: What moves the views.
-        air_weight: Weight of AIR's regulariser as its paper writes it, a KL divergence, which is not what its code computes (there 0.25 of it beside
-            ACL's loss); it takes a pass of the un-augmented images. 0 for none.
     """
 
     attack: AttackOptions = AttackOptions()
-    air_weight: Number = Number(0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.air_weight >= 0, f"--objective.air_weight is {self.air_weight}: give 0 or more")
 
 
 class AttackedContrast(ViewContrast):
@@ -135,25 +126,7 @@ class AttackedContrast(ViewContrast):
         """The steps of the attack grow where they are to."""
         self.attack = self.options.attack.ascent(progress=step / total)
 
-    def facts(self) -> dict[str, Any]:
-        """The weight of AIR's regulariser, if it has one, and whose function that is."""
-        air = {"air_weight": float(self.options.air_weight), "air": "the paper's KL, ours: AIR's code computes another function"}
-        return {**super().facts(), **(air if self.options.air_weight else {})}
-
     @staticmethod
     def agreements(clean: Tensor, adversarial: Tensor, groups: int) -> dict[str, Tensor]:
         """How often a view is recognised by the other one: ``agreement`` of clean views (2, N, D), ``robust_agreement`` with attacked ones."""
         return {"agreement": recognised(clean[0], clean[1], groups), "robust_agreement": recognised(adversarial[0], adversarial[1], groups)}
-
-    def regularized(self, values: dict[str, Tensor], original: Tensor, clean: Tensor, adversarial: Tensor, groups: int) -> dict[str, Tensor]:
-        """The losses with AIR's regulariser added.
-
-        Args:
-            values: Losses by name, ``loss`` among them.
-            original: See :func:`invariance`, as the others.
-            clean: Embeddings of the two views.
-            adversarial: Embeddings of the two that were attacked.
-            groups: Groups in the batch.
-        """
-        air = invariance(original, clean, adversarial, self.temperature, groups)
-        return {**values, "loss": values["loss"] + self.options.air_weight * air, "air": air.detach()}
