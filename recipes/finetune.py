@@ -42,7 +42,7 @@ from rocl_transfer.hub import (
 )
 from rocl_transfer.models import PixelModel, TrainableOptions, family
 from rocl_transfer.objectives import AdversarialTraining
-from rocl_transfer.options import Number, require, require_untouched, spelled
+from rocl_transfer.options import Number, require, require_untouched, require_warmup, spelled
 from rocl_transfer.training import AdaptationOptimizerOptions, Guard, HeadFirst, Run, RunOptions, Trained, poor_radius
 
 log = logging.getLogger("rocl_transfer")
@@ -104,8 +104,7 @@ class FinetuneConfig(RunOptions, AdversarialTraining.Options, TrainableOptions):
             idle = self.attack.steps in steps and self.attack.step_size in lengths
             require(idle, "--attack.steps and --attack.step_size have no effect with --method standard: leave them out")
         self.evaluation.against(self.attack)
-        warmup = self.optimizer.warmup_epochs or 0
-        require(warmup < self.epochs, f"--optimizer.warmup_epochs {warmup} is not below --epochs {self.epochs}: lower it")
+        require_warmup(self.optimizer.warmup_epochs, self.epochs)
 
     def identity(self, processes: int) -> dict[str, Any]:
         """See :class:`RunOptions`; the images of one process share the seed of their attack."""

@@ -79,9 +79,8 @@ def main(config: ProbeConfig) -> Path:
         monitor = HeadMonitor(classifier, data, stores)
         optimizer, schedule = config.optimizer.create(objective), config.optimizer.over(config.epochs)
         trained = run.train(objective, batches, optimizer, schedule, monitor=monitor, guard=guard(config, data, monitor))
-        trained = dataclasses.replace(
-            trained, best=None, last=None, lost=None
-        )  # the guard judges; it is the last epoch that is exported, as in the paper
+        # The guard judges; it is the last epoch that is exported, as in the paper.
+        trained = dataclasses.replace(trained, best=None, last=None, lost=None)
         if run.is_main:
             facts = {"method": "r-LE" if config.robust else "LE", **objective.facts(), **made_from(model, data)}
             making = Making(config, f"{'r_le' if config.robust else 'le'}_{data.short_name}", facts, trained)

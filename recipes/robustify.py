@@ -51,7 +51,7 @@ from rocl_transfer.hub import (
 )
 from rocl_transfer.models import PixelModel, TrainableOptions, family
 from rocl_transfer.objectives import Distillation
-from rocl_transfer.options import Number, require, require_sha256, require_untouched
+from rocl_transfer.options import Number, require, require_sha256, require_untouched, require_warmup
 from rocl_transfer.training import AdaptationOptimizerOptions, Run, RunOptions, StudentGuard
 
 log = logging.getLogger("rocl_transfer")
@@ -123,8 +123,7 @@ class RobustifyConfig(RunOptions, Distillation.Options, TrainableOptions):
             idle = ("samples", "evaluation", "monitor_every")
             require_untouched(self, idle, "with --data.streaming true, which leaves nothing to watch and nothing to measure")
         self.evaluation.against(self.attack)
-        warmup = self.optimizer.warmup_epochs or 0
-        require(warmup < self.epochs, f"--optimizer.warmup_epochs {warmup} is not below --epochs {self.epochs}: lower it")
+        require_warmup(self.optimizer.warmup_epochs, self.epochs)
 
     def identity(self, processes: int) -> dict[str, Any]:
         """See :class:`RunOptions`; the images of one process share the seed of their attack, and a stream's order is its readers'."""

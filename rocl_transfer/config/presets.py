@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from rocl_transfer.options import Number, dotted, require, spelled
+from rocl_transfer.options import Number, dotted, require_warmup, spelled
 
 log = logging.getLogger("rocl_transfer")
 Config = TypeVar("Config")
@@ -79,8 +79,7 @@ def with_fitting_warmup(config: Config, given: Iterable[str]) -> Config:
         return config
     if _WARMUP not in given:
         return _replaced(config, {_WARMUP: Number(min(own, math.ceil(epochs / 4), epochs - 1))})  # type: ignore[no-any-return]
-    goes_on = own < epochs or own == _begun_with(config).get(_WARMUP)
-    require(goes_on, f"--{_WARMUP} {own:g} is not below --epochs {epochs}: lower it")
+    require_warmup(own, epochs, otherwise=own == _begun_with(config).get(_WARMUP))
     return config
 
 

@@ -20,6 +20,17 @@ def require_sha256(digest: str | None) -> None:
     require(whole, f"--model.sha256 is {digest}: give the 64 hexadecimal digits that the model's card has")
 
 
+def require_warmup(epochs: float | None, of: int, otherwise: bool = False) -> None:
+    """Refuse a warm-up that leaves no epoch after it.
+
+    Args:
+        epochs: Length of the warm-up; None for what is chosen later.
+        of: Length of the training, in epochs.
+        otherwise: Whether it is to be taken all the same.
+    """
+    require(otherwise or (epochs or 0) < of, f"--optimizer.warmup_epochs {epochs or 0:g} is not below --epochs {of}: lower it")
+
+
 def default_of(option: "dataclasses.Field[Any]") -> Any:
     """The default of a field of a dataclass; ``dataclasses.MISSING`` where it has none."""
     return option.default_factory() if option.default_factory is not dataclasses.MISSING else option.default
