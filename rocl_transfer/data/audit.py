@@ -13,13 +13,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, distributed
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from rocl_transfer.bars import Bar
 from rocl_transfer.data.decode import UnreadableImageError, examine
 from rocl_transfer.data.images import ImageData, ImageSet
 from rocl_transfer.data.options import StorageOptions
-from rocl_transfer.data.stores import Decoded, LazyStore, Resident, Store, fits_in_memory, outlive_signals
+from rocl_transfer.data.stores import Decoded, LazyStore, Resident, Store, fits_in_memory
+from rocl_transfer.data.workers import from_workers
 from rocl_transfer.errors import UserError
 
 log = logging.getLogger("rocl_transfer")
@@ -150,12 +151,8 @@ class _Reader:
         decoded = Decoded(images, self.size)
         if not self.resident:
             # A generator of its own, or the loader would draw from the one that training draws from.
-            own = torch.Generator()
-            yield from chain.from_iterable(
-                DataLoader(
-                    _Digests(decoded), 64, sampler=positions, num_workers=self.workers, collate_fn=list, generator=own, worker_init_fn=outlive_signals
-                )
-            )
+            options = {"batch_size": 64, "sampler": positions, "collate_fn": list, "generator": torch.Generator()}
+            yield from chain.from_iterable(from_workers(_Digests(decoded), workers=self.workers, **options))
             return
         pool = ThreadPoolExecutor(self.workers)  # Pillow decodes, and hashlib hashes, outside the interpreter's lock
         try:

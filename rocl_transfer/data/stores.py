@@ -1,20 +1,17 @@
 """Where decoded images live: all in one tensor on the device, or decoded by workers as they are needed. Both give the same batches."""
 
-import os
-import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Thread
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from rocl_transfer.data.decode import decode
 from rocl_transfer.data.device import to_device
 from rocl_transfer.data.images import ImageSet
-from rocl_transfer.errors import UserError
+from rocl_transfer.data.workers import from_workers
 
 RESIDENT_PIXELS = 96
 RESIDENT_BYTES = 8 * 2**30
@@ -62,22 +59,6 @@ class Decoded(Dataset[Tensor]):
         return decode(self.images.encoded(position), self.size, self.images.where(position), self.images.values)
 
 
-def outlive_signals(worker: int) -> None:
-    """Make a DataLoader worker ignore a SIGTERM sent to the whole process group; torch would report its death as an error.
-
-    A SIGTERM from its parent does end it: Python sends one to each daemon as it exits, and waits for it.
-    """
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
-
-
-def _obey(process: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != process:
-        pass
-    os._exit(128 + signal.SIGTERM)
-
-
 class LazyStore:
     """Images decoded by worker processes, a few batches ahead.
 
@@ -96,23 +77,9 @@ class LazyStore:
 
     def batches(self, positions: Iterable[Tensor]) -> Iterator[Tensor]:
         """See :class:`Store`."""
-        loader = DataLoader(
-            self.decoded,
-            batch_sampler=(chosen.tolist() for chosen in positions),
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=outlive_signals,
-        )
-        try:
-            for batch in loader:
-                yield batch.to(self.device, non_blocking=True)
-        except UserError as error:
-            raise from_worker(error) from None
-
-
-def from_worker(error: UserError) -> UserError:
-    """A worker's error as it was: it comes with its traceback as the message, of which the sentence is the last line."""
-    return UserError(str(error).strip().splitlines()[-1].split(f"{type(error).__name__}: ", 1)[-1])
+        options = {"batch_sampler": (chosen.tolist() for chosen in positions), "pin_memory": self.device.type == "cuda"}
+        for batch in from_workers(self.decoded, workers=self.workers, **options):
+            yield batch.to(self.device, non_blocking=True)
 
 
 def fits_in_memory(count: int, size: int) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from rocl_transfer.data.batches import Batch, Sampler, derive_seed
 from rocl_transfer.data.decode import Encoded, UnreadableImageError, decode
@@ -25,8 +25,8 @@ from rocl_transfer.data.local import group_by_split, holds_shards, parquet_split
 from rocl_transfer.data.options import PretrainImageOptions
 from rocl_transfer.data.shards import IMAGE, images_of
 from rocl_transfer.data.splits import train_split
-from rocl_transfer.data.stores import from_worker, outlive_signals
 from rocl_transfer.data.value_range import ValueRange
+from rocl_transfer.data.workers import from_workers
 from rocl_transfer.errors import UserError, one_line
 
 log = logging.getLogger("rocl_transfer")
@@ -154,18 +154,15 @@ class StreamedBatches:
         rows = rows.shard(num_shards=self.sampler.world, index=self.sampler.rank, contiguous=False)
         workers = min(self.workers, rows.num_shards)
         whole = _Passes(rows, self.stream, self.size, self.sampler.batch_size, first_step // workers)
-        pinned = self.device.type == "cuda"
-        own = torch.Generator()
-        loader = DataLoader(whole, None, num_workers=workers, pin_memory=pinned, generator=own, worker_init_fn=outlive_signals)
+        # A generator of its own, or the loader would draw from the one that training draws from.
+        options = {"batch_size": None, "pin_memory": self.device.type == "cuda", "generator": torch.Generator()}
+        read = from_workers(whole, workers=workers, **options)
         unreadable: dict[str, None] = {}
-        try:
-            # Batches come from the workers in turn, and always from the first one on.
-            plan = self.sampler.plan(epoch, first_step)
-            for (_, share, seeds), (images, names) in zip(plan, islice(loader, first_step % workers, None), strict=False):
-                self._note(unreadable, names)
-                yield Batch(images[:share].to(self.device, non_blocking=True), None, seeds)
-        except UserError as error:
-            raise from_worker(error) from None
+        # Batches come from the workers in turn, and always from the first one on.
+        plan = self.sampler.plan(epoch, first_step)
+        for (_, share, seeds), (images, names) in zip(plan, islice(read, first_step % workers, None), strict=False):
+            self._note(unreadable, names)
+            yield Batch(images[:share].to(self.device, non_blocking=True), None, seeds)
 
     def name(self, position: int) -> str:
         """As :class:`~rocl_transfer.data.batches.Batches` calls it; batches of a stream have no positions."""

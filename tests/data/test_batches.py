@@ -84,20 +84,31 @@ def test_streamed_batches_are_the_resident_ones(class_folder):
 
 
 HELD = """
-import multiprocessing, os, sys, torch
+import multiprocessing, os, sys, time, torch
+from multiprocessing.process import BaseProcess
 from rocl_transfer.data import load_images, store_images
+signalled = sys.argv[1]
+def sigterm(worker):
+    os.system(f"kill -TERM {worker.pid}")  # by another process: they outlive it
+def start(worker, start=BaseProcess.start):
+    start(worker)
+    sigterm(worker)
+if signalled == "starting":
+    os.register_at_fork(after_in_child=lambda: time.sleep(0.3))  # a worker that has done nothing yet
+    BaseProcess.start = start
 held = store_images(load_images("digits", image_size=8).train, 8, torch.device("cpu"), in_memory=False).batches(torch.arange(4).expand(99, 4))
 next(held)
 workers = multiprocessing.active_children()
-if len(sys.argv) > 1:
-    [os.system(f"kill -TERM {worker.pid}") for worker in workers]  # by another process: they outlive it
+if signalled == "running":
+    [sigterm(worker) for worker in workers]
+if signalled != "never":
     assert sum(len(batch) for batch in held) == 98 * 4
 print(len(workers))
 """
 
 
-@pytest.mark.parametrize("signalled", [[], ["signalled"]])
+@pytest.mark.parametrize("signalled", ["never", "starting", "running"])
 def test_workers_outlive_a_signal_to_the_group_but_not_their_process(fork, tmp_path, signalled):
     (tmp_path / "held.py").write_text(HELD)
-    done = fork(tmp_path, tmp_path / "held.py", *signalled).communicate()
+    done = fork(tmp_path, tmp_path / "held.py", signalled).communicate()
     assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
