@@ -25,9 +25,12 @@ from rocl_transfer.training import Guard, OptimizerOptions, Run, RunOptions
 log = logging.getLogger("rocl_transfer")
 
 
+RATE = Number(0.1)  # of SGD
+
+
 def probe_optimizer() -> OptimizerOptions:
     """The paper's: SGD, 0.1, lowered after 30, 50 and 100 of 150 epochs."""
-    return OptimizerOptions(name="momentum", lr=Number(0.1), weight_decay=Number(5e-4), schedule="steps", warmup_epochs=0)
+    return OptimizerOptions(name="momentum", lr=RATE, weight_decay=Number(5e-4), schedule="steps", warmup_epochs=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,7 @@ class ProbeConfig(RunOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.optimizer.require_rate("momentum", RATE)
         if not self.robust:
             require_untouched(self, ("attack",), "with --robust false")
 

@@ -4,15 +4,15 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from rocl_transfer.errors import did_you_mean
+from rocl_transfer.errors import UserError, did_you_mean
 from rocl_transfer.objectives import Objective
-from rocl_transfer.options import Number, require, require_untouched
+from rocl_transfer.options import Number, require, require_untouched, was_given
 
 _PAPER_WARMUP_LR = 0.1
 # The optimisers that recipes use by default, so --help need not import timm, which takes 2.5 s.
@@ -25,7 +25,7 @@ class OptimizerOptions:
     """Optimiser and learning rate.
 
     Args:
-        name: timm's name of an optimiser: lars, momentum (SGD), adamw, ... (timm's ``sgd`` is Nesterov's).
+        name: timm's name of an optimiser: lars, momentum (SGD), adamw, ... (timm's ``sgd`` is Nesterov's). Give ``lr`` with another than the default.
         lr: Peak learning rate.
         weight_decay: On every parameter, biases and norms included, as in the paper.
         momentum: Momentum, for the optimisers that have one.
@@ -47,11 +47,17 @@ class OptimizerOptions:
 
     def __post_init__(self) -> None:
         _check_optimizer(self)
+        self.require_rate("lars", OptimizerOptions.lr)
         for name in ("weight_decay", "warmup_epochs", "warmup_lr"):
             require((getattr(self, name) or 0) >= 0, f"--optimizer.{name} is {getattr(self, name)}: give 0 or more")
         if self.warmup_epochs == 0:
             untouched = self.warmup_lr in (None, 0, _PAPER_WARMUP_LR)
             require(untouched, "--optimizer.warmup_lr has no effect without a warm-up (--optimizer.warmup_epochs 0): leave it out")
+
+    def require_rate(self, name: str, lr: Number) -> None:
+        """Refuse ``lr``, the default that was made for the optimiser ``name``, with another optimiser."""
+        if self.name != name and not was_given(self.lr, lr):
+            _refuse_rate(self.name)
 
     @property
     def words(self) -> str:
@@ -124,10 +130,11 @@ class AdaptationOptimizerOptions:
     milestones: tuple[Number, ...] = OptimizerOptions.milestones
 
     def __post_init__(self) -> None:
-        require(self.name is None or self.lr is not None, f"--optimizer.lr is missing: a rate made for another optimiser is not for {self.name}")
+        _check_optimizer(self)
+        if self.name is not None and self.lr is None:
+            _refuse_rate(self.name)
         require(self.layer_decay is None or 0 < self.layer_decay <= 1, f"--optimizer.layer_decay is {self.layer_decay}: give a factor in (0, 1]")
         require(self.clip_grad >= 0, f"--optimizer.clip_grad is {self.clip_grad}: give a norm above 0, or 0 for no limit")
-        _check_optimizer(self)
         for name in ("weight_decay", "warmup_epochs"):
             require((getattr(self, name) or 0) >= 0, f"--optimizer.{name} is {getattr(self, name)}: give 0 or more")
 
@@ -209,6 +216,10 @@ def _check_optimizer(options: OptimizerOptions | AdaptationOptimizerOptions) -> 
         require_untouched(options, ("milestones",), f"with --optimizer.schedule {options.schedule}", "optimizer.")
     whole = options.schedule == "cosine_per_step" or (options.warmup_epochs or 0) % 1 == 0
     require(whole, f"--optimizer.warmup_epochs is {options.warmup_epochs}: give whole epochs, or --optimizer.schedule cosine_per_step")
+
+
+def _refuse_rate(name: str) -> NoReturn:
+    raise UserError(f"--optimizer.lr is missing: a rate made for another optimiser is not for {name}")
 
 
 def _decays_apart(name: str) -> bool:

@@ -30,6 +30,10 @@ def pretrain(*words):
     return parse(PretrainConfig, [*BASE, *words])
 
 
+def probe(*words):
+    return parse(ProbeConfig, [*BASE, *words])
+
+
 def test_defaults_are_the_papers_but_for_the_step_size():
     config = pretrain()
     assert (config.epochs, config.batch_size) == (1000, 256)
@@ -37,9 +41,9 @@ def test_defaults_are_the_papers_but_for_the_step_size():
     assert (attack.norm, attack.epsilon, attack.step_size, attack.steps) == ("linf", 0.0314, "auto", 7)
     assert pretrain("--objective.attack.step_size", "null").objective.attack.step == 0.007
     assert (config.optimizer.name, config.optimizer.lr, config.optimizer.weight_decay) == ("lars", 1.5, 1e-6)
-    probe = parse(ProbeConfig, [*BASE, "--robust", "true"])
-    assert (probe.epochs, probe.batch_size, probe.attack.steps, probe.attack.step_size) == (150, 1024, 10, "auto")
-    assert (probe.optimizer.name, probe.optimizer.lr, probe.optimizer.weight_decay) == ("momentum", 0.1, 5e-4)
+    head = probe("--robust", "true")
+    assert (head.epochs, head.batch_size, head.attack.steps, head.attack.step_size) == (150, 1024, 10, "auto")
+    assert (head.optimizer.name, head.optimizer.lr, head.optimizer.weight_decay) == ("momentum", 0.1, 5e-4)
 
 
 def test_fractions_and_scientific_numbers(tmp_path):
@@ -188,6 +192,7 @@ def test_print_config(capsys):
         (["--objective.group_size", "7"], "--objective.group_size 7 must be 2 or more and divide --batch_size 256"),
         (["--optimizer.name", "larz"], "not one of timm's optimisers; did you mean 'lars'?"),
         (["--optimizer.name", "adamw", "--optimizer.momentum", "0.8"], "--optimizer.momentum has no effect with adamw"),
+        (["--optimizer.name", "adamw"], "--optimizer.lr is missing: a rate made for another optimiser is not for adamw"),
         (["--optimizer.warmup_epochs", "0", "--optimizer.warmup_lr", "0.2"], "--optimizer.warmup_lr has no effect"),
         (["--optimizer.milestones", "[0.3]"], "--optimizer.milestones has no effect with --optimizer.schedule cosine"),
         (["--optimizer.schedule", "steps", "--optimizer.milestones", "[0.5, 0.3]"], "rising shares"),
@@ -387,3 +392,13 @@ def test_accelerates_own_configurations_are_read_by_it(name, processes):
 
     read = load_config_from_file(str(Path(__file__).parents[2] / "recipes" / "accelerate" / f"{name}.yaml"))
     assert (read.num_processes, read.mixed_precision) == (processes, "no")
+
+
+def test_a_rate_belongs_to_its_optimiser():
+    given = ["--optimizer.lr", "0.1"]
+    assert probe("--optimizer.name", "sgd", *given).optimizer.lr == 0.1
+    assert probe("--optimizer.name", "momentum").optimizer.lr == 0.1
+    assert pretrain("--optimizer.name", "adamw", "--optimizer.lr", "1.5").optimizer.lr == 1.5
+    for name in ("sgd", "lars"):
+        with pytest.raises(UserError, match=f"--optimizer.lr is missing: a rate made for another optimiser is not for {name}"):
+            probe("--optimizer.name", name)
