@@ -85,6 +85,7 @@ def write_page(runs: tuple[str, ...], page: Path) -> None:
     models = read_models([path_of(run) for run in runs])
     writable(page.parent)
     beside = page.with_suffix(".md")
+    require(page.exists() or not beside.exists(), f"{beside} is there, and the table of --page {page} would replace it: give another name")
     text = markdown_overview(models, beside)
     page.write_text(render_overview(models, page), encoding="utf-8")
     beside.write_text(text, encoding="utf-8")

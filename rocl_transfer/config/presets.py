@@ -135,8 +135,9 @@ def _fine_tuning(config: Any, given: frozenset[str]) -> dict[str, Any]:
 
 
 def _begun_with(config: Any) -> Mapping[str, Any]:
-    """The options of the run that stands in the run folder and would be resumed, by dotted names."""
-    folder = Path(config.output_dir)
+    """The options of the run that would be resumed, in the run folder or another one, by dotted names."""
+    folder = Path(config.output_dir if config.resume == "auto" else config.resume)
+    folder = folder.parent.parent if folder.parent.name == "checkpoints" else folder
     if config.overwrite or config.resume == "none" or not (folder / "checkpoints").is_dir():
         return {}
     try:

@@ -120,6 +120,11 @@ def test_a_resumed_robustify_keeps_its_earlier_step_size(words, tmp_path):
     assert with_earlier_defaults(parse(RobustifyConfig, words)).attack.step_size is None
     assert with_earlier_defaults(parse(RobustifyConfig, [*words, "--attack.step_size", "auto"])).attack.falls
     assert with_earlier_defaults(parse(RobustifyConfig, [*words, "--overwrite"])).attack.falls
+    run = tmp_path / "run"
+    for named in (run, run / "checkpoints" / "step-4"):
+        other = ["--output_dir", str(tmp_path / "new"), "--resume", str(named)]
+        assert with_earlier_defaults(parse(RobustifyConfig, [*words, *other])).attack.step_size is None
+    assert with_earlier_defaults(parse(RobustifyConfig, [*words, "--output_dir", str(tmp_path / "new")])).attack.falls
 
 
 DECAYS = {None: 0.05, "adamw": 0.05, "lion": 0.05, "momentum": 5e-4, "sgd": 5e-4, "adam": 5e-4, "lars": 5e-4}

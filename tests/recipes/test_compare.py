@@ -160,9 +160,12 @@ def test_compare_writes_a_page_of_runs_on_different_data(command, runs, tmp_path
     assert "| net.b | digits, validation | clean |" in done.stdout
     assert (tmp_path / "out" / "models.md").read_text() == done.stdout
     assert "net.a" in (tmp_path / "out" / "models.html").read_text()
+    assert compare(command, "runs/a", "--page", "out/models.html").stdout == (tmp_path / "out" / "models.md").read_text()
+    (tmp_path / "out" / "index.md").write_text("mine")
     for words, sentence in (
         (["--page", "models.txt"], "--page is models.txt: give the page's file, such as runs/models.html"),
         (["--page", "m.html", "--all_pairs", "true"], "--all_pairs has no effect with --page"),
         (["--page", "m.html", "--output_dir", "o"], "--output_dir has no effect with --page"),
+        (["--page", "out/index.html"], "out/index.md is there, and the table of --page out/index.html would replace it: give another name"),
     ):
         assert sentence in compare(command, "runs/a", "runs/b", *words, check=2).stderr.splitlines()[-1]
