@@ -85,7 +85,7 @@ def _roots(folder: Path, look: Callable[[Path], Inventory]) -> tuple[dict[str, P
     for entry, split in called.items():
         if split in roots:
             raise UserError(f"{roots[split].name} and {entry.name} of {folder} are both the {split} split: merge them or rename one")
-        roots[split] = entry
+        roots[split] = _unwrapped(entry)
     if not roots:
         return {"train": folder}, notes
     beside = [entry for entry in folders if entry not in called]
@@ -104,6 +104,12 @@ def _roots(folder: Path, look: Callable[[Path], Inventory]) -> tuple[dict[str, P
     if others := [entry for entry in files if entry not in loose]:
         notes.append(counted(others, "file", f"beside {named} is left out", f"beside {named} are left out", folder))
     return roots, notes
+
+
+def _unwrapped(folder: Path) -> Path:
+    """The inner one of ``training_set/training_set``, as some archives have it, if it has nothing beside it."""
+    entries = [entry for entry in folder.iterdir() if not is_hidden(entry)]
+    return entries[0] if len(entries) == 1 and entries[0].name == folder.name and entries[0].is_dir() else folder
 
 
 def _called(folder: Path, folders: Sequence[Path], look: Callable[[Path], Inventory]) -> tuple[dict[Path, str], list[str]]:

@@ -111,6 +111,18 @@ def test_folders_with_a_splits_word_in_their_names_are_splits(tmp_path, noise_im
     assert any("dev_kit" in note and "has no image and is left out" in note for note in data.notes)
 
 
+@pytest.mark.parametrize(("train", "held"), [("train", "test"), ("training_set", "test_set")])
+def test_a_split_folder_within_one_of_its_name_is_the_split(tmp_path, noise_image, train, held):
+    put(tmp_path / "d" / train / train, noise_image, 0, 40)
+    put(tmp_path / "d" / held / held, noise_image, 40, 20)
+    (tmp_path / "d" / train / ".DS_Store").touch()
+    data = load_images(str(tmp_path / "d"), validation_fraction=0)
+    assert (data.class_names, numbers(data.test)) == (("b", "r"), list(range(40, 60)))
+    put(tmp_path / "d" / train / "other", noise_image, 60, 10)  # beside it: a class
+    with pytest.raises(UserError, match="has no image to train on"):
+        load_images(str(tmp_path / "d"))
+
+
 def test_a_test_folder_without_classes_does_not_make_classes_of_splits(tmp_path, noise_image):
     put(tmp_path / "d" / "train_images", noise_image, 0, 40)
     (tmp_path / "d" / "test_images").mkdir()
