@@ -4,10 +4,11 @@
     python benchmarks/few_images.py --data path/to/cifar10 --model resnet20_cifar --epsilon 8/255 --images 500 2000 10000
 
 ``rocl`` begins with random weights. ``fare`` begins with a SimCLR that saw the same images, in a quarter of the passes; ``fare_all`` with one that
-saw all images, as a published backbone would have, in as many. No label is used before the head. The passes are the same for every cell, all images
-together: fewer images are seen more often. ``--budget`` is passes per image with all of them. The last epoch is exported, so that no other image
-chooses it. The r-LE head, the measuring instrument, is trained with labels on all training images. Smaller sets are parts of larger ones. Rows are
-kept in rows.jsonl, so an interrupted benchmark is resumed. Prints the table; ``--draw docs/few_images.png`` draws it.
+saw all images, as a published backbone would have, in as many. All images are as many as the largest of ``--images``, drawn from the data if it has
+more; smaller sets are parts of larger ones. No label is used before the head. The passes are the same for every cell, all images together: fewer
+images are seen more often. ``--budget`` is passes per image with all of them. The last epoch is exported, so that no other image chooses it. The r-LE
+head, the measuring instrument, is trained with labels on all images. Rows are kept in rows.jsonl, so an interrupted benchmark is resumed. Prints the
+table; ``--draw docs/few_images.png`` draws it.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--draw", type=Path, help="picture of the table")
     options = parser.parse_args()
     begin()
-    options.size, sizes = written(options, None)
+    options.size, sizes = written(options, max(options.images))
     options.all = sizes["train"]
     folder = options.output_dir / "data"
     for number in options.images:
