@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from rocl_transfer.errors import UserError
 
-CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS
+CAN_WAIT = hasattr(signal, "sigwaitinfo")  # not on macOS and Windows
 
 
 def from_workers(data: Dataset[Any] | IterableDataset[Any], *, workers: int, **options: Any) -> Iterator[Any]:
@@ -36,8 +36,11 @@ def from_workers(data: Dataset[Any] | IterableDataset[Any], *, workers: int, **o
 
 @contextmanager
 def _no_sigterm() -> Iterator[None]:
-    """Hold back a SIGTERM to this process until the end."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM} if CAN_WAIT else ())
+    """Hold back a SIGTERM to this thread until the end."""
+    if not CAN_WAIT:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
     finally:
