@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--grid", nargs="+", choices=GRID, default=list(GRID))
     parser.add_argument("--epochs", type=int, default=4, help="of robustify")
     parser.add_argument("--pretrain_epochs", type=int, default=28, help="of RoCL and of the SimCLR that robustify starts from")
+    parser.add_argument("--batch_size", type=int, default=128, help="of RoCL: smaller ones learn in fewer epochs")
     parser.add_argument("--head_epochs", type=int, default=8)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/step_size"))
     options = parser.parse_args()
@@ -33,7 +34,8 @@ def main() -> None:
     # The seed first: one whole table is there before another begins.
     chosen = itertools.product(range(options.seeds), options.methods, options.steps, options.epsilons, options.grid)
     keys = [dict(zip(("seed", "method", "steps", "epsilon", "step"), key, strict=True)) for key in chosen]
-    keys = [{**key, "epochs": options.epochs if key["method"] == "robustify" else options.pretrain_epochs} for key in keys]
+    lengths = {"robustify": {"epochs": options.epochs}, "rocl": {"epochs": options.pretrain_epochs, "batch_size": options.batch_size}}
+    keys = [{**key, **lengths[key["method"]]} for key in keys]
     rows = kept(options.output_dir / "rows.jsonl", keys, lambda key: measured(key, options))
     print(tables(rows, options))
 
@@ -57,7 +59,7 @@ def measured(key: dict, options: argparse.Namespace) -> dict:
         run(robustify, here / "trained", *start, *given, "--epochs", key["epochs"], *seeded)
     else:
         given = [word for name, value in attack.items() for word in (f"--objective.attack.{name}", value)]
-        run(pretrain, here / "trained", *pretraining("rocl", key["epochs"]), *given, *seeded)
+        run(pretrain, here / "trained", *pretraining("rocl", key["epochs"]), "--batch_size", key["batch_size"], *given, *seeded)
     radii = f"[{', '.join(map(str, options.epsilons))}]"
     head = ["--config", CONFIGS / "digits_r_le.yaml", "--model.name", here / "trained", "--epochs", options.head_epochs]
     if not (here / "trained" / "ended").exists():
